@@ -1,0 +1,1 @@
+"""Compressive sensing with DGUNet."""

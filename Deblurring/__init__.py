@@ -1,0 +1,1 @@
+"""Deblurring with DGUNet."""

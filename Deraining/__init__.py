@@ -1,0 +1,1 @@
+"""Deraining with DGUNet."""

@@ -1,0 +1,1 @@
+"""What the four DGUNet tasks share: data, training, inference, scoring and files."""

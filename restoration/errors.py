@@ -1,0 +1,58 @@
+"""What a user did wrong, told in one line.
+
+Library code raises `InputError` (a `ValueError`) for what the user can mend: a file that is not an
+image, a key that does not exist. A program wraps its `main` in `command`, which prints such an error
+as one line and exits with 2; any other exception is a bug and keeps its traceback.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+
+class InputError(ValueError):
+    """Something the user gave is not usable. The message names the file (or key), what was found
+    and what was expected, in one line."""
+
+
+USER_ERRORS = (
+    InputError,
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
+
+
+def first_few(names: Sequence, limit: int = 3) -> str:
+    """Return the first names, comma-separated, and how many more there are.
+
+    >>> first_few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    shown = ", ".join(str(name) for name in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def command(main: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a program's `main`: user errors become one line on stderr and exit code 2,
+    Ctrl-C becomes exit code 130, a closed pipe (`| head`) ends the program quietly."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs):
+        try:
+            main(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except USER_ERRORS as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    return run
