@@ -71,12 +71,9 @@ def read_image(path: str | Path) -> np.ndarray:
     path = Path(path)
     data = path.read_bytes()
     try:
-        array = _decode(data)
+        return _decode(data)
     except Exception as error:  # what a decoder raises on broken files is not documented
         raise InputError(f"{path}: cannot be read as an image ({error})") from error
-    if array.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path}: has {array.dtype} pixels; expected 8 or 16 bits")
-    return array
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
@@ -252,6 +249,8 @@ def _decode(data: bytes) -> np.ndarray:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise ValueError(f"{len(data)} bytes of no known format, or cut short")
+    if array.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"it has {array.dtype} pixels; expected 8 or 16 bits")
     if array.ndim == 2:
         return array
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)

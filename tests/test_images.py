@@ -154,9 +154,10 @@ def test_jpeg_cut_short_after_a_thumbnail(tmp_path):
 
 
 def test_float_pixels_are_refused(tmp_path):
-    cv2.imwrite(str(tmp_path / "float.tif"), np.zeros((4, 4), np.float32))
-    with pytest.raises(InputError, match="float32"):
-        read_image(tmp_path / "float.tif")
+    for shape in [(4, 4), (4, 4, 3)]:
+        cv2.imwrite(str(tmp_path / "float.tif"), np.zeros(shape, np.float64))
+        with pytest.raises(InputError, match=r"float\.tif: .*float64 pixels; expected 8 or 16"):
+            read_image(tmp_path / "float.tif")
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "missing.png")
 
