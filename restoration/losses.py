@@ -1,0 +1,150 @@
+"""Training losses: Charbonnier, edge, and for each task their sum over the stages.
+
+All of them compute in float32 (float64 where an input is), also under autocast and for images in
+half precision, and on whatever device the images are.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+EDGE_WEIGHT = 0.05
+BLUR = (0.05, 0.25, 0.4, 0.25, 0.05)
+
+
+def charbonnier(restored: Tensor, target: Tensor, eps: float = 1e-3) -> Tensor:
+    """Return the mean of √(d² + eps²), d the difference of the images: a smooth L1 distance
+    (Charbonnier et al. 1994).
+
+    Args:
+        restored, target: of one shape, in [0, 1].
+        eps: where the loss turns from quadratic to linear.
+
+    Raises:
+        ValueError: the shapes differ, or a tensor is not of floating point.
+
+    >>> charbonnier(torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.2)).item()
+    0.300001...
+    """
+    return _charbonnier_mean(_difference(restored, target), eps)
+
+
+def laplacian(image: Tensor) -> Tensor:
+    """Return the finest level of an image's Laplacian pyramid (Burt and Adelson 1983),
+    `L(z) = z − G(4·U(D(G(z))))`.
+
+    G blurs with `BLUR` along rows and columns, border pixels repeated outwards; D keeps the even
+    rows and columns, and U puts them back among zeros.
+
+    Args:
+        image: N×C×H×W, of any H, W ≥ 1.
+
+    Returns:
+        N×C×H×W, linear in the image.
+
+    Raises:
+        ValueError: the image is not of floating point.
+
+    Away from the border (within 4 pixels of it) a constant image has none:
+
+    >>> laplacian(torch.ones(1, 1, 11, 11))[0, 0, 5, 4:7].abs().max().item() < 1e-6
+    True
+    """
+    image = _at_least_float32(image)
+    coarse = 4 * _blur(image)[..., ::2, ::2]
+    expanded = torch.zeros_like(image)
+    expanded[..., ::2, ::2] = coarse
+    return image - _blur(expanded)
+
+
+def edge(restored: Tensor, target: Tensor) -> Tensor:
+    """Return the Charbonnier loss between the images' Laplacians, the edge loss of MPRNet
+    (Zamir et al. 2021).
+
+    Args:
+        restored, target: N×C×H×W in [0, 1], of one shape.
+
+    Raises:
+        ValueError: the shapes differ, or a tensor is not of floating point.
+    """
+    return _charbonnier_mean(laplacian(_difference(restored, target)))
+
+
+def charbonnier_and_edge(stages: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Return the sum over the stages of Charbonnier + 0.05·edge: the loss of the published
+    deblurring and deraining scripts.
+
+    Args:
+        stages: the stage images, each N×C×H×W.
+        target: N×C×H×W in [0, 1].
+
+    Raises:
+        ValueError: there is no stage, a stage's shape is not the target's, or a tensor is not of
+            floating point.
+    """
+    difference = _stage_differences(stages, target)
+    edge_difference = laplacian(difference)
+    loss = _charbonnier_mean(difference) + EDGE_WEIGHT * _charbonnier_mean(edge_difference)
+    return len(stages) * loss
+
+
+def clamped_charbonnier(stages: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Return the sum over the stages of the Charbonnier loss of the image clamped to [0, 1]: the
+    loss of the published denoising script. Arguments and errors are `charbonnier_and_edge`'s."""
+    return len(stages) * _charbonnier_mean(_stage_differences(stages, target, clamp=True))
+
+
+def clamped_squared_error(stages: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Return the sum over the stages of the mean squared error of the image clamped to [0, 1]: the
+    loss of the published compressive sensing scripts. Arguments and errors are
+    `charbonnier_and_edge`'s."""
+    return len(stages) * _stage_differences(stages, target, clamp=True).square().mean()
+
+
+LOSSES: dict[str, Callable[[Sequence[Tensor], Tensor], Tensor]] = {
+    "Deblurring": charbonnier_and_edge,
+    "Deraining": charbonnier_and_edge,
+    "Denoising": clamped_charbonnier,
+    "Compressive_Sensing": clamped_squared_error,
+}
+
+
+def _charbonnier_mean(difference: Tensor, eps: float = 1e-3) -> Tensor:
+    return (difference.square() + eps**2).sqrt().mean()
+
+
+def _blur(image: Tensor) -> Tensor:
+    """Blur along rows and columns. Sums of shifted images rather than convolutions, which autocast
+    and TF32 would compute in lower precision."""
+    for dim in (-2, -1):
+        size = image.shape[dim]
+        first, last = image.narrow(dim, 0, 1), image.narrow(dim, size - 1, 1)
+        padded = torch.cat([first, first, image, last, last], dim)
+        image = sum(weight * padded.narrow(dim, i, size) for i, weight in enumerate(BLUR))
+    return image
+
+
+def _stage_differences(stages: Sequence[Tensor], target: Tensor, clamp: bool = False) -> Tensor:
+    """Return stage − target for all stages as one batch: their mean is the mean over stages."""
+    if not len(stages):
+        raise ValueError("no stage images")
+    if clamp:
+        stages = [stage.clamp(0, 1) for stage in stages]
+    return torch.cat([_difference(stage, target) for stage in stages])
+
+
+def _difference(restored: Tensor, target: Tensor) -> Tensor:
+    if restored.shape != target.shape:
+        raise ValueError(f"restored is {_shape(restored)}, but target is {_shape(target)}")
+    return _at_least_float32(restored) - _at_least_float32(target)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(str(size) for size in tensor.shape)
+
+
+def _at_least_float32(image: Tensor) -> Tensor:
+    if not image.is_floating_point():
+        raise ValueError(f"images must be of floating point, not {image.dtype}")
+    return image if image.dtype == torch.float64 else image.float()
