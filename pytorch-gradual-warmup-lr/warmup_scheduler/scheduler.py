@@ -27,8 +27,8 @@ class GradualWarmupScheduler(LRScheduler):
     Call `step()` once before the first epoch and once after each: right after construction the
     scheduler stands at epoch 0, with a learning rate of 0 (if `multiplier` is 1).
 
-    A `CosineAnnealingLR` is evaluated in closed form, `eta_min + (base * multiplier - eta_min) *
-    (1 + cos(pi * k / T_max)) / 2` after k steps, whatever the PyTorch version makes of it. A
+    A `CosineAnnealingLR` is evaluated in closed form, after k steps `eta_min +
+    (base * multiplier - eta_min) * (1 + cos(pi * k / T_max)) / 2`, also beyond `T_max`. A
     `ReduceLROnPlateau` needs `step(metrics=...)` from the end of epoch `total_epoch` on.
 
     To resume, build optimizer and schedulers as for a new run, then load both states. Without a
@@ -200,7 +200,8 @@ class GradualWarmupScheduler(LRScheduler):
 
 def _cosine_annealing(scheduler: CosineAnnealingLR) -> list[Lr]:
     """Return the closed form of SGDR's equation 5 (Loshchilov and Hutter 2017) at the scheduler's
-    epoch. PyTorch computes each value from the last one, and how it does differs by version."""
+    epoch. PyTorch's own rates come from the previous one, whatever that was, by a recursion that
+    has changed between versions."""
     steps = scheduler.last_epoch
     phase = math.pi * steps / scheduler.T_max if steps else 0.0  # T_max is 0 in a run of 3 epochs
     height = (1 + math.cos(phase)) / 2
