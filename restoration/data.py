@@ -13,7 +13,6 @@ import os
 import re
 import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,6 +33,7 @@ from restoration.images import (
     to_tensor,
 )
 from restoration.pack import PACKED_SUFFIXES, dataset_name, open_packed, read_index
+from restoration.synthesize import PRESETS, Noise, add_noise, degrade, pair_generator
 
 # (crop H×W×C float32 in [0, 1], generator) -> degraded crop, float, neither clipped nor rounded
 Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -187,12 +187,8 @@ class CropSource(Dataset):
         grey: bool = False,
         skip_corrupt: bool = False,
     ):
-        self.patch_size, self.seed, self.moves, self.saturation = (
-            patch_size,
-            seed,
-            moves,
-            saturation,
-        )
+        self.patch_size, self.seed = patch_size, seed
+        self.moves, self.saturation = moves, saturation
         self.degrade, self.grey, self.skip_corrupt = degrade, grey, skip_corrupt
 
     def __len__(self) -> int:
@@ -385,7 +381,7 @@ class ValidationImages(Dataset):
 
     def __getitem__(self, key: int) -> dict:
         name, degraded, target = self.source.read_crop(self.indices[key], self._centre)
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        rng = pair_generator(0, "validation", name)
         degraded, target = self.source.to_sample(degraded, target, rng)
         return {"degraded": degraded, "target": target, "name": name}
 
@@ -481,7 +477,7 @@ def degradation(name: str) -> Degradation | None:
 
     Raises `InputError` for an unknown name.
 
-    >>> degradation("gaussian25")(np.zeros((2, 2, 1)), np.random.default_rng(0)).shape
+    >>> degradation("gaussian0-50")(np.zeros((2, 2, 1)), np.random.default_rng(0)).shape
     (2, 2, 1)
     """
     if not name:
@@ -490,15 +486,13 @@ def degradation(name: str) -> Degradation | None:
     if noise:
         low, high = float(noise[1]), float(noise[2] or noise[1])
         if low <= high:
-            return partial(_add_gaussian, low=low, high=high)
-    from restoration import synthesize
-
-    if name not in synthesize.PRESETS:
+            return partial(_gaussian, low=low, high=high)
+    if name not in PRESETS:
         raise InputError(
             f"DATA.DEGRADATION: {name}; expected gaussian25 (any σ), gaussian0-50 (any range) or "
-            f"one of {', '.join(synthesize.PRESETS)}"
+            f"one of {', '.join(PRESETS)}"
         )
-    return partial(_degrade_as, preset=name)
+    return partial(_preset, name=name)
 
 
 def check_sizes(pairs: list[tuple[Path, Path]], *, ignore_unreadable: bool = False) -> None:
@@ -547,17 +541,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise InputError(f"{path}: cannot be read as an image ({error})") from error
 
 
-def _add_gaussian(
-    crop: np.ndarray, rng: np.random.Generator, low: float, high: float
-) -> np.ndarray:
-    sigma = low if low == high else rng.uniform(low, high)
-    return crop + (sigma / 255) * rng.standard_normal(crop.shape, np.float32)
+def _gaussian(crop: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    return add_noise(crop, Noise(low if low == high else rng.uniform(low, high)), rng)
 
 
-def _degrade_as(crop: np.ndarray, rng: np.random.Generator, preset: str) -> np.ndarray:
-    from restoration.synthesize import degrade
-
-    return degrade(crop, preset, rng)
+def _preset(crop: np.ndarray, rng: np.random.Generator, name: str) -> np.ndarray:
+    return degrade(crop, name, rng)
 
 
 def _saturate(
