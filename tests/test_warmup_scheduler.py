@@ -15,7 +15,7 @@ from warmup_scheduler import GradualWarmupScheduler
 ROOT = Path(__file__).resolve().parents[1]
 SCHEDULES = json.loads((ROOT / "tests" / "data" / "lr_schedules.json").read_text())
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 
 
 def sgd(*lrs):
