@@ -287,8 +287,8 @@ def mean_score(scores: Sequence[Score], name: str = "mean") -> Score:
     """Return the mean PSNR and the mean SSIM; a PSNR of inf among them makes the mean inf. Raises
     `ValueError` for no scores.
 
-    >>> mean_score([Score("a", 30.0, 0.8), Score("b", 32.0, 0.9)])
-    Score(name='mean', psnr=31.0, ssim=0.85)
+    >>> mean_score([Score("a", 30.0, 0.5), Score("b", 32.0, 1.0)])
+    Score(name='mean', psnr=31.0, ssim=0.75)
     """
     if not scores:
         raise ValueError("there are no scores to take the mean of")
@@ -354,8 +354,8 @@ def write_csv(
     protocol: str | Protocol,
     settings: str = "",
 ) -> None:
-    """Write every image's score, in full precision: set, image, psnr, ssim, protocol, settings
-    (how the results were made, as a text). Its folder is made; the file appears whole or not at all.
+    """Write every image's score, in full precision: set, image, psnr, ssim, protocol, settings (a
+    text on how the results were made). Its folder is made; the file appears whole or not at all.
     """
     path = Path(path)
     protocol_name = protocol if isinstance(protocol, str) else protocol.name
@@ -520,6 +520,8 @@ def _in_parallel(function: Callable, items: list, jobs: int, label: str, progres
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
+    if jobs == 0:
+        raise InputError("0 jobs score nothing; expected 1 or more, or -1 for one per core")
     parallel = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
     results = parallel(delayed(function)(item) for item in items)
     # disable=None: no bar where standard error is not a terminal
@@ -537,7 +539,8 @@ def _as_printed(published: tuple[float, float] | None) -> str:
     """Return a published score with the decimals the papers print: three or four of SSIM."""
     if published is None:
         return "–"
-    return f"{published[0]:.2f} / {f'{published[1]:.4f}'.removesuffix('0')}"
+    ssim = f"{published[1]:.4f}".removesuffix("0")
+    return f"{published[0]:.2f} / {ssim}"
 
 
 def _markdown(table: list[list[str]]) -> str:
