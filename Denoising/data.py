@@ -1,7 +1,7 @@
 """Denoising trains on pairs of a noisy and a clean photograph, or on clean photographs alone.
 
-For the latter `DATA.DEGRADATION` names the noise, such as `gaussian25`. (MixUp blends whole batches:
-the training loop does it.)
+For the latter `DATA.DEGRADATION` names the noise, such as `gaussian25`. (MixUp blends whole
+batches: the training loop does it.)
 """
 
 from torch.utils.data import Dataset

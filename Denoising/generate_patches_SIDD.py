@@ -1,0 +1,102 @@
+"""Cut training patches from the SIDD Medium images, as published: 300 of 256×256 from each.
+
+    python generate_patches_SIDD.py --src_dir SIDD_Medium_Srgb/Data --tar_dir Datasets/train
+
+finds every NOISY image below `--src_dir` and the GT image of the same name beside it (or takes the
+pairs of its `input/` and `target/`, where `restoration.arrange` put them), and writes the patches to `input/` and `target/` of `--tar_dir`, PNG files `IMAGE_PATCH.png` numbered from 1.
+The same seed gives the same patches, whatever the number of cores.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+
+from restoration.arrange import sidd_pairs
+from restoration.errors import InputError, command, first_few
+from restoration.images import list_images, pair_by_name, read_rgb, write_image
+
+PARTS = ("input", "target")
+
+
+def cut_patches(
+    noisy: Path, truth: Path, number: int, folder: Path, size: int, count: int, seed: int
+) -> None:
+    """Write `count` patches of `size`×`size` pixels, at random places, of pair `number`.
+
+    Raises `InputError` for images that are unreadable, of different size or smaller than a patch.
+    """
+    images = read_rgb(noisy), read_rgb(truth)
+    if images[0].shape != images[1].shape:
+        raise InputError(f"{noisy}: {images[0].shape[:2]} pixels, its GT {images[1].shape[:2]}")
+    height, width = images[0].shape[:2]
+    if min(height, width) < size:
+        raise InputError(f"{noisy}: {width}×{height} pixels; expected at least {size}×{size}")
+    rng = np.random.default_rng([seed, number])
+    for patch in range(1, count + 1):
+        top = rng.integers(height - size + 1)
+        left = rng.integers(width - size + 1)
+        for part, image in zip(PARTS, images, strict=True):
+            crop = image[top : top + size, left : left + size]
+            write_image(folder / part / f"{number}_{patch}.png", crop)
+
+
+def make_room(folder: Path, overwrite: bool) -> None:
+    """Make sure that no images lie where the patches are to go.
+
+    With `overwrite`, patches of an earlier run are removed; never anything else.
+
+    Raises `InputError` if images are left.
+    """
+    present = [
+        path for part in PARTS if (folder / part).is_dir() for path in (folder / part).iterdir()
+    ]
+    if overwrite:
+        for path in present:
+            if re.fullmatch(r"\d+_\d+\.png", path.name):
+                path.unlink()
+    for part in PARTS:
+        try:
+            left = list_images(folder / part)
+        except InputError:
+            continue
+        hint = "which this script did not make" if overwrite else "--overwrite replaces patches"
+        raise InputError(f"{folder / part}: holds {len(left)} images ({hint}): {first_few(left)}")
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--src_dir", default="SIDD_Medium_Srgb/Data", help="the SIDD images")
+    parser.add_argument("--tar_dir", default="Datasets/train", help="where the patches go")
+    parser.add_argument("--ps", type=int, default=256, help="side of a patch, pixels")
+    parser.add_argument("--num_patches", type=int, default=300, help="patches per image")
+    parser.add_argument("--num_cores", type=int, default=10, help="images worked on at once")
+    parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's patches")
+    args = parser.parse_args(arguments)
+    for name in ("ps", "num_patches", "num_cores"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} is {getattr(args, name)}; expected 1 or more")
+
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    source, folder = Path(args.src_dir), Path(args.tar_dir)
+    if (source / "input").is_dir():
+        pairs = pair_by_name(source / "input", source / "target")
+    else:
+        pairs = [(noisy, truth) for noisy, truth, _ in sidd_pairs(source)]
+    make_room(folder, args.overwrite)
+    done = Parallel(n_jobs=args.num_cores, return_as="generator_unordered")(
+        delayed(cut_patches)(noisy, truth, number, folder, args.ps, args.num_patches, args.seed)
+        for number, (noisy, truth) in enumerate(pairs, 1)
+    )
+    for _ in tqdm(done, "images", len(pairs)):
+        pass
+    print(f"{folder}: {len(pairs) * args.num_patches} pairs from {len(pairs)} images")
+
+
+if __name__ == "__main__":
+    main()
