@@ -3,8 +3,9 @@
     python generate_patches_SIDD.py --src_dir SIDD_Medium_Srgb/Data --tar_dir Datasets/train
 
 finds every NOISY image below `--src_dir` and the GT image of the same name beside it (or takes the
-pairs of its `input/` and `target/`, where `restoration.arrange` put them), and writes the patches to `input/` and `target/` of `--tar_dir`, PNG files `IMAGE_PATCH.png` numbered from 1.
-The same seed gives the same patches, whatever the number of cores.
+pairs of its `input/` and `target/`, where `restoration.arrange` put them), and writes the patches
+to `input/` and `target/` of `--tar_dir`, PNG files `IMAGE_PATCH.png` numbered from 1. The same seed
+gives the same patches, whatever the number of cores.
 """
 
 import argparse
@@ -47,22 +48,25 @@ def make_room(folder: Path, overwrite: bool) -> None:
 
     With `overwrite`, patches of an earlier run are removed; never anything else.
 
-    Raises `InputError` if images are left.
+    Raises `InputError` if there are (other) images; nothing is removed then.
     """
-    present = [
-        path for part in PARTS if (folder / part).is_dir() for path in (folder / part).iterdir()
-    ]
-    if overwrite:
-        for path in present:
-            if re.fullmatch(r"\d+_\d+\.png", path.name):
-                path.unlink()
-    for part in PARTS:
-        try:
-            left = list_images(folder / part)
-        except InputError:
-            continue
-        hint = "which this script did not make" if overwrite else "--overwrite replaces patches"
-        raise InputError(f"{folder / part}: holds {len(left)} images ({hint}): {first_few(left)}")
+    present = [path for part in PARTS for path in _images(folder / part)]
+    patches = {path for path in present if re.fullmatch(r"\d+_\d+\.png", path.name)}
+    in_the_way = [path for path in present if path not in patches] if overwrite else present
+    if in_the_way:
+        hint = "that this script did not make" if overwrite else "(--overwrite replaces patches)"
+        raise InputError(
+            f"{folder}: holds {len(in_the_way)} images {hint}: {first_few(in_the_way)}"
+        )
+    for path in patches:
+        path.unlink()
+
+
+def _images(folder: Path) -> list[Path]:
+    try:
+        return list_images(folder)
+    except InputError:
+        return []
 
 
 @command
