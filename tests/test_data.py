@@ -228,8 +228,11 @@ def test_sizes_are_read_from_headers(tmp_path, suffix):
 def test_a_corrupt_image_names_itself_in_one_line(folder, tmp_path, workers):
     data = PairedImages(spoiled(folder, tmp_path / "data"), PATCH)
     sampler = EpochBatchSampler(5, 2, seed=0)
+    batches = iter(DataLoader(data, batch_sampler=sampler, num_workers=workers))
     with pytest.raises(UnreadableImage) as caught:
-        list(DataLoader(data, batch_sampler=sampler, num_workers=workers))
+        list(batches)
+    if workers:
+        batches._shutdown_workers()  # left to the garbage collector it takes 5 seconds
     message = str(caught.value)
     assert message.startswith(str(tmp_path / "data" / "input" / "2.png"))
     assert len(message.splitlines()) == 1 and "Traceback" not in message
