@@ -52,10 +52,12 @@ def find_sets(folder: str | Path) -> list[Path]:
 
 def check_folder(folder: str | Path, *, jobs: int = -1, progress: bool = False) -> Report:
     """Decode every image of a folder of pairs (`input/`, `target/`) or of photographs, `jobs` at
-    once (as joblib counts: -1 is all cores), and return what was found."""
+    once (-1: as many as there are cores), and return what was found."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
+    if jobs < 1 and jobs != -1:
+        raise InputError(f"jobs is {jobs}; expected 1 or more, or -1 for one per core")
     report = Report(Path(folder))
     groups = _group(report)
     calls = (delayed(_describe)(path) for paths in groups for path in paths)
@@ -123,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="data folder: input/ and target/, or photographs")
     parser.add_argument(
-        "--jobs", type=int, default=-1, help="images decoded at once (default: all cores)"
+        "--jobs", type=int, default=-1, help="images decoded at once (default: one per core)"
     )
     args = parser.parse_args(arguments)
     problems = 0

@@ -42,13 +42,13 @@ def pack(
     folder: str | Path,
     path: str | Path,
     *,
-    jobs: int | None = None,
+    jobs: int = -1,
     overwrite: bool = False,
     progress: bool = False,
 ) -> int:
     """Pack the images of `folder` into the HDF5 file `path` and return how many pairs (or
-    photographs) it holds. The file appears whole or not at all. `jobs` images are decoded at once
-    (default: as many as there are cores).
+    photographs) it holds. The file appears whole or not at all. `jobs` pairs are decoded at once
+    (-1: as many as there are cores).
 
     Raises `InputError` for images without a partner, of different size or unreadable, and
     `FileExistsError` if the file exists, unless `overwrite`.
@@ -57,6 +57,8 @@ def pack(
     from tqdm import tqdm
 
     folder, path = Path(folder), Path(path)
+    if jobs < 1 and jobs != -1:
+        raise InputError(f"jobs is {jobs}; expected 1 or more, or -1 for one per core")
     if path.suffix.lower() not in PACKED_SUFFIXES:
         raise InputError(f"{path}: expected a name that ends in {' or '.join(PACKED_SUFFIXES)}")
     if path.exists() and not overwrite:
@@ -134,9 +136,9 @@ def dataset_name(kind: str, index: int) -> str:
     return f"{kind}/{index:06d}"
 
 
-def _decoded(files: list[tuple[Path, ...]], jobs: int | None) -> Iterator[list[np.ndarray]]:
+def _decoded(files: list[tuple[Path, ...]], jobs: int) -> Iterator[list[np.ndarray]]:
     """Yield the images of every tuple of files, in order, decoded a few tuples ahead."""
-    jobs = jobs or os.cpu_count() or 1
+    jobs = (os.cpu_count() or 1) if jobs == -1 else jobs
     with ThreadPoolExecutor(jobs) as pool:
         for start in range(0, len(files), 2 * jobs):
             yield from pool.map(_read_equal, files[start : start + 2 * jobs])
@@ -165,12 +167,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="folder with input/ and target/, or of photographs")
     parser.add_argument("file", help="the HDF5 file to write (.h5)")
-    parser.add_argument("--jobs", type=int, help="images decoded at once (default: all cores)")
+    parser.add_argument(
+        "--jobs", type=int, default=-1, help="pairs decoded at once (default: one per core)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args(arguments)
     count = pack(args.folder, args.file, jobs=args.jobs, overwrite=args.overwrite, progress=True)
     size = Path(args.file).stat().st_size / 2**20
-    print(f"{args.file}: {count} images or pairs, {size:,.0f} MiB")
+    what = "pairs" if read_index(args.file)[2] else "photographs"
+    print(f"{args.file}: {count} {what}, {size:,.0f} MiB")
 
 
 if __name__ == "__main__":

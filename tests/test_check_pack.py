@@ -88,7 +88,7 @@ def test_a_missing_part_is_a_problem(folder):
 def test_a_packed_file_holds_the_pixels(folder, tmp_path, capsys):
     file = tmp_path / "new" / "pairs.h5"
     packing.main([str(folder), str(file), "--jobs", "2"])
-    assert "3 images or pairs" in capsys.readouterr().out
+    assert "3 pairs, 2 MiB" in capsys.readouterr().out
     names, sizes, paired = packing.read_index(file)
     assert names == ["picture 0", "picture 1", "picture 2"]
     assert sizes == [(40, 50), (600, 500), (30, 20)] and paired
@@ -131,6 +131,13 @@ def test_a_failed_run_leaves_nothing(folder, tmp_path):
     with pytest.raises(InputError, match="ends in"):
         packing.pack(folder, tmp_path / "out" / "pairs.zip")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("jobs", ["0", "-2"])
+def test_jobs_are_at_least_one(folder, tmp_path, jobs, capsys):
+    fails(check.main, folder, "--jobs", jobs)
+    fails(packing.main, folder, tmp_path / "pairs.h5", "--jobs", jobs)
+    assert capsys.readouterr().err.count(f"jobs is {jobs}") == 2
 
 
 def test_foreign_and_truncated_files_are_refused(folder, tmp_path):
