@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         pairs = [(noisy, truth) for noisy, truth, _ in sidd_pairs(source)]
     make_room(folder, args.overwrite)
-    done = Parallel(n_jobs=args.num_cores, return_as="generator_unordered")(
+    done = Parallel(n_jobs=args.num_cores, return_as="generator")(
         delayed(cut_patches)(noisy, truth, number, folder, args.ps, args.num_patches, args.seed)
         for number, (noisy, truth) in enumerate(pairs, 1)
     )

@@ -507,9 +507,14 @@ def check_sizes(pairs: list[tuple[Path, Path]], *, ignore_unreadable: bool = Fal
         except InputError:
             return None
 
+    def sizes_of(share: int) -> list[tuple[int, int] | None]:
+        return [size(path) for path in flat[share::_THREADS]]
+
     flat = [path for pair in pairs for path in pair]
+    sizes: list = [None] * len(flat)
     with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = list(pool.map(size, flat, chunksize=64))
+        for share, found in enumerate(pool.map(sizes_of, range(_THREADS))):
+            sizes[share::_THREADS] = found
     unreadable = [path for path, found in zip(flat, sizes, strict=True) if found is None]
     if unreadable and not ignore_unreadable:
         raise InputError(f"{len(unreadable)} files are no readable images: {first_few(unreadable)}")

@@ -82,7 +82,8 @@ def pack(
                     packed.create_dataset(
                         dataset_name(kind, index), data=image, chunks=_chunks(image)
                     )
-            packed["names"] = [paths[0].stem for paths in files]
+            names = [paths[0].stem for paths in files]
+            packed.create_dataset("names", data=names, dtype=h5py.string_dtype())
             packed["sizes"] = sizes
         with partial.open("rb") as written:
             os.fsync(written.fileno())
