@@ -1,0 +1,38 @@
+# make demo    install, train a small denoiser, restore photographs with it
+# make test    install if needed, run the tests
+# make lint    formatting and static checks
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := demo_output
+PHOTOS := astronaut,hubble_deep_field,ihc,motorcycle_left,motorcycle_right
+
+.PHONY: demo test lint clean
+
+$(VENV)/installed: pyproject.toml requirements.txt pytorch-gradual-warmup-lr/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/installed
+	rm -rf $(RUN)
+	$(BIN)/python -m restoration.synthesize gaussian25 --images $(PHOTOS) --patch_size 128 --output $(RUN)/train
+	$(BIN)/python -m restoration.synthesize gaussian25 --split test --output $(RUN)/test
+	$(BIN)/python Denoising/train.py --config Denoising/demo.yml --opts \
+		TRAINING.TRAIN_DIR $(RUN)/train TRAINING.VAL_DIR $(RUN)/test TRAINING.SAVE_DIR $(RUN)/checkpoints
+	$(BIN)/python Denoising/test.py --weights $(RUN)/checkpoints/Denoising/models/demo/model_latest.pth \
+		--input_dir $(RUN)/test --result_dir $(RUN)/results
+	$(BIN)/python -m restoration.figure $(RUN)/before_after.png \
+		degraded=$(RUN)/test/input restored=$(RUN)/results/test target=$(RUN)/test/target
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(RUN) .pytest_cache .ruff_cache
