@@ -1,17 +1,16 @@
-"""DGUNet and DGUNet_plus for compressive sensing: one channel, the degradation is the measurement.
+"""DGUNet and DGUNet_plus for compressive sensing: one channel, known degradation.
 
 Mou, Wang, Zhang, "Deep Generalized Unfolding Networks for Image Restoration", CVPR 2022.
 
 Each 32×32 block b of the image is measured as  y = Φ b,  Φ: m×1024, learned. Reconstruction solves
-min_x ½‖Φ x − y‖² + λ J(x)  by proximal gradient descent from  x = Φᵀy,
+min_x ½‖Φ x − y‖² + λ J(x)  by proximal gradient descent from x = Φᵀy,
 
     v = x − ρ Φᵀ(Φ x − y)      FGDM, the flexible gradient descent module,
-    x = prox(v)                IPMM, the informative proximal mapping module (a small U-Net),
+    x = prox(v)                IPMM, the informative proximal mapping module,
 
-unfolded into K = 7 stages. Φ acts block by block; everything else sees the whole image, and so
-removes the edges between blocks. From each U-Net to the next stage's runs the inter-stage feature
-fusion, ISFF. DGUNet repeats one stage between the first and the last; DGUNet_plus gives each
-its own weights.
+unfolded into K = 7 stages with learned ρ. Φ acts block by block; the IPMM sees the whole image, and
+so removes the edges between blocks. Each IPMM fuses the features of the one before: ISFF, the
+inter-stage feature fusion. Shapes: batch N, height H, width W, C feature channels.
 """
 
 from itertools import pairwise
@@ -33,21 +32,27 @@ def conv(in_width: int, out_width: int, kernel: int = 3, bias: bool = True) -> n
 
 
 class Measurement(nn.Module):
-    """Φ and Φᵀ, block by block, as strided convolutions.  N×1×H×W ↔ N×m×H/32×W/32."""
+    """A = Φ and Aᵀ = Φᵀ on each block.  Image N×1×H×W ↔ measurements N×m×H/32×W/32.
+
+    Both keep the precision of Φ under autocast: the data term is what the image must agree with."""
 
     def __init__(self, measurements: int):
         super().__init__()
         self.Phi = nn.Parameter(nn.init.xavier_normal_(torch.empty(measurements, BLOCK**2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.Phi.view(-1, 1, BLOCK, BLOCK), stride=BLOCK)
+        with torch.autocast(x.device.type, enabled=False):
+            blocks = F.pixel_unshuffle(x.to(self.Phi.dtype), BLOCK)  # N×1024×H/32×W/32
+            return torch.einsum("mp,nphw->nmhw", self.Phi, blocks)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return F.conv_transpose2d(y, self.Phi.view(-1, 1, BLOCK, BLOCK), stride=BLOCK)
+        with torch.autocast(y.device.type, enabled=False):
+            blocks = torch.einsum("mp,nmhw->nphw", self.Phi, y.to(self.Phi.dtype))
+            return F.pixel_shuffle(blocks, BLOCK)
 
 
 class FGDM(nn.Module):
-    """The gradient step  v = x − ρ Φᵀ(Φ x − y).  N×1×H×W → N×1×H×W."""
+    """The gradient step  v = x − ρ Φᵀ(Φ x − y).  x: N×1×H×W → v: N×1×H×W."""
 
     def __init__(self):
         super().__init__()
@@ -58,8 +63,8 @@ class FGDM(nn.Module):
 
 
 class CAB(nn.Module):
-    """Channel attention block:  z + a·g,  g = conv(PReLU(conv(z))),  and per channel the weight
-    a = σ(conv(ReLU(conv(mean(g))))).  N×C×H×W → N×C×H×W."""
+    """Channel attention block:  z + a·g,  g = conv(PReLU(conv(z))),  with one weight per channel,
+    a = σ(conv(ReLU(conv(mean of g over H, W)))).  N×C×H×W → N×C×H×W."""
 
     def __init__(self, width: int, slope: nn.PReLU):
         super().__init__()
@@ -76,8 +81,8 @@ class CAB(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Two convolutions beside a 1×1 one; in the encoder half of the channels are normalised, each
-    image by its own statistics.  N×in×H×W → N×out×H×W."""
+    """Two convolutions beside a 1×1 one. In the encoder, half of the channels between the two are
+    normalised by each image's own statistics.  N×in×H×W → N×out×H×W."""
 
     def __init__(self, in_width: int, out_width: int, normalise: bool = False):
         super().__init__()
@@ -96,8 +101,9 @@ class ConvBlock(nn.Module):
 
 
 class ISFF(nn.Module):
-    """Inter-stage feature fusion at one scale:  h + conv(e) + conv(d)  with the previous stage's
-    encoder features e (N×out×H×W) and decoder features d (N×in×H×W).  N×out×H×W → N×out×H×W."""
+    """Inter-stage feature fusion at one scale of the encoder:  h + conv(e) + conv(d),  from the
+    previous stage's encoder features e (N×out×H×W) and decoder features d (N×in×H×W).
+    h: N×out×H×W → N×out×H×W."""
 
     def __init__(self, in_width: int, out_width: int):
         super().__init__()
@@ -108,58 +114,8 @@ class ISFF(nn.Module):
         return h + self.from_encoder(e) + self.from_decoder(d)
 
 
-class Features(NamedTuple):
-    """What a stage hands to the next: its U-Net's features at scale 1, ½, ¼, and SAM's."""
-
-    encoder: list[Tensor]
-    decoder: list[Tensor]
-    sam: Tensor
-
-
-class Encoder(nn.Module):
-    """Blocks w₀→w₁→w₂→w₃ at scale 1, ½, ¼, each down-sampled, and w₃→w₃ at ⅛.
-    N×w₀×H×W → the outputs of the first three, and the last's N×w₃×H/8×W/8."""
-
-    def __init__(self, widths: list[int], fuse: bool):
-        super().__init__()
-        steps = list(pairwise(widths))
-        self.blocks = nn.ModuleList(ConvBlock(i, o, normalise=True) for i, o in steps)
-        self.fusions = nn.ModuleList(ISFF(i, o) for i, o in steps if fuse)
-        self.down = nn.ModuleList(nn.Conv2d(o, o, 4, 2, 1, bias=False) for _, o in steps)
-        self.bottom = ConvBlock(widths[-1], widths[-1], normalise=True)
-
-    def forward(self, z: Tensor, previous: Features | None) -> tuple[list[Tensor], Tensor]:
-        outputs = []
-        for scale, (block, down) in enumerate(zip(self.blocks, self.down, strict=True)):
-            h = block(z)
-            if previous is not None:
-                h = self.fusions[scale](h, previous.encoder[scale], previous.decoder[scale])
-            outputs.append(h)
-            z = down(h)
-        return outputs, self.bottom(z)
-
-
-class Decoder(nn.Module):
-    """At scale ¼, ½, 1: up-sample, join the encoder's features of that scale, block.
-    The encoder's outputs → the three blocks' outputs, scale 1 (N×w₀×H×W) first."""
-
-    def __init__(self, widths: list[int]):
-        super().__init__()
-        steps = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, 2) for i, o in steps)
-        self.skip = nn.ModuleList(conv(i, o) for i, o in steps)
-        self.blocks = nn.ModuleList(ConvBlock(2 * o, o) for _, o in steps)
-
-    def forward(self, encoded: list[Tensor], z: Tensor) -> list[Tensor]:
-        outputs = []
-        for up, skip, block, e in zip(self.up, self.skip, self.blocks, encoded[::-1], strict=True):
-            z = block(torch.cat([up(z), skip(e)], dim=1))
-            outputs.append(z)
-        return outputs[::-1]
-
-
 class SAM(nn.Module):
-    """The stage's image  x = conv(d) + v  (N×1×H×W) and, attended by it, its features
+    """The stage's image  x = conv(d) + v  (N×1×H×W) and, attended by it, the features
     conv(d)·σ(conv(x)) + d  (N×C×H×W)."""
 
     def __init__(self, width: int):
@@ -169,62 +125,79 @@ class SAM(nn.Module):
         self.attention = conv(1, width, 1, bias=False)
 
     def forward(self, d: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        image = self.image(d) + v
-        return image, self.features(d) * torch.sigmoid(self.attention(image)) + d
+        x = self.image(d) + v
+        return x, self.features(d) * torch.sigmoid(self.attention(x)) + d
 
 
-def shallow_features(width: int, slope: nn.PReLU) -> nn.Sequential:
-    return nn.Sequential(conv(1, width, bias=False), CAB(width, slope))
+class Features(NamedTuple):
+    """What a stage hands to the next: its U-Net's features at scale 1, ½, ¼, and SAM's."""
+
+    encoder: list[Tensor]
+    decoder: list[Tensor]
+    sam: Tensor
 
 
-class Stage(nn.Module):
-    """FGDM, then IPMM:  x (N×1×H×W), y and the previous features → new x, new features."""
+class IPMM(nn.Module):
+    """The proximal step  x = prox(v),  a U-Net.  v: N×1×H×W and the previous stage's features (None
+    in the first stage) → x: N×1×H×W and the features for the next.
+
+    The encoder's blocks are w₀→w₁, w₁→w₂, w₂→w₃ wide at scale 1, ½, ¼, and w₃→w₃ at ⅛."""
 
     def __init__(self, widths: list[int], slope: nn.PReLU, first: bool):
         super().__init__()
-        self.gradient = FGDM()
-        self.shallow = shallow_features(widths[0], slope)
+        steps = list(pairwise(widths))
+        self.shallow = nn.Sequential(conv(1, widths[0], bias=False), CAB(widths[0], slope))
         self.merge = None if first else conv(2 * widths[0], widths[0], bias=False)
-        self.encoder = Encoder(widths, fuse=not first)
-        self.decoder = Decoder(widths)
+        self.encoder = nn.ModuleList(ConvBlock(i, o, normalise=True) for i, o in steps)
+        self.fusion = nn.ModuleList(ISFF(i, o) for i, o in steps if not first)
+        self.down = nn.ModuleList(nn.Conv2d(o, o, 4, 2, 1, bias=False) for _, o in steps)
+        self.bottom = ConvBlock(widths[-1], widths[-1], normalise=True)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(o, i, 2, 2) for i, o in steps)
+        self.skip = nn.ModuleList(conv(o, i) for i, o in steps)
+        self.decoder = nn.ModuleList(ConvBlock(2 * i, i) for i, _ in steps)
         self.sam = SAM(widths[0])
 
-    def forward(
-        self, x: Tensor, y: Tensor, A: Measurement, previous: Features | None
-    ) -> tuple[Tensor, Features]:
-        v = self.gradient(x, y, A)
+    def forward(self, v: Tensor, previous: Features | None) -> tuple[Tensor, Features]:
         z = self.shallow(v)
         if previous is not None:
             z = self.merge(torch.cat([z, previous.sam], dim=1))
-        encoded, bottom = self.encoder(z, previous)
-        decoded = self.decoder(encoded, bottom)
-        image, features = self.sam(decoded[0], v)
-        return image, Features(encoded, decoded, features)
+        encoded, decoded = [], []
+        for scale in range(3):
+            h = self.encoder[scale](z)
+            if previous is not None:
+                h = self.fusion[scale](h, previous.encoder[scale], previous.decoder[scale])
+            encoded.append(h)
+            z = self.down[scale](h)
+        z = self.bottom(z)
+        for scale in (2, 1, 0):
+            z = torch.cat([self.up[scale](z), self.skip[scale](encoded[scale])], dim=1)
+            z = self.decoder[scale](z)
+            decoded.insert(0, z)
+        x, features = self.sam(z, v)
+        return x, Features(encoded, decoded, features)
 
 
-class LastStage(nn.Module):
-    """FGDM, then convolutions instead of a U-Net, added to v.  → N×1×H×W."""
+class LastIPMM(nn.Module):
+    """The last stage's proximal step: no U-Net.  v: N×1×H×W → x: N×1×H×W."""
 
     def __init__(self, width: int, slope: nn.PReLU, extra: int):
         super().__init__()
-        self.gradient = FGDM()
-        self.shallow = shallow_features(width, slope)
+        self.shallow = nn.Sequential(conv(1, width, bias=False), CAB(width, slope))
         self.concat = conv(2 * width, width + extra, bias=False)
         self.image = conv(width + extra, 1, bias=False)
 
-    def forward(self, x: Tensor, y: Tensor, A: Measurement, previous: Features) -> Tensor:
-        v = self.gradient(x, y, A)
+    def forward(self, v: Tensor, previous: Features) -> Tensor:
         return self.image(self.concat(torch.cat([self.shallow(v), previous.sam], dim=1))) + v
 
 
 class DGUNet(Network):
-    """The network:  image (N×1×H×W in [0,1]) → measured and reconstructed, the K stage images, last
-    stage first. `measure` and `reconstruct` are its halves.
+    """Images (N×1×H×W in [0,1]) → measured and reconstructed: the K stage images, last stage first.
+    `measure` and `reconstruct` are the halves. The stages between the first and the last share one
+    set of weights.
 
     H and W must be multiples of 32, else ValueError. `cs_ratio` percent are measured,
     m = ⌈1024·ratio/100⌉. `width` C and `width_step` s make the U-Net's widths C + s·i, `last_extra`
-    widens the last stage, `stages` is K.
-    """
+    widens the last stage, `stages` is K."""
 
     task, channels, multiple, least = TASK, 1, BLOCK, BLOCK
     separate_stages = False
@@ -237,24 +210,18 @@ class DGUNet(Network):
         last_extra: int = 16,
         stages: int = 7,
     ):
+        sizes = {"width": width, "width_step": width_step, "last_extra": last_extra}
+        super().__init__(cs_ratio=cs_ratio, **sizes, stages=stages)
         if cs_ratio not in RATIOS:
-            raise ValueError(f"cs_ratio is {cs_ratio!r}, must be one of {RATIOS}")
-        super().__init__(
-            cs_ratio=cs_ratio,
-            width=width,
-            width_step=width_step,
-            last_extra=last_extra,
-            stages=stages,
-        )
-        widths = [width + width_step * scale for scale in range(4)]
+            raise ValueError(f"cs_ratio is {cs_ratio}, must be one of {RATIOS}")
+        widths = [width + width_step * i for i in range(4)]
+        distinct = stages if self.separate_stages else min(stages, 3)
         slope = nn.PReLU()
         self.A = Measurement(-(-(BLOCK**2) * cs_ratio // 100))
-        self.first = Stage(widths, slope, first=True)
-        self.middle = nn.ModuleList(
-            Stage(widths, nn.PReLU(), first=False)
-            for _ in range(stages - 2 if self.separate_stages else min(stages - 2, 1))
-        )
-        self.last = LastStage(width, slope, last_extra)
+        self.fgdm = nn.ModuleList(FGDM() for _ in range(distinct))
+        self.ipmm = nn.ModuleList([IPMM(widths, slope, first=True)])
+        self.ipmm.extend(IPMM(widths, nn.PReLU(), first=False) for _ in range(distinct - 2))
+        self.last = LastIPMM(width, slope, last_extra)
 
     def measure(self, image: Tensor) -> Tensor:
         """Image, N×1×H×W in [0,1] → measurements y = Φ b of its blocks, N×m×H/32×W/32."""
@@ -266,15 +233,17 @@ class DGUNet(Network):
         m = self.A.Phi.shape[0]
         if y.ndim != 4 or y.shape[1] != m or not y.numel() or not y.is_floating_point():
             raise ValueError(
-                f"{TASK} {type(self).__name__} at ratio {self.sizes['cs_ratio']} takes "
-                f"measurements N×{m}×H/32×W/32, floating-point, not {tuple(y.shape)} {y.dtype}"
+                f"{TASK} {type(self).__name__} at ratio {self.sizes['cs_ratio']} reconstructs "
+                f"measurements N×{m}×H/32×W/32, not {'×'.join(map(str, y.shape))} {y.dtype}"
             )
-        x, features = self.first(self.A.adjoint(y), y, self.A, None)
-        images = [x]
-        for k in range(self.sizes["stages"] - 2):
-            x, features = self.middle[k % len(self.middle)](x, y, self.A, features)
+        x, features, images = self.A.adjoint(y), None, []
+        for k in range(self.sizes["stages"] - 1):
+            i = min(k, len(self.ipmm) - 1)  # DGUNet stays at its second stage's modules
+            v = self.fgdm[i](x, y, self.A)
+            x, features = self.ipmm[i](v, features)
             images.append(x)
-        images.append(self.last(x, y, self.A, features))
+        v = self.fgdm[-1](x, y, self.A)
+        images.append(self.last(v, features))
         return images[::-1]
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -282,6 +251,6 @@ class DGUNet(Network):
 
 
 class DGUNet_plus(DGUNet):
-    """DGUNet with a separate set of weights for every stage."""
+    """DGUNet with modules of its own for every stage."""
 
     separate_stages = True

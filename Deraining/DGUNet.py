@@ -2,14 +2,13 @@
 
 Mou, Wang, Zhang, "Deep Generalized Unfolding Networks for Image Restoration", CVPR 2022.
 
-Restoration solves  min_x ½‖A x − y‖² + λ J(x)  by proximal gradient descent,
+Restoration solves  min_x ½‖A x − y‖² + λ J(x)  by proximal gradient descent from x = y,
 
     v = x − ρ Aᵀ(A x − y)      FGDM, the flexible gradient descent module,
-    x = prox(v)                IPMM, the informative proximal mapping module (a small U-Net),
+    x = prox(v)                IPMM, the informative proximal mapping module,
 
-unfolded into K = 7 stages with learned A, Aᵀ and ρ. From each U-Net to the next stage's runs the
-inter-stage feature fusion, ISFF. DGUNet repeats one stage between the first and the last;
-DGUNet_plus gives each its own weights.
+unfolded into K = 7 stages with learned A, Aᵀ and ρ. Each IPMM fuses the features of the one before:
+ISFF, the inter-stage feature fusion. Shapes: batch N, height H, width W, C feature channels.
 """
 
 from itertools import pairwise
@@ -23,8 +22,8 @@ from restoration.network import Network
 
 # The task and its sizes: all in which the three copies of this file differ.
 TASK = "Deraining"
-DGUNET = {"width": 40, "width_step": 20, "last_extra": 16}
-DGUNET_PLUS = {"width": 40, "width_step": 20}
+WIDTH, STEP, EXTRA = 40, 20, 16
+PLUS_WIDTH, PLUS_STEP = 40, 20
 # End of the sizes.
 
 
@@ -32,24 +31,20 @@ def conv(in_width: int, out_width: int, kernel: int = 3, bias: bool = True) -> n
     return nn.Conv2d(in_width, out_width, kernel, padding=kernel // 2, bias=bias)
 
 
-class Operator(nn.Module):
-    """A learned A or Aᵀ:  R(z) = z + conv(PReLU(conv(z))).  N×3×H×W → N×3×H×W."""
+class Operator(nn.Sequential):
+    """A learned A or Aᵀ:  z + conv(PReLU(conv(z))).  N×3×H×W → N×3×H×W."""
 
     def __init__(self, slope: nn.PReLU):
-        super().__init__()
-        self.expand = conv(3, 64)
-        self.slope = slope
-        self.reduce = conv(64, 3)
+        super().__init__(conv(3, 64), slope, conv(64, 3))
 
     def forward(self, z: Tensor) -> Tensor:
-        return z + self.reduce(self.slope(self.expand(z)))
+        return z + super().forward(z)
 
 
 class FGDM(nn.Module):
-    """The gradient step  v = x − ρ Aᵀ(A x − y).  N×3×H×W → N×3×H×W.
+    """The gradient step  v = x − ρ Aᵀ(A x − y).  x, y: N×3×H×W → v: N×3×H×W.
 
-    All operators of a network share one PReLU slope.
-    """
+    All operators of a network share one PReLU slope."""
 
     def __init__(self, slope: nn.PReLU):
         super().__init__()
@@ -62,8 +57,8 @@ class FGDM(nn.Module):
 
 
 class CAB(nn.Module):
-    """Channel attention block:  z + a·g,  g = conv(PReLU(conv(z))),  and per channel the weight
-    a = σ(conv(ReLU(conv(mean(g))))).  N×C×H×W → N×C×H×W."""
+    """Channel attention block:  z + a·g,  g = conv(PReLU(conv(z))),  with one weight per channel,
+    a = σ(conv(ReLU(conv(mean of g over H, W)))).  N×C×H×W → N×C×H×W."""
 
     def __init__(self, width: int, slope: nn.PReLU):
         super().__init__()
@@ -80,8 +75,8 @@ class CAB(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Two convolutions beside a 1×1 one; in the encoder half of the channels are normalised, each
-    image by its own statistics.  N×in×H×W → N×out×H×W."""
+    """Two convolutions beside a 1×1 one. In the encoder, half of the channels between the two are
+    normalised by each image's own statistics.  N×in×H×W → N×out×H×W."""
 
     def __init__(self, in_width: int, out_width: int, normalise: bool = False):
         super().__init__()
@@ -100,9 +95,9 @@ class ConvBlock(nn.Module):
 
 
 class ISFF(nn.Module):
-    """Inter-stage feature fusion at one scale:  h·σ(conv(u)) + conv(u) + h  with
-    u = LeakyReLU(conv(e) + conv(d))  of the previous stage's encoder features e (N×out×H×W) and
-    decoder features d (N×in×H×W).  N×out×H×W → N×out×H×W."""
+    """Inter-stage feature fusion at one scale of the encoder:  h·σ(conv(u)) + conv(u) + h,
+    u = LeakyReLU(conv(e) + conv(d)),  from the previous stage's encoder features e (N×out×H×W) and
+    decoder features d (N×in×H×W).  h: N×out×H×W → N×out×H×W."""
 
     def __init__(self, in_width: int, out_width: int):
         super().__init__()
@@ -116,54 +111,35 @@ class ISFF(nn.Module):
         return h * torch.sigmoid(self.gate(u)) + self.shift(u) + h
 
 
-class Features(NamedTuple):
-    """What a stage hands to the next: its U-Net's features at scale 1, ½, ¼, and SAM's."""
+class Merge(nn.Module):
+    """Joins the previous stage's features b to z:  conv([z, P]) + z  with b's projection
+    P = Vᵀ(VVᵀ)⁻¹V bᵀ  onto 16 learned maps  V = conv([z, b]).  z, b: N×C×H×W → N×C×H×W."""
 
-    encoder: list[Tensor]
-    decoder: list[Tensor]
-    sam: Tensor
-
-
-class Encoder(nn.Module):
-    """Blocks w₀→w₁→w₂→w₃ at scale 1, ½, ¼, each down-sampled, and w₃→w₃ at ⅛.
-    N×w₀×H×W → the outputs of the first three, and the last's N×w₃×H/8×W/8."""
-
-    def __init__(self, widths: list[int], fuse: bool):
+    def __init__(self, width: int):
         super().__init__()
-        steps = list(pairwise(widths))
-        self.blocks = nn.ModuleList(ConvBlock(i, o, normalise=True) for i, o in steps)
-        self.fusions = nn.ModuleList(ISFF(i, o) for i, o in steps if fuse)
-        self.down = nn.ModuleList(nn.Conv2d(o, o, 4, 2, 1, bias=False) for _, o in steps)
-        self.bottom = ConvBlock(widths[-1], widths[-1], normalise=True)
+        self.basis = conv(2 * width, 16)
+        self.fuse = conv(2 * width, width)
 
-    def forward(self, z: Tensor, previous: Features | None) -> tuple[list[Tensor], Tensor]:
-        outputs = []
-        for scale, (block, down) in enumerate(zip(self.blocks, self.down, strict=True)):
-            h = block(z)
-            if previous is not None:
-                h = self.fusions[scale](h, previous.encoder[scale], previous.decoder[scale])
-            outputs.append(h)
-            z = down(h)
-        return outputs, self.bottom(z)
+    def forward(self, z: Tensor, b: Tensor) -> Tensor:
+        projected = self.project(b, self.basis(torch.cat([z, b], dim=1)))
+        return self.fuse(torch.cat([z, projected], dim=1)) + z
 
+    @staticmethod
+    def project(b: Tensor, basis: Tensor) -> Tensor:
+        """b: N×C×H×W, basis: N×16×H×W → P: N×C×H×W, in float32 or better whatever the autocast.
 
-class Decoder(nn.Module):
-    """At scale ¼, ½, 1: up-sample, join the encoder's features of that scale, block.
-    The encoder's outputs → the three blocks' outputs, scale 1 (N×w₀×H×W) first."""
-
-    def __init__(self, widths: list[int]):
-        super().__init__()
-        steps = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, 2) for i, o in steps)
-        self.skip = nn.ModuleList(conv(i, o) for i, o in steps)
-        self.blocks = nn.ModuleList(ConvBlock(2 * o, o) for _, o in steps)
-
-    def forward(self, encoded: list[Tensor], z: Tensor) -> list[Tensor]:
-        outputs = []
-        for up, skip, block, e in zip(self.up, self.skip, self.blocks, encoded[::-1], strict=True):
-            z = block(torch.cat([up(z), skip(e)], dim=1))
-            outputs.append(z)
-        return outputs[::-1]
+        VVᵀ is badly conditioned on flat images and singular on constant ones. Hence float64 for the
+        16×16 system, and a ridge: below float32's rounding of VVᵀ, yet it bounds the gradients."""
+        with torch.autocast(b.device.type, enabled=False):
+            full = torch.promote_types(b.dtype, torch.float32)
+            exact = full if b.device.type == "mps" else torch.float64  # mps has no float64
+            V, B = basis.to(full).flatten(2), b.to(full).flatten(2)
+            V = V / (1e-6 + V.abs().sum(2, keepdim=True))
+            gram = V.to(exact) @ V.to(exact).mT
+            ridge = max(1e-10, 10 * torch.finfo(exact).eps) * gram.diagonal(dim1=1, dim2=2).sum(1)
+            gram = gram + torch.diag_embed((ridge + 1e-30)[:, None].expand(-1, V.shape[1]))
+            weights = torch.linalg.solve_ex(gram, (V @ B.mT).to(exact))[0].to(full)
+            return (weights.mT @ V).view_as(b).to(b.dtype)
 
 
 class SAM(nn.Module):
@@ -178,131 +154,114 @@ class SAM(nn.Module):
         return self.image(d) + v, self.features(d) + d
 
 
-class Merge(nn.Module):
-    """Joins the previous stage's features b to z:  conv([z, P]) + z  with b's projection
-    P = Vᵀ(VVᵀ)⁻¹V bᵀ  onto 16 learned maps  V = conv([z, b]).  Two N×C×H×W → one."""
+class Features(NamedTuple):
+    """What a stage hands to the next: its U-Net's features at scale 1, ½, ¼, and SAM's."""
 
-    def __init__(self, width: int):
+    encoder: list[Tensor]
+    decoder: list[Tensor]
+    sam: Tensor
+
+
+class IPMM(nn.Module):
+    """The proximal step  x = prox(v),  a U-Net.  v: N×3×H×W and the previous stage's features (None
+    in the first stage) → x: N×3×H×W and the features for the next.
+
+    The encoder's blocks are w₀→w₁, w₁→w₂, w₂→w₃ wide at scale 1, ½, ¼, and w₃→w₃ at ⅛."""
+
+    def __init__(self, widths: list[int], slope: nn.PReLU, first: bool):
         super().__init__()
-        self.basis = conv(2 * width, 16)
-        self.fuse = conv(2 * width, width)
-
-    def forward(self, z: Tensor, b: Tensor) -> Tensor:
-        projected = self.project(b, self.basis(torch.cat([z, b], dim=1)))
-        return self.fuse(torch.cat([z, projected], dim=1)) + z
-
-    @staticmethod
-    def project(b: Tensor, basis: Tensor) -> Tensor:
-        """VVᵀ is badly conditioned on flat images and singular on constant ones. Hence float32
-        whatever the autocast, float64 for the 16×16 system, and a ridge that float32 cannot see."""
-        with torch.autocast(b.device.type, enabled=False):
-            V = basis.float().flatten(2)
-            V = V / (1e-6 + V.abs().sum(2, keepdim=True))
-            exact = torch.float32 if b.device.type == "mps" else torch.float64  # mps has no float64
-            gram = V.to(exact) @ V.to(exact).mT
-            ridge = 100 * torch.finfo(exact).eps * gram.diagonal(dim1=1, dim2=2).sum(1)
-            gram = gram + torch.diag_embed(ridge[:, None].expand(-1, V.shape[1]))
-            weights = torch.linalg.solve_ex(gram, (V @ b.float().flatten(2).mT).to(exact))[0]
-            return (weights.to(V.dtype).mT @ V).view_as(b).to(b.dtype)
-
-
-def shallow_features(width: int, slope: nn.PReLU) -> nn.Sequential:
-    return nn.Sequential(conv(3, width, bias=False), CAB(width, slope))
-
-
-class Stage(nn.Module):
-    """FGDM, then IPMM:  x, y (N×3×H×W) and the previous features → new x, new features."""
-
-    def __init__(self, widths: list[int], operator: nn.PReLU, attention: nn.PReLU, first: bool):
-        super().__init__()
-        self.gradient = FGDM(operator)
-        self.shallow = shallow_features(widths[0], attention)
+        steps = list(pairwise(widths))
+        self.shallow = nn.Sequential(conv(3, widths[0], bias=False), CAB(widths[0], slope))
         self.merge = None if first else Merge(widths[0])
-        self.encoder = Encoder(widths, fuse=not first)
-        self.decoder = Decoder(widths)
+        self.encoder = nn.ModuleList(ConvBlock(i, o, normalise=True) for i, o in steps)
+        self.fusion = nn.ModuleList(ISFF(i, o) for i, o in steps if not first)
+        self.down = nn.ModuleList(nn.Conv2d(o, o, 4, 2, 1, bias=False) for _, o in steps)
+        self.bottom = ConvBlock(widths[-1], widths[-1], normalise=True)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(o, i, 2, 2) for i, o in steps)
+        self.skip = nn.ModuleList(conv(o, i) for i, o in steps)
+        self.decoder = nn.ModuleList(ConvBlock(2 * i, i) for i, _ in steps)
         self.sam = SAM(widths[0])
 
-    def forward(self, x: Tensor, y: Tensor, previous: Features | None) -> tuple[Tensor, Features]:
-        v = self.gradient(x, y)
+    def forward(self, v: Tensor, previous: Features | None) -> tuple[Tensor, Features]:
         z = self.shallow(v)
         if previous is not None:
             z = self.merge(z, previous.sam)
-        encoded, bottom = self.encoder(z, previous)
-        decoded = self.decoder(encoded, bottom)
-        image, features = self.sam(decoded[0], v)
-        return image, Features(encoded, decoded, features)
+        encoded, decoded = [], []
+        for scale in range(3):
+            h = self.encoder[scale](z)
+            if previous is not None:
+                h = self.fusion[scale](h, previous.encoder[scale], previous.decoder[scale])
+            encoded.append(h)
+            z = self.down[scale](h)
+        z = self.bottom(z)
+        for scale in (2, 1, 0):
+            z = torch.cat([self.up[scale](z), self.skip[scale](encoded[scale])], dim=1)
+            z = self.decoder[scale](z)
+            decoded.insert(0, z)
+        x, features = self.sam(z, v)
+        return x, Features(encoded, decoded, features)
 
 
-class LastStage(nn.Module):
-    """FGDM, then convolutions instead of a U-Net, added to y.  → N×3×H×W.
+class LastIPMM(nn.Module):
+    """The last stage's proximal step: no U-Net, and added to y.  v, y: N×3×H×W → x: N×3×H×W.
 
-    DGUNet joins the previous features by a convolution to C + `extra` channels, DGUNet_plus by
-    Merge.
-    """
+    DGUNet joins the previous features by a convolution to C + `extra` channels, DGUNet_plus, where
+    `extra` is None, by Merge."""
 
-    def __init__(self, width: int, operator: nn.PReLU, attention: nn.PReLU, extra: int | None):
+    def __init__(self, width: int, slope: nn.PReLU, extra: int | None):
         super().__init__()
-        self.gradient = FGDM(operator)
-        self.shallow = shallow_features(width, attention)
+        self.shallow = nn.Sequential(conv(3, width, bias=False), CAB(width, slope))
         self.merge = Merge(width) if extra is None else None
         self.concat = None if extra is None else conv(2 * width, width + extra, bias=False)
         self.image = conv(width + (extra or 0), 3, bias=False)
 
-    def forward(self, x: Tensor, y: Tensor, previous: Features) -> Tensor:
-        z = self.shallow(self.gradient(x, y))
-        if self.concat is None:
-            return self.image(self.merge(z, previous.sam)) + y
-        return self.image(self.concat(torch.cat([z, previous.sam], dim=1))) + y
+    def forward(self, v: Tensor, y: Tensor, previous: Features) -> Tensor:
+        z, b = self.shallow(v), previous.sam
+        z = self.merge(z, b) if self.concat is None else self.concat(torch.cat([z, b], dim=1))
+        return self.image(z) + y
 
 
 class DGUNet(Network):
-    """The network:  degraded y (N×3×H×W in [0,1]) → the K stage images, last stage first.
+    """Degraded images (N×3×H×W in [0,1]) → the K stage images, last stage first. The stages between
+    the first and the last share one set of weights.
 
     H and W must be multiples of 8 and not both 8, else ValueError. `width` C and `width_step` s
-    make the U-Net's widths C + s·i, `last_extra` widens the last stage, `stages` is K.
-    """
+    make the U-Net's widths C + s·i, `last_extra` widens the last stage, `stages` is K."""
 
     task, channels, multiple, least = TASK, 3, 8, 16
 
     def __init__(
-        self,
-        width: int = DGUNET["width"],
-        width_step: int = DGUNET["width_step"],
-        last_extra: int = DGUNET["last_extra"],
-        stages: int = 7,
+        self, width: int = WIDTH, width_step: int = STEP, last_extra: int = EXTRA, stages: int = 7
     ):
         super().__init__(width=width, width_step=width_step, last_extra=last_extra, stages=stages)
-        self.build([nn.PReLU()][: stages - 2], nn.PReLU(), last_extra)
+        self.build(min(stages, 3), nn.PReLU(), nn.PReLU(), last_extra)
 
-    def build(self, middle_slopes: list[nn.PReLU], slope: nn.PReLU, extra: int | None) -> None:
-        widths = [self.sizes["width"] + self.sizes["width_step"] * scale for scale in range(4)]
-        operator = nn.PReLU()
-        self.first = Stage(widths, operator, slope, first=True)
-        self.middle = nn.ModuleList(
-            Stage(widths, operator, own, first=False) for own in middle_slopes
-        )
-        self.last = LastStage(widths[0], operator, slope, extra)
+    def build(self, distinct: int, slope: nn.PReLU, middle_slope: nn.PReLU, extra: int | None):
+        """Make the modules of as many stages as are distinct, with the PReLU slopes of the CABs."""
+        widths = [self.sizes["width"] + self.sizes["width_step"] * i for i in range(4)]
+        operator_slope = nn.PReLU()
+        self.fgdm = nn.ModuleList(FGDM(operator_slope) for _ in range(distinct))
+        self.ipmm = nn.ModuleList([IPMM(widths, slope, first=True)])
+        self.ipmm.extend(IPMM(widths, middle_slope, first=False) for _ in range(distinct - 2))
+        self.last = LastIPMM(widths[0], slope, extra)
 
     def forward(self, degraded: Tensor) -> list[Tensor]:
         self.check_image(degraded)
-        x, features = self.first(degraded, degraded, None)
-        images = [x]
-        for k in range(self.sizes["stages"] - 2):
-            x, features = self.middle[k % len(self.middle)](x, degraded, features)
+        x, features, images = degraded, None, []
+        for k in range(self.sizes["stages"] - 1):
+            i = min(k, len(self.ipmm) - 1)  # DGUNet stays at its second stage's modules
+            v = self.fgdm[i](x, degraded)
+            x, features = self.ipmm[i](v, features)
             images.append(x)
-        images.append(self.last(x, degraded, features))
+        v = self.fgdm[-1](x, degraded)
+        images.append(self.last(v, degraded, features))
         return images[::-1]
 
 
 class DGUNet_plus(DGUNet):
-    """DGUNet with a separate set of weights for every stage."""
+    """DGUNet with modules of its own for every stage; all CABs share one PReLU slope."""
 
-    def __init__(
-        self,
-        width: int = DGUNET_PLUS["width"],
-        width_step: int = DGUNET_PLUS["width_step"],
-        stages: int = 7,
-    ):
+    def __init__(self, width: int = PLUS_WIDTH, width_step: int = PLUS_STEP, stages: int = 7):
         Network.__init__(self, width=width, width_step=width_step, stages=stages)
         slope = nn.PReLU()
-        self.build([slope] * (stages - 2), slope, None)
+        self.build(stages, slope, slope, None)

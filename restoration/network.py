@@ -60,6 +60,6 @@ class Network(nn.Module):
     def zero_image_convolutions(self) -> None:
         """Zero the convolutions that emit the stage images, so that every stage begins as its
         gradient step and training starts from there."""
-        for stage in [self.first, *self.middle]:
-            nn.init.zeros_(stage.sam.image.weight)
+        for ipmm in self.ipmm:
+            nn.init.zeros_(ipmm.sam.image.weight)
         nn.init.zeros_(self.last.image.weight)
