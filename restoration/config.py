@@ -4,6 +4,7 @@ The published YAML files work as they are; keys that they lack have the defaults
 task's recipe differs, those its train.py names. `--opts KEY VALUE …` overrides both.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from yacs.config import CfgNode
 
 from restoration.errors import InputError
+from restoration.tasks import MODELS
 
 DEFAULTS = {
     "GPU": [0],  # ids of the GPUs, for nn.DataParallel if several; [] for the CPU
@@ -71,6 +73,7 @@ DEFAULTS = {
 }
 PATHS = ("MODEL.WEIGHTS", "TRAINING.TRAIN_DIR", "TRAINING.VAL_DIR", "TRAINING.SAVE_DIR")
 PRECISIONS = ("float32", "bf16", "fp16")
+TYPES = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
 
 
 def load_config(
@@ -85,7 +88,9 @@ def load_config(
         recipe: dotted keys and values that replace the defaults.
 
     Raises:
-        InputError: an unknown key, a value of the wrong type or out of range, a missing folder.
+        FileNotFoundError: there is no such file.
+        InputError: the file is no YAML, a key is unknown, or a value is of the wrong type, out of
+            range or a path that does not exist. The message names key, value and file (or --opts).
     """
     file = Path(file)
     if not file.is_file():
@@ -93,20 +98,24 @@ def load_config(
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a YAML file ({error})") from error
-    if not isinstance(content or {}, Mapping):
-        raise InputError(f"{file}: holds {content!r}, expected keys and values")
-    config = CfgNode(_copy(DEFAULTS))
+        raise InputError(f"{file}: not a YAML file ({' '.join(str(error).split())})") from error
+    if content is not None and not isinstance(content, Mapping):
+        raise InputError(f"{file}: holds a {type(content).__name__}, expected keys and values")
+    if len(opts) % 2:
+        raise InputError(f"--opts: {opts[-1]!r} has no value, expected KEY VALUE pairs")
+
+    config = CfgNode(plain(DEFAULTS))
+    sources = {}  # key → who set it, to be named where the value turns out to be unusable
     for key, value in (recipe or {}).items():
         _set(config, key, value, "recipe")
     for key, value in _flatten(content or {}, file):
         _set(config, key, value, file, base=file.parent)
-    if len(opts) % 2:
-        raise InputError(f"--opts: {opts[-1]!r} has no value, expected KEY VALUE pairs")
-    for key, text in zip(opts[::2], opts[1::2], strict=True):
-        _set(config, key, CfgNode._decode_cfg_value(text), "--opts", base=Path.cwd())
+        sources[key] = file
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        _set(config, key, value, "--opts", base=Path.cwd())
+        sources[key] = "--opts"
     config.TRAINING.SAVE_DIR = _absolute(config.TRAINING.SAVE_DIR, file.parent)
-    _check(config, file)
+    _check(config, sources, file)
     return config
 
 
@@ -116,48 +125,65 @@ def model_sizes(config: CfgNode) -> dict[str, int]:
     return {name.lower(): config.MODEL[name] for name in names if config.MODEL[name] != -1}
 
 
-def _copy(node: Mapping) -> dict:
-    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in node.items()}
+def plain(config: Mapping) -> dict:
+    """Return a configuration as a copy of plain dicts, which a checkpoint can hold."""
+    return {k: plain(v) if isinstance(v, Mapping) else v for k, v in config.items()}
 
 
-def _flatten(content: Mapping, file: Path, prefix: str = ""):
-    """Yield (dotted key, value); what is no known section is left whole."""
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if isinstance(DEFAULTS.get(name), dict):
-            if not isinstance(value, Mapping):
-                raise InputError(f"{file}: {name} is {value!r}, expected a section of keys")
-            yield from _flatten(value, file, f"{name}.")
+def changes(before: Mapping, after: Mapping) -> list[str]:
+    """Return what differs between two configurations, such as "OPTIM.BATCH_SIZE 16 → 8".
+
+    >>> changes({"SEED": 1, "OPTIM": {"EMA": 0.0}}, {"SEED": 1, "OPTIM": {"EMA": 0.9}})
+    ['OPTIM.EMA 0.0 → 0.9']
+    """
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    return [f"{k} {old.get(k)!r} → {new[k]!r}" for k in new if k not in old or old[k] != new[k]]
+
+
+def _leaves(node: Mapping, prefix: str = ""):
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield name, CfgNode._decode_cfg_value(value)
+            yield f"{prefix}{key}", value
+
+
+def _flatten(content: Mapping, file: Path):
+    """Yield (dotted key, value) of a YAML file; what is no known section is left whole."""
+    for name, value in content.items():
+        if not isinstance(DEFAULTS.get(name), dict):
+            yield str(name), value
+        elif isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", inner) for key, inner in value.items())
+        else:
+            raise InputError(f"{file}: {name} is {value!r}, expected a section of keys")
 
 
 def _set(config: CfgNode, key: str, value, source, base: Path | None = None) -> None:
     node, _, name = key.rpartition(".")
     section = config.get(node) if node else config
-    if section is None or name not in section or isinstance(section[name], CfgNode):
+    if not isinstance(section, CfgNode) or isinstance(section.get(name, section), CfgNode):
         raise InputError(f"{source}: unknown key {key}{_similar(key)}")
-    default = section[name]
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    default, given = section[name], value
+    if isinstance(value, str):  # as yacs reads 1e-4, which is a string to YAML, and [0,1]
+        value = CfgNode._decode_cfg_value(value)
+    if isinstance(default, str):
+        value = "" if value is None else value if isinstance(value, str) else given
+    if isinstance(default, float) and type(value) is int:
         value = float(value)
-    if isinstance(default, list) and isinstance(value, int | tuple) and not isinstance(value, bool):
+    if isinstance(default, list) and (type(value) is int or isinstance(value, tuple)):
         value = list(value) if isinstance(value, tuple) else [value]
-    if isinstance(default, str) and value is None:
-        value = ""
     if type(value) is not type(default):
-        expected = {"str": "text", "bool": "True or False", "int": "a whole number"}
-        name = type(default).__name__
-        raise InputError(
-            f"{source}: {key} is {value!r}, expected {expected.get(name, 'a ' + name)}"
-        )
+        wanted = type(default).__name__
+        raise InputError(f"{source}: {key} is {given!r}, expected {TYPES.get(wanted, 'a list')}")
     section[name] = _absolute(value, base) if key in PATHS and base else value
 
 
 def _similar(key: str) -> str:
     from difflib import get_close_matches
 
-    known = [f"{s}.{k}" for s, keys in DEFAULTS.items() if isinstance(keys, dict) for k in keys]
-    matches = get_close_matches(key, known + list(DEFAULTS), 1)
+    known = [name for name, _ in _leaves(DEFAULTS)]
+    matches = get_close_matches(key, known, 1)
     return f", did you mean {matches[0]}?" if matches else ""
 
 
@@ -165,17 +191,23 @@ def _absolute(path: str, base: Path) -> str:
     return os.path.abspath(base / os.path.expanduser(path)) if path else path
 
 
-def _check(config: CfgNode, file: Path) -> None:
+def _check(config: CfgNode, sources: Mapping, file: Path) -> None:
     def require(key: str, holds, expected: str) -> None:
-        section, name = key.split(".") if "." in key else ("", key)
+        section, _, name = key.rpartition(".")
         value = config[section][name] if section else config[name]
         if not holds(value):
-            raise InputError(f"{file}: {key} is {value!r}, expected {expected}")
+            raise InputError(f"{sources.get(key, file)}: {key} is {value!r}, expected {expected}")
 
-    require("GPU", lambda v: all(type(i) is int and i >= 0 for i in v), "a list of GPU numbers")
+    def numbers(least: int):
+        return lambda values: all(type(v) is int and v >= least for v in values)
+
+    require("GPU", numbers(0), "a list of GPU numbers")
     require("GPU", lambda v: len(set(v)) == len(v), "each GPU once")
+    require("TRAINING.VAL_EPOCHS", numbers(1), "a list of epochs, from 1")
     for key in ("MODEL.MODE", "MODEL.SESSION"):
-        require(key, lambda v: Path(v).name == v, "a folder's name")
+        require(key, lambda v: Path(v).name == v and v != "..", "a folder's name")
+    require("MODEL.SESSION", bool, "a folder's name")
+    require("MODEL.NAME", lambda v: v in MODELS, f"one of {', '.join(MODELS)}")
     require("SEED", lambda v: v >= 0, "0 or more")
     for key in ("OPTIM.BATCH_SIZE", "OPTIM.NUM_EPOCHS", "OPTIM.ACCUMULATE", "DATA.REPEATS"):
         require(key, lambda v: v > 0, "at least 1")
@@ -184,13 +216,18 @@ def _check(config: CfgNode, file: Path) -> None:
     for key in ("OPTIM.WARMUP_EPOCHS", "OPTIM.COSINE_EXTRA_EPOCHS", "TRAINING.WORKERS"):
         require(key, lambda v: v >= 0, "0 or more")
     for key in ("OPTIM.LR_MIN", "OPTIM.WEIGHT_DECAY", "OPTIM.CLIP_GRAD"):
-        require(key, lambda v: v >= 0, "0 or more")
-    require("OPTIM.LR_INITIAL", lambda v: v > 0, "above 0")
+        require(key, lambda v: 0 <= v < math.inf, "0 or more")
+    require("OPTIM.LR_INITIAL", lambda v: 0 < v < math.inf, "above 0")
     require("OPTIM.EMA", lambda v: 0 <= v < 1, "from 0 to below 1")
     require("TRAINING.SAVE_MINUTES", lambda v: v > 0, "above 0")
     require("TRAINING.PRECISION", lambda v: v in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     for key in ("TRAINING.TRAIN_PS", "TRAINING.VAL_PS"):
         require(key, lambda v: v >= 16 and v % 8 == 0, "a multiple of 8, at least 16")
     require("TRAINING.TRAIN_DIR", bool, "a data folder (--opts TRAINING.TRAIN_DIR FOLDER)")
-    for key in ("TRAINING.TRAIN_DIR", "TRAINING.VAL_DIR", "MODEL.WEIGHTS"):
-        require(key, lambda v: not v or Path(v).exists(), "something that exists")
+    require("TRAINING.TRAIN_DIR", os.path.exists, "a data folder or packed file that exists")
+    require(
+        "TRAINING.VAL_DIR",
+        lambda v: not v or os.path.exists(v),
+        "a data folder or packed file that exists, or '' to train without validation",
+    )
+    require("MODEL.WEIGHTS", lambda v: not v or os.path.isfile(v), "a file that exists")

@@ -35,18 +35,20 @@ class Devices:
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
         self.ids: list[int] = []
+        self.asked = list(gpu)
         available = torch.cuda.device_count()
-        missing = [i for i in gpu if i >= available]
-        if gpu and available and missing:
-            raise InputError(f"GPU: there is no {missing[0]}, this machine has {available} GPUs")
         if gpu and available:
-            local = int(os.environ.get("LOCAL_RANK", 0))
-            if local >= len(gpu) and "LOCAL_RANK" in os.environ and local >= available:
-                raise InputError(f"torchrun started process {local}, there are {available} GPUs")
-            chosen = gpu[local] if local < len(gpu) else local
-            self.device = torch.device("cuda", chosen if self.distributed else gpu[0])
+            chosen = self._processes_gpus(available) if self.distributed else self.asked
+            missing = [i for i in chosen if i >= available]
+            if missing:
+                raise InputError(
+                    f"GPU: {list(gpu)} asks for number {missing[0]}, but CUDA finds {available}, "
+                    f"numbered from 0 (--opts GPU [0])"
+                )
+            self.device = torch.device("cuda", chosen[0])
             torch.cuda.set_device(self.device)
-            self.ids = [] if self.distributed else list(gpu)
+            torch.backends.cudnn.benchmark = True  # patches are of one size
+            self.ids = [] if self.distributed else chosen
         elif gpu and torch.backends.mps.is_available() and not self.distributed:
             self.device = torch.device("mps")
         else:
@@ -54,6 +56,17 @@ class Devices:
         if self.distributed and not torch.distributed.is_initialized():
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             torch.distributed.init_process_group(backend)
+
+    def _processes_gpus(self, available: int) -> list[int]:
+        """Return this process's GPU: of the list, if that has one for every process of the machine,
+        else the one of its number."""
+        local = int(os.environ.get("LOCAL_RANK", self.rank))
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
+        if processes > available:
+            raise InputError(
+                f"{processes} processes on this machine, but CUDA finds {available} GPUs"
+            )
+        return [self.asked[local] if len(self.asked) >= processes else local]
 
     @property
     def distributed(self) -> bool:
@@ -64,13 +77,21 @@ class Devices:
         """Whether this process logs and saves."""
         return self.rank == 0
 
+    @property
+    def processors(self) -> int:
+        """How many devices share a batch."""
+        return max(self.world_size, len(self.ids))
+
     def __str__(self) -> str:
         if self.device.type == "cuda":
             names = ", ".join(torch.cuda.get_device_name(i) for i in self.ids or [self.device])
             return names + (f" × {self.world_size} processes" if self.distributed else "")
-        threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else "one GPU"
-        processes = f", {self.world_size} processes" if self.distributed else ""
-        return f"{self.device.type} ({threads}{processes})"
+        parts = [f"{torch.get_num_threads()} threads"] if self.device.type == "cpu" else []
+        if self.distributed:
+            parts.append(f"{self.world_size} processes")
+        if self.asked and self.device.type == "cpu":
+            parts.append(f"torch finds no GPU for GPU: {self.asked}")
+        return self.device.type + (f" ({', '.join(parts)})" if parts else "")
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the model as the processes or GPUs train it together."""
@@ -92,6 +113,11 @@ class Devices:
         torch.distributed.all_reduce(total)
         return total.tolist()
 
+    def agree(self, *values: float) -> bool:
+        """Return whether every process has the same values; where not, one at least learns it."""
+        return self.sum(*values) == [self.world_size * value for value in values]
+
     def close(self) -> None:
+        """End what the processes share. All of them must come here."""
         if self.distributed and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -1,5 +1,6 @@
 """What a training run tells: its budget, a progress bar, a line an epoch, TensorBoard."""
 
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from restoration.checkpoint import write_atomically
+from restoration.errors import first_few
 
 
 class RunLog:
@@ -34,7 +36,9 @@ class RunLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=trainer.steps_done)
+        self.writer = SummaryWriter(
+            str(self.folder / "tensorboard"), purge_step=trainer.steps_done + 1
+        )
         config = trainer.config
         write_atomically(
             self.folder / "config.yml", lambda file: file.write(config.dump().encode())
@@ -45,7 +49,7 @@ class RunLog:
             f"on {trainer.devices}, in {self.folder}"
         )
         batch, epochs = config.OPTIM.BATCH_SIZE, config.OPTIM.NUM_EPOCHS
-        processors = max(trainer.devices.world_size, len(trainer.devices.ids), 1)
+        processors = trainer.devices.processors
         split = f" ({processors} × {batch / processors:g})" if processors > 1 else ""
         if config.OPTIM.ACCUMULATE > 1:
             split += f" in {config.OPTIM.ACCUMULATE} parts"
@@ -61,6 +65,7 @@ class RunLog:
             f"paper:  batch {paper_batch}, {paper_epochs:,} epochs of {paper_images:,} samples "
             f"= {paper:,} samples; this run sees {samples / paper:.3g} of that"
         )
+        self.line(f"validation: {_validation(trainer)}")
 
     def progress(self, trainer) -> "Progress":
         return Progress(trainer, shown=self.main and self.verbose)
@@ -97,12 +102,28 @@ class RunLog:
             self.writer.close()
 
 
+def _validation(trainer) -> str:
+    """Say when the run validates, and on what."""
+    keys, data = trainer.config.TRAINING, trainer.validation_data
+    if data is None:
+        return "none (TRAINING.VAL_DIR is empty), so there will be no model_best.pth"
+    when = f"every {keys.VAL_AFTER_EVERY} epochs" if keys.VAL_AFTER_EVERY > 1 else "every epoch"
+    if keys.VAL_EPOCHS:
+        epochs = ", ".join(map(str, keys.VAL_EPOCHS))
+        when = f"in epochs {epochs} and all after {keys.VAL_ALWAYS_AFTER}"
+    times = f", {keys.VAL_TIMES} times each" if keys.VAL_TIMES > 1 else ""
+    left_out = getattr(data, "left_out", [])
+    missing = f"; {len(left_out)} left out: {first_few(left_out)}" if left_out else ""
+    return f"{len(data):,} images, {when}{times}{missing}"
+
+
 class Progress:
     """A bar over the batches of one epoch, with loss, learning rate, images/s and the run's time
     left."""
 
     def __init__(self, trainer, shown: bool):
-        self.trainer, self.start, self.first = trainer, time.monotonic(), trainer.batch
+        self.trainer, self.mark = trainer, time.monotonic()
+        self.seconds, self.images = 0.0, 0
         epochs = trainer.config.OPTIM.NUM_EPOCHS
         self.bar = tqdm(
             total=trainer.sampler.batches,
@@ -111,21 +132,27 @@ class Progress:
             disable=not shown,
             leave=False,
             dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # seconds; few lines in a log file
         )
 
     @property
     def rate(self) -> float:
-        """Images a second, over all processes."""
-        batches = self.trainer.batch - self.first
-        images = batches * self.trainer.config.OPTIM.BATCH_SIZE
-        images = min(images, self.trainer.sampler.samples)
-        return images / max(time.monotonic() - self.start, 1e-9)
+        """Images a second in training, over all processes."""
+        return self.images / max(self.seconds, 1e-9)
+
+    def skip_time(self) -> None:
+        """Do not count what passed since the last step."""
+        self.mark = time.monotonic()
 
     def advance(self, loss: float) -> None:
-        trainer = self.trainer
-        total = trainer.config.OPTIM.NUM_EPOCHS * trainer.sampler.samples
-        done = trainer.steps_done * trainer.config.OPTIM.BATCH_SIZE
-        left = timedelta(seconds=int(max(total - done, 0) / max(self.rate, 1e-9)))
+        """Count the step that was just taken."""
+        trainer, before = self.trainer, self.mark
+        self.skip_time()
+        self.seconds += self.mark - before
+        self.images += trainer.sampler.joint_size(trainer.batch - 1)
+        epochs = trainer.config.OPTIM.NUM_EPOCHS - trainer.epoch + 1
+        samples = epochs * trainer.sampler.samples - trainer.batch * trainer.sampler.batch_size
+        left = timedelta(seconds=int(max(samples, 0) / self.rate))
         lr = trainer.optimizer.param_groups[0]["lr"]
         self.bar.set_postfix_str(
             f"loss {loss:.4f}, lr {lr:.2g}, {self.rate:.3g} images/s, run: {left} left",

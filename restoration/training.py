@@ -1,8 +1,8 @@
 """The training loop, one for all tasks.
 
-A task's train.py calls `main` with what is special about it: recipe, loss and data. Then come the
-configuration, budget, `Trainer.run`, which goes through the epochs, and `Trainer.step`, which is one
-step of the optimizer.
+A task's train.py calls `main` with what is special about it: recipe, loss and data. Read on from
+there: `Trainer` builds data, model and optimizer, `Trainer.run` goes through the epochs, and
+`Trainer.step` is one step of the optimizer.
 
 Every random choice of the data is drawn from (seed, epoch, position), never from a global state; a
 run that is killed and resumed therefore sees what it would have seen, and on the CPU ends with the
@@ -10,14 +10,20 @@ same weights, bit for bit.
 """
 
 import argparse
+import atexit
+import math
+import multiprocessing
 import os
 import random
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +35,18 @@ from torch.utils.data import DataLoader, Dataset
 from warmup_scheduler import GradualWarmupScheduler
 from yacs.config import CfgNode
 
-from restoration.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from restoration.config import load_config, model_sizes
+from restoration.checkpoint import load_weights, save_checkpoint
+from restoration.config import changes, load_config, model_sizes, plain
 from restoration.data import EpochBatchSampler, mixup
 from restoration.distributed import Devices
 from restoration.errors import InputError
-from restoration.runlog import RunLog
+from restoration.runlog import Progress, RunLog
 from restoration.tasks import build_model
 
 AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-TERMINATED = 143  # exit code after SIGTERM, as shells give it
+STOPPED = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
+# The attributes of a `Trainer` that say where a run stands.
+POSITION = ("epoch", "batch", "validated", "psnr", "best", "loss_sum", "samples_done", "skipped")
 
 
 @dataclass
@@ -68,15 +76,15 @@ def main(task: Task, folder: str | os.PathLike, description: str | None = None) 
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", default=Path(folder) / "training.yml", help="YAML file")
-    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="override keys")
+    parser.add_argument(
+        "--opts", nargs="*", action="extend", default=[], metavar="KEY VALUE", help="override keys"
+    )
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.opts, task.recipe)
     config.MODEL.MODE = config.MODEL.MODE or task.name
     trainer = Trainer(task, config)
-    try:
-        trainer.run()
-    finally:
-        trainer.devices.close()
+    trainer.run()
+    trainer.devices.close()
 
 
 class Trainer:
@@ -84,7 +92,6 @@ class Trainer:
 
     def __init__(self, task: Task, config: CfgNode):
         self.task, self.config = task, config
-        self.devices = Devices(config.GPU)
         save_dir = Path(config.TRAINING.SAVE_DIR)
         self.folder = save_dir / config.MODEL.MODE / "models" / config.MODEL.SESSION
         self.latest = self.folder / "model_latest.pth"
@@ -93,16 +100,23 @@ class Trainer:
                 f"{self.latest} holds a run: TRAINING.RESUME True goes on with it, "
                 "another MODEL.SESSION starts beside it"
             )
+        self.devices = Devices(config.GPU)
         random.seed(config.SEED)
         torch.manual_seed(config.SEED)
         self.build_data()
         self.build_model()
         self.begin_epoch(1)
         self.best = {"epoch": 0, "psnr": -float("inf")}
-        self.terminated = False
+        self.signal: int | None = None  # what asked this process to stop
+        self.stopping = False  # whether any process was asked
         self.log = RunLog(self.folder, self.devices.main, config.VERBOSE)
         if config.TRAINING.RESUME:
             self.resume()
+        if not self.devices.agree(self.sampler.samples, self.steps_done):
+            raise InputError(
+                f"process {self.devices.rank} has other data or another {self.latest} than the "
+                "rest: several machines need a file system that they share"
+            )
 
     def build_data(self) -> None:
         config, devices = self.config, self.devices
@@ -116,11 +130,13 @@ class Trainer:
             world_size=devices.world_size,
             repeats=config.DATA.REPEATS,
         )
+        ending = multiprocessing.Event()
+        atexit.register(ending.set)
         settings = {
             "num_workers": config.TRAINING.WORKERS,
             "pin_memory": devices.device.type == "cuda",
             "generator": torch.Generator().manual_seed(config.SEED),
-            "worker_init_fn": outlive_signals,
+            "worker_init_fn": partial(outlive_signals, ending),
         }
         self.loader = DataLoader(
             self.training_data,
@@ -130,9 +146,9 @@ class Trainer:
         )
         if self.validation_data is not None:
             share = range(devices.rank, len(self.validation_data), devices.world_size)
-            size = max(1, config.OPTIM.BATCH_SIZE // config.OPTIM.ACCUMULATE // devices.world_size)
+            size = config.OPTIM.BATCH_SIZE // config.OPTIM.ACCUMULATE // devices.processors
             self.validation = DataLoader(
-                self.validation_data, batch_size=size, sampler=list(share), **settings
+                self.validation_data, batch_size=max(1, size), sampler=list(share), **settings
             )
 
     def build_model(self) -> None:
@@ -151,7 +167,7 @@ class Trainer:
         self.model.to(self.devices.device, memory_format=self.memory_format)
         self.average = None
         if optim.EMA:
-            self.average = AveragedModel(self.model, avg_fn=self.moving_average)
+            self.average = AveragedModel(self.model, multi_avg_fn=self.moving_average)
         self.network = self.devices.wrap(self.model)
         if config.TRAINING.COMPILE:
             self.network = torch.compile(self.network)
@@ -160,10 +176,9 @@ class Trainer:
         )
         warmup = optim.WARMUP_EPOCHS
         length = max(1, optim.NUM_EPOCHS - warmup) + optim.COSINE_EXTRA_EPOCHS
-        cosine = CosineAnnealingLR(self.optimizer, length, eta_min=optim.LR_MIN)
-        self.scheduler = cosine
+        self.scheduler = CosineAnnealingLR(self.optimizer, length, eta_min=optim.LR_MIN)
         if warmup:
-            self.scheduler = GradualWarmupScheduler(self.optimizer, 1, warmup, cosine)
+            self.scheduler = GradualWarmupScheduler(self.optimizer, 1, warmup, self.scheduler)
             self.scheduler.step()
         self.scaler = torch.amp.GradScaler(
             self.devices.device.type, enabled=config.TRAINING.PRECISION == "fp16"
@@ -172,88 +187,85 @@ class Trainer:
     def run(self) -> None:
         """Train from where the run stands to the last epoch."""
         self.log.start(self)
-        previous = signal.signal(signal.SIGTERM, self._terminate)
+        handlers = {number: signal.signal(number, self.note_signal) for number in STOPPED}
         try:
             while self.epoch <= self.config.OPTIM.NUM_EPOCHS:
                 self.run_epoch()
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             self.log.close()
         if self.best["epoch"]:
             self.log.line(f"best: epoch {self.best['epoch']}, PSNR {self.best['psnr']:.2f} dB")
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch, self.batch = epoch, 0  # how many of its batches are done
-        self.loss_sum = self.samples_done = self.skipped = 0.0  # on this process
+        self.validated = 0  # after which of them
+        self.loss_sum = self.samples_done = self.skipped = 0.0  # over all processes
         self.psnr: float | None = None  # of the last validation
 
     def run_epoch(self) -> None:
         self.network.train()
         self.sampler.set_position(self.epoch, self.batch)
-        validate_after = self.validation_batches()
         saved = time.monotonic()
         with self.log.progress(self) as bar:
+            self.validate_if_due(bar)  # a run that was stopped in it comes back here
             for samples in self.loader:
                 bar.advance(self.step(samples))
-                if self.batch in validate_after and self.batch < self.sampler.batches:
-                    self.validate()
-                self.stop_if_terminated()
+                self.stop_if_asked()
+                self.validate_if_due(bar)
                 if time.monotonic() - saved > 60 * self.config.TRAINING.SAVE_MINUTES:
                     self.save_latest()
                     saved = time.monotonic()
-        if self.sampler.batches in validate_after:
-            self.validate()
-        loss, samples, skipped = self.devices.sum(self.loss_sum, self.samples_done, self.skipped)
-        self.log.epoch(self, loss / max(samples, 1), int(skipped), bar.rate)
+        self.log.epoch(self, self.loss_sum / self.samples_done, int(self.skipped), bar.rate)
         if self.psnr is not None:
             self.save(self.folder / f"model_epoch_{self.epoch}.pth", psnr=self.psnr)
         self.scheduler.step()
         self.begin_epoch(self.epoch + 1)
         self.save_latest()
-        self.stop_if_terminated()
 
     def step(self, samples: dict) -> float:
         """Take one step of the optimizer on this process's share of a batch, and return the mean
-        loss of that share.
+        loss of the joint batch.
 
         The share may be worked off in parts (OPTIM.ACCUMULATE). Each loss is a mean over samples,
         so it counts by its samples' part of the joint batch: every sample weighs the same, however
         the batch is divided over parts and processes.
         """
-        config = self.config
-        degraded, target = (
-            samples[key].to(
-                self.devices.device, non_blocking=True, memory_format=self.memory_format
-            )
-            for key in ("degraded", "target")
-        )
+        config, devices = self.config, self.devices
+        degraded, target = self.images(samples)
         if 0 <= config.DATA.MIXUP_AFTER < self.epoch:
-            rng = np.random.default_rng([config.SEED, self.epoch, self.batch, self.devices.rank, 2])
+            rng = np.random.default_rng([config.SEED, self.epoch, self.batch, devices.rank, 2])
             degraded, target = mixup(degraded, target, rng)
-        real = int(samples["weight"].sum())  # 0 for a process without a share of this batch
+        counts = bool(samples["weight"].any())  # not so for a process without a share
         joint = self.sampler.joint_size(self.batch)
-        parts = [part.chunk(config.OPTIM.ACCUMULATE, dim=0) for part in (degraded, target)]
-        share_loss = 0.0
+        parts = [part.chunk(config.OPTIM.ACCUMULATE) for part in (degraded, target)]
+        loss = torch.zeros((), device=devices.device)
         for number, (part, part_target) in enumerate(zip(*parts, strict=True), 1):
-            weight = (len(part) if real else 0) * self.devices.world_size / joint
+            weight = counts * len(part) / joint
             last = number == len(parts[0])
-            with nullcontext() if last else self.devices.accumulating(self.network):
+            with nullcontext() if last else devices.accumulating(self.network):
                 with self.autocast():
                     stages = self.network(part)
-                loss = self.task.loss(stages, part_target)
-                self.scaler.scale(loss * weight).backward()
-            share_loss += loss.detach() * len(part) / len(degraded)
+                part_loss = self.task.loss(stages, part_target) * weight
+                # Over processes gradients are averaged, and are to be summed.
+                self.scaler.scale(part_loss * devices.world_size).backward()
+            loss += part_loss.detach()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters()])
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if config.OPTIM.CLIP_GRAD:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.OPTIM.CLIP_GRAD, norm)
-        finite = share_loss if self.scaler.is_enabled() else share_loss + norm.to(share_loss)
-        value = share_loss.item()
-        if not torch.isfinite(finite):
-            names = ", ".join(samples["name"])
+        value, skipped, asked = devices.sum(
+            loss.item(), float(samples["skipped"].sum()), float(self.signal is not None)
+        )
+        # fp16 overflows now and then: the scaler leaves out such a step.
+        finite = math.isfinite(value) and (self.scaler.is_enabled() or math.isfinite(norm))
+        if not finite:
+            kept = f"; {self.latest} is from before" if self.latest.exists() else ""
             raise InputError(
-                f"epoch {self.epoch}, step {self.batch + 1}: the loss is {value}, its gradient's "
-                f"norm {norm.item()}; batch of {names}. The last state is in {self.latest}"
+                f"epoch {self.epoch}, step {self.batch + 1}: the loss is {value:g} and its "
+                f"gradient's norm {norm:g}, in a batch of {', '.join(samples['name'])}{kept}"
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -261,15 +273,28 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.batch += 1
-        self.loss_sum += value * real
-        self.samples_done += real
-        self.skipped += float(samples["skipped"].sum())
+        self.loss_sum += value * joint
+        self.samples_done += joint
+        self.skipped += skipped
+        self.stopping = asked > 0
         return value
 
-    def moving_average(self, averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
-        """Return the exponential moving average, with less memory in its first steps."""
-        decay = ((1 + count) / (10 + count)).clamp(max=self.config.OPTIM.EMA)
-        return torch.lerp(current, averaged, decay.to(averaged))
+    def images(self, samples: dict) -> tuple[Tensor, Tensor]:
+        """Return the degraded and target images on the device; grey ones as three equal channels,
+        where the network takes three."""
+        degraded, target = (
+            samples[key]
+            .expand(-1, self.model.channels, -1, -1)
+            .to(self.devices.device, non_blocking=True, memory_format=self.memory_format)
+            for key in ("degraded", "target")
+        )
+        return degraded, target
+
+    @torch.no_grad()
+    def moving_average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        """Update the exponential moving average, which forgets faster in its first steps."""
+        decay = min(self.config.OPTIM.EMA, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def autocast(self):
         dtype = AUTOCAST[self.config.TRAINING.PRECISION]
@@ -298,28 +323,37 @@ class Trainer:
         """The model that is validated and saved: the moving average where there is one."""
         return self.model if self.average is None else self.average.module
 
+    def validate_if_due(self, bar: Progress) -> None:
+        if self.batch in self.validation_batches() and self.validated < self.batch:
+            self.validate()
+            bar.skip_time()
+
     @torch.no_grad()
     def validate(self) -> None:
-        """Take the mean PSNR in dB of the last stage's images, clamped to [0,1], over the validation
-        set's centre crops; keep the weights if they are the best."""
+        """Take the mean PSNR in dB of the last stage's images, clamped to [0,1], over the centre
+        crops of the validation set; keep the weights if they are the best."""
         model = self.weights.eval()
         total, count, shown = 0.0, 0, []
         for samples in self.validation:
-            degraded, target = (
-                samples[key].to(self.devices.device, memory_format=self.memory_format)
-                for key in ("degraded", "target")
-            )
+            if self.signal:
+                break
+            degraded, target = self.images(samples)
             with self.autocast():
-                restored = model(degraded)[0]
-            restored = restored.float().clamp(0, 1)
+                restored = model(degraded)[0].float()
+            if samples["target"].shape[1] == 1:
+                restored = restored.mean(1, keepdim=True).expand_as(target)
+            restored = restored.clamp(0, 1)
             errors = (restored - target).square().mean((1, 2, 3)).double().cpu()
-            total += float((-10 * errors.log10()).sum())
+            # An exact image, such as a white one, counts as 100 dB: infinity would hide the others.
+            total += float((-10 * errors.clamp(min=1e-10).log10()).sum())
             count += len(errors)
             if not shown:
                 shown = [degraded[:3].clamp(0, 1), restored[:3], target[:3]]
-        total, count = self.devices.sum(total, count)
-        self.psnr = total / count
+        total, count, asked = self.devices.sum(total, count, float(self.signal is not None))
         self.network.train()
+        self.stopping = asked > 0
+        self.stop_if_asked()
+        self.psnr, self.validated = total / count, self.batch
         self.log.validation(self, shown)
         if self.psnr > self.best["psnr"]:
             self.best = {"epoch": self.epoch, "psnr": self.psnr}
@@ -330,21 +364,16 @@ class Trainer:
             save_checkpoint(path, self.weights, epoch=self.epoch, **extra)
 
     def save_latest(self) -> None:
-        """Save the whole state, from which a run goes on as if it had never stopped. Only the main
-        process does, without the others, so that it may do so at any time."""
+        """Save the whole state, from which a run goes on as if it had never stopped."""
         if not self.devices.main:
             return
-        state = {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "best": self.best,
-            "psnr": self.psnr,
-            "sums": [self.loss_sum, self.samples_done, self.skipped],
+        state = {name: getattr(self, name) for name in POSITION}
+        state |= {
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": {"python": random.getstate(), "torch": torch.get_rng_state()},
-            "run": self.position_key(),
+            "samples": self.sampler.samples,
+            "config": plain(self.config),
         }
         if self.devices.device.type == "cuda":
             state["random"]["cuda"] = torch.cuda.get_rng_state(self.devices.device)
@@ -354,20 +383,14 @@ class Trainer:
         done = self.epoch - (self.batch == 0)
         save_checkpoint(self.latest, self.weights, epoch=done, training=state)
 
-    def position_key(self) -> dict:
-        """What must stay the same for a position within an epoch to mean the same samples."""
-        names = {"batch_size": self.config.OPTIM.BATCH_SIZE, "seed": self.config.SEED}
-        return {**names, "samples": self.sampler.samples}
-
     def resume(self) -> None:
-        """Go on from `model_latest.pth`, if there is one."""
+        """Go on from `model_latest.pth`, if there is one. Where the configuration has changed
+        since, the new one holds."""
         if not self.latest.exists():
             return self.log.line(f"nothing to resume from in {self.folder}: starting anew")
-        checkpoint = read_checkpoint(self.latest)
-        state = checkpoint.get("training")
+        state = load_weights(self.weights, self.latest).get("training")
         if state is None:
             raise InputError(f"{self.latest}: holds weights only, no state to resume from")
-        load_weights(self.weights, self.latest)
         if self.average is not None:
             if "model" not in state:
                 raise InputError(f"{self.latest}: holds no moving average, but OPTIM.EMA is set")
@@ -375,39 +398,68 @@ class Trainer:
             self.average.n_averaged.copy_(state["averaged"])
         elif "model" in state:
             raise InputError(f"{self.latest}: holds a moving average, but OPTIM.EMA is 0")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.best, self.psnr = state["best"], state["psnr"]
-        self.epoch, self.batch = state["epoch"], state["batch"]
-        if self.devices.main:
-            self.loss_sum, self.samples_done, self.skipped = state["sums"]
+        for name in POSITION:
+            setattr(self, name, state[name])
+        groups = self.optimizer.state_dict()["param_groups"]  # with the configuration's settings
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+        with warnings.catch_warnings():  # about stepping the scheduler before the optimizer
+            warnings.simplefilter("ignore")
+            for _ in range(1, self.epoch):
+                self.scheduler.step()
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         random.setstate(state["random"]["python"])
         torch.set_rng_state(state["random"]["torch"])
         if "cuda" in state["random"] and self.devices.device.type == "cuda":
             torch.cuda.set_rng_state(state["random"]["cuda"], self.devices.device)
-        if self.batch and state["run"] != self.position_key():
-            self.log.line(
-                f"epoch {self.epoch} begins again: {state['run']} became {self.position_key()}"
-            )
+
+        place = f"epoch {self.epoch}" + (f", after batch {self.batch}" if self.batch else "")
+        if self.epoch > self.config.OPTIM.NUM_EPOCHS:
+            place = "its end"
+        self.log.line(f"resumed from {self.latest} at {place}")
+        changed = [
+            change
+            for change in changes(state["config"], self.config)
+            if not change.startswith(("TRAINING.RESUME ", "VERBOSE "))
+        ]
+        if changed:
+            self.log.line(f"changed since: {', '.join(changed)}")
+        moved = any(change.startswith(("OPTIM.BATCH_SIZE ", "SEED ")) for change in changed)
+        if self.batch and (moved or state["samples"] != self.sampler.samples):
+            self.log.line(f"its batches are others now: epoch {self.epoch} begins again")
             self.begin_epoch(self.epoch)
-        place = f", batch {self.batch + 1}" if self.batch else ""
-        return self.log.line(f"resumed from {self.latest} at epoch {self.epoch}{place}")
 
-    def _terminate(self, *_) -> None:
-        self.terminated = True
+    def note_signal(self, number: int, _frame) -> None:
+        """Stop after this step. A second Ctrl-C ends the process at once; within two seconds it is
+        the same one, that `timeout` and torchrun pass on."""
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self.signalled = number, now
+        elif number == signal.SIGINT and now - self.signalled > 2:
+            raise KeyboardInterrupt
 
-    def stop_if_terminated(self) -> None:
-        """After SIGTERM, save and end. Other processes wait in the next step for the main one, and
-        end when it is gone."""
-        if self.terminated and self.devices.main:
-            self.save_latest()
-            self.log.line(f"terminated: saved epoch {self.epoch} after batch {self.batch}")
-            sys.exit(TERMINATED)
+    def stop_if_asked(self) -> None:
+        """After a signal to any of the processes, save and end all of them."""
+        if not self.stopping:
+            return
+        number = self.signal or signal.SIGTERM
+        self.save_latest()
+        self.log.line(
+            f"{STOPPED[number]}: saved epoch {self.epoch} after batch {self.batch}; "
+            "TRAINING.RESUME True goes on from there"
+        )
+        self.devices.close()
+        sys.exit(128 + number)
 
 
-def outlive_signals(_worker: int) -> None:
+def outlive_signals(ending: Event, _worker: int) -> None:
     """Let the main process decide when a loader's worker ends: schedulers and terminals signal the
-    whole group, and the step at hand still wants its batch."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    whole group, and the step at hand still wants its batch. At its own end the main process
+    terminates the workers, and waits for them."""
+
+    def leave(*_):
+        if ending.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
