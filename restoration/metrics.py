@@ -79,7 +79,7 @@ def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]
     "Image Quality Assessment", 2004: 11×11 Gaussian (σ 1.5), where it lies wholly in the image.
     """
     _check(restored, target, _GAUSSIAN)
-    restored, target = _studio_luma(_to_8_bit(restored)), _studio_luma(_to_8_bit(target))
+    restored, target = studio_luma(_to_8_bit(restored)), studio_luma(_to_8_bit(target))
     similarity = _ssim_map(restored, target, _GAUSSIAN, 255)
     return psnr(restored, target, 255), float(similarity.mean())
 
@@ -432,7 +432,7 @@ def _to_unit(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float64) / peak
 
 
-def _studio_luma(image: np.ndarray) -> np.ndarray:
+def studio_luma(image: np.ndarray) -> np.ndarray:
     """Return Y of uint8 RGB as uint8: round(16 + (65.481 R + 128.553 G + 24.966 B) / 255), in
     integers so that a half goes up whatever the machine. Grey stays."""
     if image.ndim == 2:

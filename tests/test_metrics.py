@@ -129,7 +129,7 @@ def test_studio_luma_rounds_the_exact_value_half_up():
         16 + sum(w * int(c) for w, c in zip(weights, colour, strict=True)) / 255000
         for colour in colours
     ]
-    rounded = metrics._studio_luma(colours[None])[0]
+    rounded = metrics.studio_luma(colours[None])[0]
     assert rounded.tolist() == [math.floor(value + Fraction(1, 2)) for value in exact]
 
 

@@ -1,0 +1,250 @@
+"""Compressive sensing trains on grey photographs alone: the network measures them itself.
+
+They are decoded once and held as uint8, on the GPU if there is one. Crops are cut there, a whole
+batch at a time, so that no loader's workers are needed. Which image, where and how turned follows
+from (seed, epoch, position) alone: neither from the number of processes nor from interruptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from yacs.config import CfgNode
+
+from restoration.data import EpochBatchSampler, SampleKey
+from restoration.errors import InputError, first_few
+from restoration.images import list_images, pad_bottom_right, read_gray, read_image, to_tensor
+from restoration.metrics import studio_luma
+
+BLOCK = 32
+HELD_OUT_CROP = 256  # pixels: the size of most of Set11's images
+PCA_BLOCKS, PCA_CHUNK, PCA_SEED = 80_000, 4_000, 0
+
+
+def training_data(cfg: CfgNode) -> Photographs:
+    """Return the crops of `TRAINING.TRAIN_DIR`, its sub-folders included, but for the
+    `TRAINING.HOLD_OUT` photographs to validate on.
+
+    Raises `InputError` for a folder that cannot be trained on."""
+    keys = cfg.TRAINING
+    train, _ = split(list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR)
+    images, names, unreadable = _read_all(train, read_luma, keys.SKIP_CORRUPT)
+    return Photographs(images, names, keys.TRAIN_PS, cfg.SEED, unreadable)
+
+
+def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
+    """Return the images of `TRAINING.VAL_DIR` (of colour ones Y as in testing); or, with
+    `TRAINING.HOLD_OUT`, the centres of the photographs held out; None where there are neither.
+
+    Raises `InputError` for both at once, and for a folder without readable images."""
+    keys = cfg.TRAINING
+    if keys.HOLD_OUT and keys.VAL_DIR:
+        raise InputError(
+            f"TRAINING.HOLD_OUT is {keys.HOLD_OUT} and TRAINING.VAL_DIR {keys.VAL_DIR}; expected "
+            "one of them"
+        )
+    if keys.HOLD_OUT:
+        paths = split(list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR)[1]
+        images, names, unreadable = _read_all(paths, read_luma, keys.SKIP_CORRUPT)
+        return ValidationPhotographs([centre(i, HELD_OUT_CROP) for i in images], names, unreadable)
+    if not keys.VAL_DIR:
+        return None
+    images, names, unreadable = _read_all(list_images(keys.VAL_DIR), read_gray, keys.SKIP_CORRUPT)
+    return ValidationPhotographs(images, names, unreadable)
+
+
+class Photographs(Dataset):
+    """Crops of grey photographs, cut on the device they lie on.
+
+    A crop stands at a random place; it is flipped upside down, flipped left to right and
+    transposed, each with probability ½.
+
+    Args:
+        images: uint8, H×W.
+        names: of the images, for messages.
+        patch_size: side of the square crop in pixels; smaller images are reflect-padded.
+        seed: see the module.
+        unreadable: messages on images left out, to be reported.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        names: Sequence[str],
+        patch_size: int,
+        seed: int = 0,
+        unreadable: Sequence[str] = (),
+    ):
+        self.names, self.patch_size, self.seed = list(names), patch_size, seed
+        self.notes = [f"left out: {message}" for message in unreadable]
+        small = [n for n, i in zip(names, images, strict=True) if min(i.shape) < patch_size]
+        if small:
+            self.notes.append(
+                f"{len(small)} of {len(images)} images are smaller than the patch of {patch_size} "
+                f"pixels and reflect-padded: {first_few(small)}"
+            )
+        images = [pad_bottom_right(image, patch_size, patch_size) for image in images]
+        self.pixels = torch.from_numpy(np.concatenate([image.ravel() for image in images]))
+        self.sizes = np.array([image.shape for image in images])
+        self.starts = np.cumsum([0, *(image.size for image in images[:-1])])
+        self._drawn: tuple[int, int] = (0, 0)  # epoch and number of samples of the next
+        self._draws = (np.empty((0, 2)), np.empty(0, int))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batches(self, sampler: EpochBatchSampler, device: torch.device) -> Iterator[dict]:
+        """Yield the sampler's batches, as `restoration.data.CropSource` describes samples, on the
+        device. The images move there for good."""
+        self.pixels = self.pixels.to(device)
+        for keys in sampler:
+            yield self.batch(keys, sampler.samples)
+
+    def batch(self, keys: Sequence[SampleKey], samples: int) -> dict:
+        """Return the samples of the keys, all of one epoch, which has so many `samples`."""
+        self._draw(keys[0].epoch, samples)
+        positions = [max(key.position, 0) for key in keys]
+        indices = np.array([key.index for key in keys])
+        crops = self.crops(indices, *(draws[positions] for draws in self._draws), self.patch_size)
+        return {
+            "degraded": crops,
+            "target": crops,
+            "name": [self.names[index] for index in indices],
+            "skipped": torch.zeros(len(keys), dtype=torch.int64),
+            "weight": torch.tensor([int(key.position >= 0) for key in keys]),
+        }
+
+    def _draw(self, epoch: int, samples: int) -> None:
+        """Draw where the epoch's crops lie, as shares of the room there is, and their moves."""
+        if self._drawn != (epoch, samples):
+            place, turn = (np.random.default_rng([self.seed, epoch, 0, n]) for n in (3, 4))
+            self._drawn = (epoch, samples)
+            self._draws = place.random((samples, 2)), turn.integers(8, size=samples)
+
+    def crops(
+        self, indices: np.ndarray, places: np.ndarray, moves: np.ndarray, size: int
+    ) -> Tensor:
+        """Return square crops as float32 in [0,1], N×1×size×size, on the images' device.
+
+        Args:
+            indices: which image, N.
+            places: rows and columns above and left of the crop, as a share in [0,1) of those that
+                there can be, N×2.
+            moves: 0 … 7; bit 0 flips upside down, bit 1 left to right, bit 2 transposes. N.
+            size: side of the crops, at most the patch's.
+        """
+        device = self.pixels.device
+        top, left = (places * (self.sizes[indices] - size + 1)).astype(np.int64).T
+        width = self.sizes[indices, 1]
+        first = self.starts[indices] + top * width + left
+        numbers = np.stack([first, width, *(moves >> bit & 1 for bit in range(3))])
+        first, width, down, right, transposed = torch.from_numpy(numbers).to(device)[
+            ..., None, None
+        ]
+        line = torch.arange(size, device=device)
+        row, column = line.view(1, size, 1), line.view(1, 1, size)
+        row, column = (
+            torch.where(transposed == 1, column, row),
+            torch.where(transposed == 1, row, column),
+        )
+        row = torch.where(down == 1, size - 1 - row, row)
+        column = torch.where(right == 1, size - 1 - column, column)
+        return (self.pixels[first + row * width + column].float() / 255)[:, None]
+
+
+class ValidationPhotographs(Dataset):
+    """Whole grey images; the key is an int. They differ in size, so they come one by one.
+
+    Args: as of `Photographs`. `left_out` holds the messages on unreadable images.
+    """
+
+    batch_size = 1
+
+    def __init__(
+        self, images: Sequence[np.ndarray], names: Sequence[str], unreadable: Sequence[str] = ()
+    ):
+        self.images, self.names, self.left_out = list(images), list(names), list(unreadable)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: int) -> dict:
+        image = to_tensor(self.images[key])
+        return {"degraded": image, "target": image, "name": self.names[key]}
+
+
+def split(paths: Sequence[Path], held_out: int, folder: str) -> tuple[list[Path], list[Path]]:
+    """Return the paths to train on and the `held_out` others, evenly spaced among all.
+
+    >>> [len(part) for part in split([Path(f"{n}.png") for n in range(400)], 20, "photos")]
+    [380, 20]
+    """
+    if held_out >= len(paths):
+        raise InputError(
+            f"TRAINING.HOLD_OUT is {held_out}, expected fewer than the {len(paths)} images in "
+            f"{folder}"
+        )
+    chosen = {number * len(paths) // held_out for number in range(held_out)}
+    parts = [path for n, path in enumerate(paths) if n not in chosen]
+    return parts, [paths[n] for n in sorted(chosen)]
+
+
+def read_luma(path: str | Path) -> np.ndarray:
+    """Return an image as uint8 H×W, as the published training does: of a colour one Y of BT.601 in
+    studio range (16 … 235), a grey one as it is. (Testing takes Y in full range, `read_gray`.)"""
+    image = read_image(path)
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return image if image.ndim == 2 else studio_luma(image[..., :3])
+
+
+def centre(image: np.ndarray, size: int) -> np.ndarray:
+    """Return the central part of H×W pixels, at most size×size."""
+    top, left = (max(0, side - size) // 2 for side in image.shape)
+    return image[top : top + size, left : left + size]
+
+
+def principal_components(photographs: Photographs, count: int, blocks: int = PCA_BLOCKS) -> Tensor:
+    """Return the principal components of the photographs' blocks as Φ, count×1024, float32: the
+    leading eigenvectors of the second moment of random 32×32 crops in [0,1].
+
+    Of all Φ it is the one whose ΦᵀΦ x lies nearest to those x in the mean. The same photographs
+    give the same Φ; of an eigenvector's two directions, the one whose largest entry is positive.
+    """
+    rng = np.random.default_rng(PCA_SEED)
+    moment = np.zeros((BLOCK**2, BLOCK**2))
+    for start in range(0, blocks, PCA_CHUNK):
+        number = min(PCA_CHUNK, blocks - start)
+        indices, places = rng.integers(len(photographs), size=number), rng.random((number, 2))
+        crops = photographs.crops(indices, places, rng.integers(8, size=number), BLOCK)
+        crops = crops.flatten(1).cpu().numpy()
+        moment += crops.T @ crops  # of which NumPy computes one half
+    vectors = np.linalg.eigh(moment / blocks)[1][:, : -count - 1 : -1].T
+    largest = np.take_along_axis(vectors, abs(vectors).argmax(1)[:, None], axis=1)
+    return torch.from_numpy((vectors * np.sign(largest)).astype(np.float32))
+
+
+def _read_all(paths, read, skip_corrupt: bool) -> tuple[list[np.ndarray], list[str], list[str]]:
+    """Return images, their names, and the messages on those that could not be read."""
+
+    def attempt(path: Path) -> np.ndarray | InputError:
+        try:
+            return read(path)
+        except (InputError, OSError) as error:
+            return error if isinstance(error, InputError) else InputError(f"{path}: {error}")
+
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(attempt, paths))
+    problems = [outcome for outcome in outcomes if isinstance(outcome, InputError)]
+    if problems and (not skip_corrupt or len(problems) == len(paths)):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"{problems[0]}{more}")
+    images = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
+    names = [p.name for p, i in zip(paths, outcomes, strict=True) if isinstance(i, np.ndarray)]
+    return images, names, [str(problem) for problem in problems]
