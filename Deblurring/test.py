@@ -13,7 +13,7 @@ from pathlib import Path
 
 from Deblurring.evaluate import TEST_SETS
 from restoration.errors import command
-from restoration.testing import find_sets, load_tester, make_parser, run_sets
+from restoration.testing import find_sets, load_trained, make_parser, run_sets
 
 
 @command
@@ -27,9 +27,9 @@ def main() -> None:
         help=f"which of {', '.join(TEST_SETS)} (default: GoPro, unless --input_dir holds images)",
     )
     options = parser.parse_args()
-    tester = load_tester("Deblurring", options)
+    trained = load_trained("Deblurring", options)
     sets = find_sets(options.input_dir, options.dataset, TEST_SETS, ["GoPro"], "matlab_rgb")
-    run_sets(tester, sets, options, bool(options.self_ensemble))
+    run_sets(trained, sets, options, bool(options.self_ensemble))
 
 
 if __name__ == "__main__":

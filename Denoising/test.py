@@ -32,11 +32,11 @@ from restoration.metrics import Score, get_protocol, score_blocks
 from restoration.synthesize import Noise, add_noise, pair_generator
 from restoration.testing import (
     ImageSet,
-    Tester,
+    TrainedNetwork,
     claim_results,
     find_sets,
     folder_set,
-    load_tester,
+    load_trained,
     make_parser,
     noting_settings,
     report_scores,
@@ -97,7 +97,7 @@ def noisy_sets(folder: Path, sigmas: Sequence[float], grey: bool) -> list[ImageS
     ]
 
 
-def run_sidd(tester: Tester, folder: Path, options: argparse.Namespace) -> None:
+def run_sidd(trained: TrainedNetwork, folder: Path, options: argparse.Namespace) -> None:
     """Restore the SIDD benchmark's blocks and score them, if the targets are in `folder` too.
 
     `mat/Idenoised.mat` (MAT v5) holds `Idenoised`: float32 in [0,1], of the shape of the noisy
@@ -124,13 +124,13 @@ def run_sidd(tester: Tester, folder: Path, options: argparse.Namespace) -> None:
         (i, k): results / "png" / f"{i + 1:04d}_{k + 1:02d}.png"
         for i, k in (indices if options.save_images else [])
     }
-    claim_results(results, [result, *pictures.values()], tester, options.overwrite, [folder])
+    claim_results(results, [result, *pictures.values()], trained, options.overwrite, [folder])
     self_ensemble = options.self_ensemble is not False
-    settings = {**tester.settings, "self_ensemble": self_ensemble}
+    settings = {**trained.settings, "self_ensemble": self_ensemble}
     with noting_settings(results, settings):
         restored = np.empty(noisy.shape, np.float32)
         for index in tqdm(indices, "SIDD", unit="block", disable=None):
-            block = tester.restore(noisy[index], self_ensemble)
+            block = trained.restore(noisy[index], self_ensemble)
             restored[index] = block.permute(1, 2, 0)
             if pictures:
                 write_image(pictures[index], to_uint8(block))
@@ -140,7 +140,7 @@ def run_sidd(tester: Tester, folder: Path, options: argparse.Namespace) -> None:
         print(f"SIDD: no {SIDD_TARGET}.mat in {folder}, no scores")
         return
     report_scores(
-        tester,
+        trained,
         SIDD_PROTOCOL,
         {"SIDD": score_blocks(restored, target, SIDD_PROTOCOL, options.jobs)},
         {"SIDD": score_blocks(noisy, target, SIDD_PROTOCOL, options.jobs)},
@@ -150,7 +150,7 @@ def run_sidd(tester: Tester, folder: Path, options: argparse.Namespace) -> None:
     )
 
 
-def run_dnd(tester: Tester, folder: Path, options: argparse.Namespace) -> None:
+def run_dnd(trained: TrainedNetwork, folder: Path, options: argparse.Namespace) -> None:
     """Restore the boxes of the DND benchmark (Plötz and Roth, "Benchmarking Denoising Algorithms
     with Real Photographs", CVPR 2017), whose targets only its server has.
 
@@ -174,16 +174,16 @@ def run_dnd(tester: Tester, folder: Path, options: argparse.Namespace) -> None:
         for path, of_image in zip(sources, boxes, strict=True)
     ]
     written = files + [path for row in pictures for path in row] * options.save_images
-    claim_results(results, written, tester, options.overwrite, [folder])
+    claim_results(results, written, trained, options.overwrite, [folder])
     self_ensemble = options.self_ensemble is not False
     with (
-        noting_settings(results, {**tester.settings, "self_ensemble": self_ensemble}),
+        noting_settings(results, {**trained.settings, "self_ensemble": self_ensemble}),
         tqdm(None, "DND", sum(map(len, boxes)), unit="box", disable=None) as progress,
     ):
         for source, of_image, file, row in zip(sources, boxes, files, pictures, strict=True):
             cell = np.empty((1, len(of_image)), object)
             for k, crop in enumerate(read_crops(source, of_image)):
-                restored = tester.restore(crop, self_ensemble)
+                restored = trained.restore(crop, self_ensemble)
                 cell[0, k] = restored.permute(1, 2, 0).numpy()
                 if options.save_images:
                     write_image(row[k], to_uint8(restored))
@@ -290,12 +290,12 @@ def parse_arguments() -> argparse.Namespace:
 @command
 def main() -> None:
     options = parse_arguments()
-    tester = load_tester("Denoising", options)
+    trained = load_trained("Denoising", options)
     input_dir, names = options.input_dir, options.dataset
     if options.sigma:
         folders = [input_dir / name for name in dict.fromkeys(names)] if names else [input_dir]
         sets = [s for f in folders for s in noisy_sets(f, options.sigma, options.grey)]
-        run_sets(tester, sets, options, bool(options.self_ensemble))
+        run_sets(trained, sets, options, bool(options.self_ensemble))
         return
 
     if not names:
@@ -308,10 +308,10 @@ def main() -> None:
     if not names:
         sets = find_sets(input_dir, None, {}, [], PROTOCOL)
     if sets:
-        run_sets(tester, sets, options, bool(options.self_ensemble))
+        run_sets(trained, sets, options, bool(options.self_ensemble))
     for name, test in (("SIDD", run_sidd), ("DND", run_dnd)):
         if name in names:
-            test(tester, benchmark_folder(input_dir, name), options)
+            test(trained, benchmark_folder(input_dir, name), options)
 
 
 if __name__ == "__main__":

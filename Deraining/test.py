@@ -15,7 +15,7 @@ from pathlib import Path
 
 from Deraining.evaluate import TEST_SETS
 from restoration.errors import command
-from restoration.testing import find_sets, load_tester, make_parser, run_sets
+from restoration.testing import find_sets, load_trained, make_parser, run_sets
 
 
 @command
@@ -29,9 +29,9 @@ def main() -> None:
         help=f"which of {', '.join(TEST_SETS)} (default: those that are there)",
     )
     options = parser.parse_args()
-    tester = load_tester("Deraining", options)
+    trained = load_trained("Deraining", options)
     sets = find_sets(options.input_dir, options.dataset, TEST_SETS, list(TEST_SETS), "deraining_y")
-    run_sets(tester, sets, options, bool(options.self_ensemble))
+    run_sets(trained, sets, options, bool(options.self_ensemble))
 
 
 if __name__ == "__main__":

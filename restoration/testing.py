@@ -95,7 +95,7 @@ def make_parser(description: str, folder: Path) -> argparse.ArgumentParser:
 
 
 @dataclass(frozen=True)
-class Tester:
+class TrainedNetwork:
     """A network with what its results are to say about it."""
 
     network: Network
@@ -138,7 +138,7 @@ class Tester:
         return restored.clamp(0, 1)
 
 
-def load_tester(task: str, options: argparse.Namespace) -> Tester:
+def load_trained(task: str, options: argparse.Namespace) -> TrainedNetwork:
     """Load `options.weights` for a task onto `options.device`.
 
     Raises:
@@ -172,10 +172,10 @@ def load_tester(task: str, options: argparse.Namespace) -> Tester:
     }
     if device.type == "cuda":
         settings["device"] += f" ({torch.cuda.get_device_name(device)})"
-    tester = Tester(network.to(device), device, settings)
-    if not tester.of_published_size:
+    trained = TrainedNetwork(network.to(device), device, settings)
+    if not trained.of_published_size:
         settings["sizes"] = network.sizes
-    return tester
+    return trained
 
 
 def _build_from_config(task: str, path: Path) -> Network:
@@ -297,10 +297,11 @@ def find_sets(
         if (input_dir / test_sets[name].target).parent.joinpath("input").is_dir()
     ]
     if not existing:
-        found = "does not hold them" if input_dir.is_dir() else "does not exist"
+        if not input_dir.is_dir():
+            raise InputError(f"{input_dir}: does not exist; expected the data (--input_dir DIR)")
         sets = f" or a set ({', '.join(default_sets)})" if default_sets else ""
         raise InputError(
-            f"{input_dir}: {found}; expected a folder with images, input/{sets} (--input_dir)"
+            f"{input_dir}: found no images; expected them in it, in input/{sets} (--input_dir DIR)"
         )
     return [named(name) for name in existing]
 
@@ -328,7 +329,7 @@ def result_folder(result_dir: Path, name: str, alone: bool = True) -> Path:
 
 
 def run_sets(
-    tester: Tester,
+    trained: TrainedNetwork,
     sets: Sequence[ImageSet],
     options: argparse.Namespace,
     self_ensemble: bool = False,
@@ -340,16 +341,16 @@ def run_sets(
     """
     folders = {s.name: result_folder(options.result_dir, s.name, len(sets) == 1) for s in sets}
     settings = {
-        s.name: {**tester.settings, "self_ensemble": self_ensemble, **s.settings} for s in sets
+        s.name: {**trained.settings, "self_ensemble": self_ensemble, **s.settings} for s in sets
     }
     for images in sets:
         images.check()
         files = _result_files(images, folders[images.name])
         sources = [images.inputs[0].parent, *filter(None, [images.targets])]
-        claim_results(folders[images.name], files, tester, options.overwrite, sources)
+        claim_results(folders[images.name], files, trained, options.overwrite, sources)
     for images in sets:
         with noting_settings(folders[images.name], settings[images.name]):
-            _restore_set(tester, images, folders[images.name], self_ensemble, options.jobs)
+            _restore_set(trained, images, folders[images.name], self_ensemble, options.jobs)
 
     for protocol in dict.fromkeys(s.protocol for s in sets):
         scores, inputs = {}, {}
@@ -366,11 +367,11 @@ def run_sets(
             except InputError as error:  # RealBlur's alignment can fail on an input alone
                 print(f"{images.name}: inputs not scored: {error}")
         published = [s.name for s in sets if s.published]
-        report_scores(tester, protocol, scores, inputs, settings, folders, published)
+        report_scores(trained, protocol, scores, inputs, settings, folders, published)
 
 
 def report_scores(
-    tester: Tester,
+    trained: TrainedNetwork,
     protocol: str,
     scores: Mapping[str, Sequence[Score]],
     inputs: Mapping[str, Sequence[Score]],
@@ -384,8 +385,8 @@ def report_scores(
     some."""
     if not scores:
         return
-    task, model = tester.config["task"], tester.config["model"]
-    comparable = [name for name in scores if name in published and tester.of_published_size]
+    task, model = trained.config["task"], trained.config["model"]
+    comparable = [name for name in scores if name in published and trained.of_published_size]
     if set(comparable) >= set(published_scores(task, model)) - {"mean"}:
         comparable.append("mean")
     for name in scores:
@@ -423,7 +424,7 @@ def _print_gain(name: str, degraded: Score, restored: Score) -> None:
 def claim_results(
     folder: Path,
     files: Iterable[Path],
-    tester: Tester,
+    trained: TrainedNetwork,
     overwrite: bool,
     sources: Iterable[Path] = (),
 ) -> None:
@@ -457,10 +458,10 @@ def claim_results(
     existing = sorted(path for path in files if path.exists())
     if not existing or overwrite:
         return
-    if (read_settings(folder) or {}).get("program") != tester.settings["program"]:
+    if (read_settings(folder) or {}).get("program") != trained.settings["program"]:
         raise InputError(
             f"{folder}: holds {first_few([path.name for path in existing])}, not made by "
-            f"{tester.settings['program']}; choose another --result_dir, or --overwrite"
+            f"{trained.settings['program']}; choose another --result_dir, or --overwrite"
         )
 
 
@@ -481,11 +482,11 @@ def _result_files(images: ImageSet, folder: Path) -> list[Path]:
 
 
 def _restore_set(
-    tester: Tester, images: ImageSet, folder: Path, self_ensemble: bool, jobs: int
+    trained: TrainedNetwork, images: ImageSet, folder: Path, self_ensemble: bool, jobs: int
 ) -> None:
     def compute(path: Path, pixels: np.ndarray) -> np.ndarray:
         try:
-            return to_uint8(tester.restore(pixels, self_ensemble))
+            return to_uint8(trained.restore(pixels, self_ensemble))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
