@@ -336,9 +336,12 @@ def run_sets(
 ) -> None:
     """Restore the sets into folders below `options.result_dir`, then score and report them.
 
-    Raises `InputError`, before anything is computed, for unfit inputs, and for files in the way
-    (`claim_results`).
+    Raises `InputError`, before anything is computed, for unfit inputs, for sets of one name, and
+    for files in the way (`claim_results`).
     """
+    names = [images.name for images in sets]
+    if doubled := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise InputError(f"two sets are called {first_few(doubled)}; test them apart")
     folders = {s.name: result_folder(options.result_dir, s.name, len(sets) == 1) for s in sets}
     settings = {
         s.name: {**trained.settings, "self_ensemble": self_ensemble, **s.settings} for s in sets
@@ -397,7 +400,9 @@ def report_scores(
         write_csv(folders[name] / SCORES_FILE, rows, protocol, text)
 
     first, *others = (settings[name] for name in scores)
-    shared = {key: value for key, value in first.items() if all(o[key] == value for o in others)}
+    shared = {
+        key: value for key, value in first.items() if all(o.get(key) == value for o in others)
+    }
     print()
     text = describe_settings({"all": shared})
     report(task, scores, protocol, text, model=model, comparable=comparable)

@@ -603,6 +603,10 @@ def test_noise_options(weights, run, tmp_path):
     assert "holds no image" in run(Denoising.test, *known, "--sigma", "25")
     line = run(Denoising.test, *known, "--dataset", "nowhere")
     assert f"{tmp_path}/nowhere: does not exist" in line
+    for parent in ("a", "b"):
+        write_image(tmp_path / parent / "set" / f"{parent}.png", photo(16, 16))
+    known += ("--result_dir", tmp_path / "out")
+    assert "two sets are called set" in run(Denoising.test, *known, "--dataset", "a/set", "b/set")
 
 
 def test_the_default_folders_are_the_tasks(monkeypatch):
