@@ -1,0 +1,260 @@
+"""Measure an image: every 32×32 block b becomes y = Φ b, with the Φ of the weights.
+
+    python measure.py IMAGE -o FILE.npz --weights WEIGHTS
+    python measure.py IMAGE -o FILE.npz --noise 5 --bits 8     as a sensor, or a codec, would
+    python measure.py --export_phi PHI.npy                     Φ alone, m×1024, float32
+
+reconstruct.py makes the image again from the file and the weights alone. Of a colour image Y is
+measured (OpenCV's YCrCb, as in testing); with --color each of R, G and B.
+
+The file is a NumPy archive (.npz) without pickles:
+
+    version       1
+    y             planes×m×⌈H/32⌉×⌈W/32⌉, float32; with --bits, whole numbers for offset + step·y
+    offset, step  m each, float32, only with --bits: every row of Φ has a range of its own
+    ratio         percent measured, m = ⌈1024·ratio/100⌉
+    height, width of the image; blocks that jut out at the right and bottom are filled with zeros
+    phi           which Φ: the first 16 hexadecimal digits of the SHA-256 of its float32 bytes
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK, DGUNet
+from restoration.checkpoint import load_model, write_atomically
+from restoration.errors import InputError, command
+from restoration.images import read_gray, read_rgb, to_tensor
+from restoration.inference import pick_device
+from restoration.tasks import MODELS
+
+FOLDER = Path(__file__).resolve().parent
+VERSION = 1
+FIELDS = ("version", "y", "ratio", "height", "width", "phi")
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a measurement file says.
+
+    Attributes:
+        y: float32, planes×m×H/32×W/32 (H, W rounded up to whole blocks); one plane, or R, G, B.
+        ratio: percent measured.
+        height, width: of the image.
+        phi: which Φ measured, `phi_identifier`.
+    """
+
+    y: Tensor
+    ratio: int
+    height: int
+    width: int
+    phi: str
+
+
+def measurement_rows(ratio: int) -> int:
+    """Return m, the number of measurements of a block.
+
+    >>> [measurement_rows(ratio) for ratio in RATIOS]
+    [11, 41, 103, 256, 308, 410, 512]
+    """
+    return -(-(BLOCK**2) * ratio // 100)
+
+
+def phi_identifier(network: DGUNet) -> str:
+    """Return 16 hexadecimal digits that tell the network's Φ from others: the beginning of the
+    SHA-256 of its little-endian float32 bytes."""
+    phi = network.A.Phi.detach().float().cpu().numpy()
+    return hashlib.sha256(phi.astype("<f4").tobytes()).hexdigest()[:16]
+
+
+def zero_pad(image: Tensor, multiple: int = BLOCK) -> Tensor:
+    """Return an N×1×H×W image with zeros at the bottom and right, to multiples of `multiple`."""
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, -width % multiple, 0, -height % multiple))
+
+
+@torch.inference_mode()
+def measure(network: DGUNet, image: Tensor, noise: float = 0.0, seed: int = 0) -> Measurements:
+    """Measure an image of any size.
+
+    Args:
+        network: whose Φ measures; the result is on the CPU wherever it is.
+        image: C×H×W in [0,1], every channel measured on its own.
+        noise: standard deviation of Gaussian noise added to every measurement, in grey levels
+            (1/255; with orthonormal rows of Φ, what the same noise on the pixels would add).
+        seed: of the noise.
+    """
+    height, width = image.shape[-2:]
+    planes = image[:, None].to(network.A.Phi.device)
+    y = network.measure(zero_pad(planes)).cpu()
+    if noise:
+        generator = torch.Generator().manual_seed(seed)
+        y = y + noise / 255 * torch.randn(y.shape, generator=generator)
+    return Measurements(y, network.sizes["cs_ratio"], height, width, phi_identifier(network))
+
+
+def quantize(y: Tensor, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return whole numbers of so many bits, and `offset` and `step` of each row of Φ, such that
+    offset + step·number is nearest to y.
+
+    Args:
+        y: planes×m×h×w.
+        bits: 1 … 16.
+    """
+    y = y.double().numpy()
+    offset, top = y.min((0, 2, 3)), y.max((0, 2, 3))
+    offset, step = offset.astype(np.float32), ((top - offset) / (2**bits - 1)).astype(np.float32)
+    step[step == 0] = 1
+    numbers = np.rint((y - _by_row(offset)) / _by_row(step)).clip(0, 2**bits - 1)
+    return numbers.astype(np.uint8 if bits <= 8 else np.uint16), offset, step
+
+
+def write_measurements(path: str | Path, measurements: Measurements, bits: int = 0) -> None:
+    """Write a measurement file, whole or not at all; quantized to `bits`, if any."""
+    fields = {name: getattr(measurements, name) for name in ("ratio", "height", "width", "phi")}
+    if bits:
+        fields["y"], fields["offset"], fields["step"] = quantize(measurements.y, bits)
+    else:
+        fields["y"] = measurements.y.numpy()
+    save = np.savez_compressed if bits else np.savez
+    write_atomically(path, lambda file: save(file, version=VERSION, **fields))
+
+
+def read_measurements(path: str | Path) -> Measurements:
+    """Read a measurement file. Nothing in it is executed.
+
+    Raises:
+        InputError: the file is damaged or no measurement file, its fields do not fit together, or
+            its values are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such measurement file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            fields = {name: file[name] for name in file.files}
+    except Exception as error:  # a damaged archive can raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not a readable measurement file ({reason})") from error
+    if missing := [name for name in FIELDS if name not in fields]:
+        raise InputError(f"{path}: holds no {', '.join(missing)}; expected {', '.join(FIELDS)}")
+
+    def number(name: str, holds, expected: str) -> int:
+        value = fields[name]
+        if value.shape or value.dtype.kind not in "iu" or not holds(int(value)):
+            raise InputError(f"{path}: {name} is {value}, expected {expected}")
+        return int(value)
+
+    number("version", lambda v: v == VERSION, f"{VERSION}")
+    ratio = number("ratio", lambda v: v in RATIOS, f"one of {', '.join(map(str, RATIOS))}")
+    height, width = (number(side, lambda v: v > 0, "above 0") for side in ("height", "width"))
+    y, m = fields["y"], measurement_rows(ratio)
+    wanted = (m, -(-height // BLOCK), -(-width // BLOCK))
+    if y.ndim != 4 or y.shape[0] not in (1, 3) or y.shape[1:] != wanted:
+        raise InputError(
+            f"{path}: y is {_by(y.shape)}, expected {_by((1, *wanted))} (or 3×…) for ratio {ratio} "
+            f"and {height}×{width} pixels"
+        )
+    if y.dtype.kind in "iu":
+        ranges = [fields.get(name, np.empty(0)) for name in ("offset", "step")]
+        if any(r.shape != (m,) or r.dtype.kind != "f" for r in ranges):
+            raise InputError(f"{path}: y is {y.dtype}, expected {m} values of offset and of step")
+        y = _by_row(ranges[0]) + _by_row(ranges[1]) * y
+    elif y.dtype.kind != "f":
+        raise InputError(f"{path}: y is {y.dtype}, expected numbers")
+    broken = np.count_nonzero(~np.isfinite(y))
+    if broken:
+        raise InputError(f"{path}: {broken} of the {y.size} measurements are not finite")
+    return Measurements(
+        torch.from_numpy(y.astype(np.float32)), ratio, height, width, str(fields["phi"])
+    )
+
+
+def add_network_options(parser: argparse.ArgumentParser, ratio: int | None = 25) -> None:
+    """Add the options that say which network measures or reconstructs, for `load_network`."""
+    add = parser.add_argument
+    add("--weights", type=Path, metavar="FILE", help="an own or a published checkpoint")
+    add("--model", choices=MODELS, help="without --weights: whose weights of pretrained_models/")
+    if ratio:
+        text = "without --weights: of which ratio, in percent (default: %(default)s)"
+        add("--cs_ratio", type=int, default=ratio, choices=RATIOS, help=text)
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: the best)")
+
+
+def load_network(options: argparse.Namespace, ratio: int) -> DGUNet:
+    """Load `options.weights`, or the ones that ship for the ratio, onto `options.device`."""
+    path = options.weights or shipped_weights(options.model, ratio)
+    network, _ = load_model(path, TASK, options.model)
+    return network.to(pick_device(options.device))
+
+
+def shipped_weights(model: str | None, ratio: int) -> Path:
+    """Return the file in pretrained_models/. Raises `InputError` if there is none."""
+    path = FOLDER / "pretrained_models" / f"{model or MODELS[0]}_{ratio}.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: does not exist; expected it, or other weights by --weights FILE")
+    return path
+
+
+def _by_row(values: np.ndarray) -> np.ndarray:
+    return values[:, None, None]
+
+
+def _by(shape: tuple) -> str:
+    return "×".join(map(str, shape))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("image", nargs="?", type=Path, metavar="IMAGE", help="any format, any size")
+    add("-o", "--output", type=Path, metavar="FILE", help="the measurement file, .npz")
+    add_network_options(parser)
+    add("--color", action="store_true", help="measure R, G and B, not Y")
+    add("--noise", type=float, default=0.0, metavar="SIGMA", help="Gaussian noise, σ of 255")
+    add("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    add("--bits", type=int, default=0, metavar="N", help="quantize to 1 … 16 bits")
+    add("--export_phi", type=Path, metavar="FILE", help="write Φ as .npy")
+    options = parser.parse_args()
+    if not options.image and not options.export_phi:
+        raise InputError("nothing to do; expected IMAGE -o FILE, or --export_phi FILE")
+    if bool(options.image) != bool(options.output):
+        raise InputError("IMAGE and -o FILE are given together")
+    if not 0 <= options.noise < np.inf:
+        raise InputError(f"--noise is {options.noise}; expected 0 or more")
+    if not 0 <= options.bits <= 16:
+        raise InputError(f"--bits is {options.bits}; expected 1 to 16, or 0 for float32")
+    return options
+
+
+@command
+def main() -> None:
+    options = parse_arguments()
+    network = load_network(options, options.cs_ratio)
+    if options.export_phi:
+        phi = network.A.Phi.detach().cpu().numpy()
+        write_atomically(options.export_phi, lambda file: np.save(file, phi))
+        print(f"{options.export_phi}: Φ {phi_identifier(network)}, {_by(phi.shape)}")
+    if options.image:
+        pixels = read_rgb(options.image) if options.color else read_gray(options.image)
+        measurements = measure(network, to_tensor(pixels), options.noise, options.seed)
+        write_measurements(options.output, measurements, options.bits)
+        print(
+            f"{options.output}: {measurements.y.numel():,} measurements of {pixels.size:,} values, "
+            f"ratio {measurements.ratio} %, Φ {measurements.phi}, "
+            f"{options.output.stat().st_size:,} bytes"
+        )
+
+
+if __name__ == "__main__":
+    main()
