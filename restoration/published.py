@@ -1,7 +1,7 @@
 """The scores the paper reports: Mou, Wang, Zhang, "Deep Generalized Unfolding Networks for Image
 Restoration", CVPR 2022, and its repository."""
 
-# task -> test set -> model -> (PSNR in dB, SSIM). Compressive sensing names the set and the ratio.
+# task -> test set -> model -> (PSNR in dB, SSIM). Compressive sensing: Set11_25 is at ratio 25.
 PUBLISHED: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     "Deblurring": {
         "GoPro": {"DGUNet": (32.71, 0.960), "DGUNet_plus": (33.17, 0.963)},
@@ -20,16 +20,16 @@ PUBLISHED: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
         "DND": {"DGUNet": (40.04, 0.956), "DGUNet_plus": (40.12, 0.957)},
     },
     "Compressive_Sensing": {
-        "Set11 1%": {"DGUNet": (22.09, 0.6096), "DGUNet_plus": (22.15, 0.6114)},
-        "Set11 4%": {"DGUNet": (26.84, 0.8249), "DGUNet_plus": (26.83, 0.8230)},
-        "Set11 10%": {"DGUNet": (31.07, 0.9123), "DGUNet_plus": (30.93, 0.9088)},
-        "Set11 25%": {"DGUNet": (36.11, 0.9611), "DGUNet_plus": (36.18, 0.9616)},
-        "Set11 50%": {"DGUNet": (41.22, 0.9836), "DGUNet_plus": (41.24, 0.9837)},
-        "BSD68 1%": {"DGUNet": (22.65, 0.5396), "DGUNet_plus": (22.70, 0.5406)},
-        "BSD68 4%": {"DGUNet": (25.55, 0.7008), "DGUNet_plus": (25.45, 0.6987)},
-        "BSD68 10%": {"DGUNet": (28.26, 0.8193), "DGUNet_plus": (28.14, 0.8165)},
-        "BSD68 25%": {"DGUNet": (31.90, 0.9155), "DGUNet_plus": (31.98, 0.9158)},
-        "BSD68 50%": {"DGUNet": (37.01, 0.9714), "DGUNet_plus": (37.04, 0.9718)},
+        "Set11_1": {"DGUNet": (22.09, 0.6096), "DGUNet_plus": (22.15, 0.6114)},
+        "Set11_4": {"DGUNet": (26.84, 0.8249), "DGUNet_plus": (26.83, 0.8230)},
+        "Set11_10": {"DGUNet": (31.07, 0.9123), "DGUNet_plus": (30.93, 0.9088)},
+        "Set11_25": {"DGUNet": (36.11, 0.9611), "DGUNet_plus": (36.18, 0.9616)},
+        "Set11_50": {"DGUNet": (41.22, 0.9836), "DGUNet_plus": (41.24, 0.9837)},
+        "BSD68_1": {"DGUNet": (22.65, 0.5396), "DGUNet_plus": (22.70, 0.5406)},
+        "BSD68_4": {"DGUNet": (25.55, 0.7008), "DGUNet_plus": (25.45, 0.6987)},
+        "BSD68_10": {"DGUNet": (28.26, 0.8193), "DGUNet_plus": (28.14, 0.8165)},
+        "BSD68_25": {"DGUNet": (31.90, 0.9155), "DGUNet_plus": (31.98, 0.9158)},
+        "BSD68_50": {"DGUNet": (37.01, 0.9714), "DGUNet_plus": (37.04, 0.9718)},
     },
 }
 

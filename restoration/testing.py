@@ -108,9 +108,10 @@ class TrainedNetwork:
 
     @property
     def of_published_size(self) -> bool:
-        task, model = self.config["task"], self.config["model"]
+        task, model, sizes = self.config["task"], self.config["model"], self.network.sizes
+        ratio = {key: sizes[key] for key in ("cs_ratio",) if key in sizes}  # published are several
         with torch.device("meta"):
-            return build_model(task, model).sizes == self.network.sizes
+            return build_model(task, model, ratio).sizes == sizes
 
     def restore(self, pixels: np.ndarray, self_ensemble: bool = False) -> Tensor:
         """Return the restored image, C×H×W in [0,1] on the CPU.

@@ -289,7 +289,7 @@ def test_format_table_has_mean_of_sets_and_published():
         "| mean     |      3 |     34.00 | 0.8850 |         33.46 / 0.927 |",
     ]
     published = published_scores("Compressive_Sensing", "DGUNet")
-    table = metrics.format_table({"Set11 25%": sets["own"]}, published)
+    table = metrics.format_table({"Set11_25": sets["own"]}, published)
     assert "36.11 / 0.9611" in table
     assert metrics.format_table({"own": sets["own"]}, published).count("|") == 15
     with pytest.raises(ValueError, match="different images"):
