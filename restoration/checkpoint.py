@@ -6,9 +6,11 @@ An own checkpoint is a dict with `config` (what `restoration.tasks.build_model` 
 and whatever training keeps beside them.
 """
 
+import contextlib
 import json
 import os
-import tempfile
+import re
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,37 +20,49 @@ from torch import Tensor
 from restoration.errors import InputError, first_few
 from restoration.network import Network
 from restoration.published_names import published_names, unused_entries
-from restoration.tasks import MODELS, TASKS, build_model
+from restoration.tasks import TASKS, build_model
+
+PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
     """Read any checkpoint file onto the CPU.
 
     Returns:
-        A dict with at least `state_dict` (name → tensor, without the prefixes that DataParallel and
-        torch.compile add) and `config` (None in published files); whatever else the file holds.
+        A dict with at least `state_dict` (name → tensor, without `PREFIXES`) and `config` (None in
+        files that are not this project's); whatever else the file holds.
 
     Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
         InputError: the file holds no state dict, is damaged, or holds objects that only running
             code could load.
     """
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, expected a checkpoint file")
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if state is None:
         content, state = {}, content  # a bare state dict
-    tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
-    if not tensors or not state:
-        raise InputError(f"{path}: holds no state dict (names and tensors)")
+    if not isinstance(state, Mapping) or not state or not all(map(_is_weight, state.values())):
+        raise InputError(f"{path}: holds no state dict, expected names and tensors")
+    names = [str(name) for name in state]
+    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names)), None):
+        names = [name.removeprefix(prefix) for name in names]
+    state = dict(zip(names, state.values(), strict=True))
     config = content.get("config")
-    if config is not None and not (isinstance(config, Mapping) and "task" in config):
-        raise InputError(f"{path}: its config is {config!r}, expected task, model and sizes")
-    names = {str(name): value for name, value in state.items()}
-    for prefix in ("module.", "_orig_mod."):
-        names = {name.removeprefix(prefix): value for name, value in names.items()}
-    return {**content, "config": config, "state_dict": names}
+    return {**content, "config": config if _is_config(config) else None, "state_dict": state}
+
+
+def _is_config(value: object) -> bool:
+    known = isinstance(value, Mapping) and {"task", "model", "sizes"} <= value.keys()
+    return known and isinstance(value["sizes"], Mapping)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _read_safetensors(path: Path) -> dict:
@@ -58,36 +72,47 @@ def _read_safetensors(path: Path) -> dict:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-        return {**{key: json.loads(value) for key, value in metadata.items()}, "state_dict": state}
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except SafetensorError as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    content: dict = {}
+    for key, value in metadata.items():
+        content[key] = value
+        with contextlib.suppress(json.JSONDecodeError, RecursionError):  # others' metadata
+            content[key] = json.loads(value)
+    return {**content, "state_dict": state}
 
 
 def _read_pickle(path: Path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "global" in str(error).lower():
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code:
             raise InputError(
-                f"{path}: refused, it holds Python objects and loading them would run code; "
+                f"{path}: refused: loading it would run code ({code[1]}), "
                 "expected tensors and plain values only"
             ) from error
-        raise InputError(f"{path}: not a readable checkpoint ({reason})") from error
+        raise InputError(
+            f"{path}: not a readable checkpoint: cut off, damaged or not written by torch.save"
+        ) from error
 
 
 def load_weights(model: Network, path: str | os.PathLike) -> dict:
     """Load a file's weights into the model, whichever of the known formats it has.
 
-    Entries of published files that take no part in the computation are dropped. Returns the whole
-    checkpoint as `read_checkpoint` does.
+    Entries of published files that take no part in the computation are dropped.
+
+    Returns:
+        The whole checkpoint, as `read_checkpoint` does.
 
     Raises:
         InputError: entries missing, left over or of another shape, each kind named; or, where that
-            can be told, what the file is for instead.
+            can be told, what the file is for instead. The model is then unchanged.
     """
     checkpoint = read_checkpoint(path)
-    _load_state(model, checkpoint, path)
+    model.load_state_dict(_fitting_state(model, checkpoint, path))
     return checkpoint
 
 
@@ -100,149 +125,144 @@ def load_model(
     and Denoising's DGUNet are of one size), `task` decides.
 
     Returns:
-        The network, in evaluation mode, and the checkpoint.
+        The network, in evaluation mode on the CPU, and the checkpoint.
 
     Raises:
-        InputError: the file is of another task or model than asked for, or of an unknown one.
+        InputError: the file is of another task or model than asked for, of several, or of none.
     """
     checkpoint = read_checkpoint(path)
     candidates = identify(checkpoint)
     if not candidates:
-        raise InputError(f"{path}: its entries are not those of any DGUNet")
+        raise InputError(
+            f"{path}: does not say which network it is of; its entries: {_sample(checkpoint)}"
+        )
     fitting = [
-        c
-        for c in candidates
-        if c["task"] == (task or c["task"]) and c["model"] == (model or c["model"])
+        config
+        for config in candidates
+        if task in (None, config["task"]) and model in (None, config["model"])
     ]
     if not fitting:
         asked = " ".join(filter(None, [task, model]))
-        raise InputError(f"{path}: this is a {describe(candidates)} checkpoint, not {asked}")
+        raise InputError(f"{path}: this is a {_describe(candidates)} checkpoint, expected {asked}")
     if len(fitting) > 1:
-        raise InputError(
-            f"{path}: this is a {describe(fitting)} checkpoint; say which task it is for"
-        )
-    network = build_model(**fitting[0])
-    _load_state(network, checkpoint, path)
+        raise InputError(f"{path}: this is a {_describe(fitting)} checkpoint, say which task's")
+    try:
+        with torch.device("meta"):  # no memory is taken for sizes that the file does not have
+            network = build_model(**fitting[0])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    state = _fitting_state(network, checkpoint, path)
+    network.to_empty(device="cpu").load_state_dict(state)
     return network.eval(), checkpoint
 
 
-def _load_state(model: Network, checkpoint: dict, path: str | os.PathLike) -> None:
-    state, own = checkpoint["state_dict"], model.state_dict()
-    unused: Mapping[str, tuple] = {}
-    if checkpoint["config"] is None and not own.keys() & state.keys():
-        names, unused = published_names(model), unused_entries(model)
-    else:
-        names = {name: name for name in own}
-    tied = _tied_groups(model)
-    if path and str(path).endswith(".safetensors"):  # holds a shared parameter once
-        state = {**state}
+def identify(checkpoint: dict) -> list[dict]:
+    """Return the configs (`build_model`'s arguments) that a checkpoint may be of: the one that this
+    project's files carry; several where published tasks share their sizes; none for others."""
+    if checkpoint["config"] is not None:
+        return [{key: checkpoint["config"][key] for key in ("task", "model", "sizes")}]
+    state = checkpoint["state_dict"]
+    try:
+        width, channels = state["shallow_feat1.0.weight"].shape[:2]
+        step = state["stage1_encoder.body.0.conv_1.weight"].shape[0] - width
+        if channels == 1:
+            tasks = ["Compressive_Sensing"]
+            ratio = next(r for r in range(1, 101) if -(-1024 * r // 100) == len(state["Phi"]))
+            extra = state["concat_final.weight"].shape[0] - width
+            sizes = {"cs_ratio": ratio, "width": width, "width_step": step, "last_extra": extra}
+            separate = [int(n.split(".")[1]) for n in state if re.match(r"body\.\d+\.", n)]
+            model = "DGUNet_plus" if separate else "DGUNet"
+            sizes["stages"] = max(separate, default=4) + 3
+        else:
+            tasks = [task for task in TASKS if task != "Compressive_Sensing"]
+            model = "DGUNet" if "concat67.weight" in state else "DGUNet_plus"
+            sizes = {"width": width, "width_step": step}
+            if model == "DGUNet":
+                sizes["last_extra"] = state["concat67.weight"].shape[0] - width
+            numbered = (re.match(r"shallow_feat(\d+)\.", name) for name in state)
+            sizes["stages"] = max(int(match[1]) for match in numbered if match)
+    except (LookupError, ValueError, StopIteration):
+        return []
+    configs = [{"task": task, "model": model, "sizes": sizes} for task in tasks]
+    with torch.device("meta"):
+        of_published_size = [c for c in configs if build_model(c["task"], model).sizes == sizes]
+    return of_published_size or configs
+
+
+def _describe(configs: list[dict]) -> str:
+    """Name what `identify` found, such as "Deblurring or Denoising DGUNet"."""
+    return " or ".join(str(config["task"]) for config in configs) + f" {configs[0]['model']}"
+
+
+def _sample(checkpoint: dict) -> str:
+    return first_few(list(checkpoint["state_dict"]))
+
+
+def _fitting_state(model: Network, checkpoint: dict, path: str | os.PathLike) -> dict[str, Tensor]:
+    """Return the checkpoint's tensors under the model's names.
+
+    Raises:
+        InputError: they do not fit one to one.
+    """
+    state, ours = checkpoint["state_dict"], model.config
+    if checkpoint["config"] is not None and identify(checkpoint) != [ours]:
+        raise InputError(f"{path}: {_other_network(ours, identify(checkpoint))}")
+    own = model.state_dict(keep_vars=True)
+    published = not own.keys() & state.keys()
+    names = published_names(model) if published else {name: name for name in own}
+    tied = [[names[name] for name in group] for group in _tied_groups(model)]
+    if Path(path).suffix == ".safetensors":  # holds a shared parameter once
         for group in tied:
-            kept = next((names[name] for name in group if names[name] in state), None)
-            state |= {
-                names[name]: state[kept] for name in group if kept and names[name] not in state
-            }
+            kept = [state[name] for name in group if name in state]
+            state = dict.fromkeys(group, kept[0]) | state if kept else state
 
-    expected = {names[name]: tuple(value.shape) for name, value in own.items()} | dict(unused)
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    missing = [name for name in expected if name not in found]
-    left_over = [name for name in found if name not in expected]
-    misshaped = [
-        f"{name} is {found[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    if missing or left_over or misshaped:
-        raise InputError(f"{path}: {_misfit(model, checkpoint, missing, left_over, misshaped)}")
-    untied = [
-        names[name]
-        for group in tied
-        for name in group[1:]
-        if not torch.equal(state[names[name]], state[names[group[0]]])
-    ]
-    if untied:
-        raise InputError(
-            f"{path}: entries that are one parameter differ in value: {first_few(untied)}"
-        )
-    model.load_state_dict({name: state[names[name]] for name in own})
+    expected = {names[name]: tuple(value.shape) for name, value in own.items()}
+    expected |= unused_entries(model) if published else {}
+    misfits = {
+        "missing": [name for name in expected if name not in state],
+        "left over": [name for name in state if name not in expected],
+        "of another shape": [
+            f"{name} is {tuple(state[name].shape)}, expected {shape}"
+            for name, shape in expected.items()
+            if name in state and tuple(state[name].shape) != shape
+        ],
+        "not floating-point": [
+            name for name in expected if name in state and not state[name].is_floating_point()
+        ],
+        "one parameter, but of different values": [
+            f"{group[0]} and {name}"
+            for group in tied
+            for name in group[1:]
+            if {name, group[0]} <= state.keys() and not torch.equal(state[name], state[group[0]])
+        ],
+    }
+    if any(misfits.values()):
+        candidates = identify(checkpoint)
+        if candidates and ours not in candidates:
+            raise InputError(f"{path}: {_other_network(ours, candidates)}")
+        kinds = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in misfits.items() if v)
+        raise InputError(f"{path}: does not fit {_describe([ours])}; entries {kinds}")
+    return {name: state[names[name]] for name in own}
 
 
-def _misfit(model: Network, checkpoint: dict, missing, left_over, misshaped) -> str:
-    candidates = identify(checkpoint)
-    ours = model.config
-    if candidates and all(candidate != ours for candidate in candidates):
-        kinds = {(c["task"], c["model"]) for c in candidates}
-        sizes = (
-            ""
-            if (ours["task"], ours["model"]) not in kinds
-            else f" of sizes {candidates[0]['sizes']}"
-        )
-        wanted = f" of sizes {ours['sizes']}" if sizes else ""
-        return (
-            f"this is a {describe(candidates)} checkpoint{sizes}, "
-            f"expected {ours['task']} {ours['model']}{wanted}"
-        )
-    parts = [
-        f"{len(names)} {kind}: {first_few(names)}"
-        for kind, names in (
-            ("missing", missing),
-            ("left over", left_over),
-            ("of another shape", misshaped),
-        )
-        if names
-    ]
-    return f"does not fit {ours['task']} {ours['model']}; entries " + "; ".join(parts)
+def _other_network(ours: dict, candidates: list[dict]) -> str:
+    """Say what the checkpoint is of and what was expected; of one network, in which sizes."""
+    found, expected = f"this is a {_describe(candidates)} checkpoint", _describe([ours])
+    for config in candidates:
+        if _describe([config]) == expected:
+            sizes, others = ours["sizes"], config["sizes"]
+            differing = [k for k in {**sizes, **others} if sizes.get(k) != others.get(k)]
+            found += " with " + ", ".join(f"{k} {others.get(k)}" for k in differing)
+            expected = ", ".join(f"{k} {sizes.get(k)}" for k in differing)
+    return f"{found}, expected {expected}"
 
 
 def _tied_groups(model: Network) -> list[list[str]]:
+    """Return the names of each parameter that has several."""
     groups: dict[int, list[str]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
         groups.setdefault(id(value), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
-
-
-def identify(checkpoint: dict) -> list[dict]:
-    """Return the configs (`build_model`'s arguments) that a checkpoint may be of: one from this
-    project's files, several where published tasks share their sizes, none for anything else."""
-    if checkpoint["config"] is not None:
-        return [{key: checkpoint["config"].get(key) for key in ("task", "model", "sizes")}]
-    shapes = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    try:
-        channels = shapes["shallow_feat1.0.weight"][1]
-        width = shapes["shallow_feat1.0.weight"][0]
-        step = shapes["stage1_encoder.body.0.conv_1.weight"][0] - width
-        sizes = {"width": width, "width_step": step}
-        if channels == 1:
-            measured = shapes["Phi"][0]
-            ratio = next(r for r in range(1, 101) if -(-1024 * r // 100) == measured)
-            shared = "stage_model.r" in shapes
-            middle = (
-                5 if shared else sum(n.startswith("body.") and n.endswith(".r") for n in shapes)
-            )
-            sizes = {"cs_ratio": ratio, **sizes}
-            sizes["last_extra"] = shapes["concat_final.weight"][0] - width
-            tasks = ["Compressive_Sensing"]
-        else:
-            shared = "basic.r1" in shapes
-            middle = 5 if shared else sum(f"r{k}" in shapes for k in range(1, len(shapes))) - 1
-            if shared:
-                sizes["last_extra"] = shapes["concat67.weight"][0] - width
-            tasks = [task for task in TASKS if task != "Compressive_Sensing"]
-    except (KeyError, IndexError, StopIteration):
-        return []
-    model = MODELS[0] if shared else MODELS[1]
-    sizes["stages"] = middle + 2
-    configs = [{"task": task, "model": model, "sizes": sizes} for task in tasks]
-    with torch.device("meta"):
-        return [c for c in configs if build_model(c["task"], model).sizes == sizes] or configs
-
-
-def describe(configs: list[dict]) -> str:
-    """Name what `identify` found, such as "Deblurring or Denoising DGUNet"."""
-    names = (
-        " or ".join(dict.fromkeys(config["task"] for config in configs)) + f" {configs[0]['model']}"
-    )
-    ratio = (configs[0]["sizes"] or {}).get("cs_ratio")
-    return f"{names} (ratio {ratio})" if ratio else names
 
 
 def published_state_dict(model: Network) -> dict[str, Tensor]:
@@ -261,50 +281,40 @@ def published_state_dict(model: Network) -> dict[str, Tensor]:
 
 
 def save_checkpoint(path: str | os.PathLike, model: Network, **extra) -> None:
-    """Save the model's config and weights, and whatever else training keeps (tensors and plain
-    values). A path that ends in `.safetensors` gets that format, with `extra` as JSON metadata."""
+    """Save the model's config and weights, and whatever else training keeps: tensors and plain
+    values. A path that ends in `.safetensors` gets that format, with `extra` as JSON metadata."""
     path = Path(path)
-    content = {"config": model.config, **extra}
+    content = {**extra, "config": model.config}
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     if path.suffix != ".safetensors":
-        content["state_dict"] = {k: v.detach().cpu() for k, v in model.state_dict().items()}
+        content["state_dict"] = state
         return write_atomically(path, lambda file: torch.save(content, file))
     from safetensors.torch import save
 
     repeated = {name for group in _tied_groups(model) for name in group[1:]}
-    state = {
-        name: value.detach().cpu().contiguous()
-        for name, value in model.state_dict().items()
-        if name not in repeated
-    }
+    state = {name: value.contiguous() for name, value in state.items() if name not in repeated}
     data = save(state, {key: json.dumps(value) for key, value in content.items()})
     return write_atomically(path, lambda file: file.write(data))
 
 
 def write_atomically(path: str | os.PathLike, write: Callable) -> None:
     """Call `write` with a binary file that becomes `path` only when it is complete and on disk, so
-    that a process killed in between leaves the old file whole."""
-    path = Path(path)
+    that a process killed in between leaves the old file whole. Parent folders are made; a link is
+    followed."""
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(partial, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    if hasattr(os, "O_DIRECTORY"):
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, AttributeError):  # where folders can be synchronised
         folder = os.open(path.parent, os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,12 +2,20 @@
 
 from torch import Tensor, nn
 
+SIZES = {  # name → rule and its words; the limits keep a damaged file from asking for all memory
+    "width": (lambda n: 4 <= n <= 4096 and n % 4 == 0, "a multiple of 4, from 4 to 4096"),
+    "width_step": (lambda n: 0 <= n <= 4096 and n % 2 == 0, "even, from 0 to 4096"),
+    "last_extra": (lambda n: 0 <= n <= 4096, "from 0 to 4096"),
+    "stages": (lambda n: 2 <= n <= 100, "from 2 to 100"),
+    "cs_ratio": (lambda n: 1 <= n <= 100, "a percentage"),
+}
+
 
 class Network(nn.Module):
     """Base class of the networks.
 
-    A subclass sets `task`, `multiple` (of which height and width must be multiples), `least` (what
-    at least one of them must reach) and `channels` (of an image), and passes its constructor's
+    A subclass sets `task`, `channels` (of an image), `multiple` (of which height and width must be
+    multiples) and `least` (what at least one of them must reach), and passes its constructor's
     arguments on as sizes.
 
     Raises:
@@ -21,16 +29,12 @@ class Network(nn.Module):
 
     def __init__(self, **sizes: int):
         super().__init__()
-        rules = {
-            "width": (lambda n: n >= 4 and n % 4 == 0, "a positive multiple of 4"),
-            "width_step": (lambda n: n >= 0 and n % 2 == 0, "even and not negative"),
-            "last_extra": (lambda n: n >= 0, "not negative"),
-            "stages": (lambda n: n >= 2, "at least 2"),
-        }
         for name, value in sizes.items():
-            holds, expected = rules.get(name, (lambda n: True, ""))
+            holds, expected = SIZES[name]
             if isinstance(value, bool) or not isinstance(value, int) or not holds(value):
-                raise ValueError(f"{type(self).__name__}: {name} is {value!r}, must be {expected}")
+                raise ValueError(
+                    f"{type(self).__name__}: {name} is {value!r}, must be an integer, {expected}"
+                )
         self.sizes = sizes
 
     @property
@@ -43,14 +47,15 @@ class Network(nn.Module):
         """Raise a ValueError that says what is expected, unless the network takes this batch."""
         name = f"{self.task} {type(self).__name__}"
         expected = f"{name} takes a floating-point tensor N×{self.channels}×H×W"
-        if not image.is_floating_point():
-            raise ValueError(f"{expected} with values in [0,1], not {image.dtype}")
+        if not isinstance(image, Tensor) or not image.is_floating_point():
+            found = getattr(image, "dtype", type(image).__name__)
+            raise ValueError(f"{expected} with values in [0,1], not {found}")
         shape = "×".join(map(str, image.shape))
         if image.ndim != 4 or image.shape[1] != self.channels or not image.shape[0]:
-            raise ValueError(f"{expected}, not {shape}")
+            raise ValueError(f"{expected}, not {shape or 'a scalar'}")
         height, width = image.shape[2:]
-        short = max(height, width) < self.least
-        if height % self.multiple or width % self.multiple or not height or not width or short:
+        short = max(height, width) < self.least or not min(height, width)
+        if height % self.multiple or width % self.multiple or short:
             least = f", at least one of them {self.least}" if self.least > self.multiple else ""
             raise ValueError(
                 f"{name} takes heights and widths that are multiples of {self.multiple}{least}, "
@@ -58,8 +63,8 @@ class Network(nn.Module):
             )
 
     def zero_image_convolutions(self) -> None:
-        """Zero the convolutions that emit the stage images, so that every stage begins as its
-        gradient step and training starts from there."""
+        """Zero the convolutions that emit the stage images, so that training starts where each stage
+        is its gradient step alone (the last one of image restoration: the degraded image)."""
         for ipmm in self.ipmm:
             nn.init.zeros_(ipmm.sam.image.weight)
         nn.init.zeros_(self.last.image.weight)

@@ -29,7 +29,7 @@ def build_model(
     >>> build_model("Deraining", "DGUNet", {"width": 8, "width_step": 4}).config["sizes"]
     {'width': 8, 'width_step': 4, 'last_extra': 16, 'stages': 7}
     """
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise InputError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
     if model not in MODELS:
         raise InputError(f"unknown model {model!r}, expected one of {', '.join(MODELS)}")
