@@ -7,6 +7,7 @@ and whatever training keeps beside them.
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -183,10 +184,14 @@ def identify(checkpoint: dict) -> list[dict]:
             sizes["stages"] = max(int(match[1]) for match in numbered if match)
     except (LookupError, ValueError, StopIteration):
         return []
-    configs = [{"task": task, "model": model, "sizes": sizes} for task in tasks]
+    published = [task for task in tasks if _published_sizes(task, model) == sizes]
+    return [{"task": task, "model": model, "sizes": sizes} for task in published or tasks]
+
+
+@functools.cache
+def _published_sizes(task: str, model: str) -> dict[str, int]:
     with torch.device("meta"):
-        of_published_size = [c for c in configs if build_model(c["task"], model).sizes == sizes]
-    return of_published_size or configs
+        return build_model(task, model).sizes
 
 
 def _describe(configs: list[dict]) -> str:
@@ -205,7 +210,7 @@ def _fitting_state(model: Network, checkpoint: dict, path: str | os.PathLike) ->
         InputError: they do not fit one to one.
     """
     state, ours = checkpoint["state_dict"], model.config
-    if checkpoint["config"] is not None and identify(checkpoint) != [ours]:
+    if checkpoint["config"] is not None and not _is_of(identify(checkpoint)[0], ours):
         raise InputError(f"{path}: {_other_network(ours, identify(checkpoint))}")
     own = model.state_dict(keep_vars=True)
     published = not own.keys() & state.keys()
@@ -238,11 +243,18 @@ def _fitting_state(model: Network, checkpoint: dict, path: str | os.PathLike) ->
     }
     if any(misfits.values()):
         candidates = identify(checkpoint)
-        if candidates and ours not in candidates:
+        if candidates and not any(_is_of(config, ours) for config in candidates):
             raise InputError(f"{path}: {_other_network(ours, candidates)}")
         kinds = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in misfits.items() if v)
         raise InputError(f"{path}: does not fit {_describe([ours])}; entries {kinds}")
     return {name: state[names[name]] for name in own}
+
+
+def _is_of(config: dict, ours: dict) -> bool:
+    return (
+        _describe([config]) == _describe([ours])
+        and config["sizes"].items() <= ours["sizes"].items()  # sizes left out are the published
+    )
 
 
 def _other_network(ours: dict, candidates: list[dict]) -> str:
@@ -251,8 +263,8 @@ def _other_network(ours: dict, candidates: list[dict]) -> str:
     for config in candidates:
         if _describe([config]) == expected:
             sizes, others = ours["sizes"], config["sizes"]
-            differing = [k for k in {**sizes, **others} if sizes.get(k) != others.get(k)]
-            found += " with " + ", ".join(f"{k} {others.get(k)}" for k in differing)
+            differing = [name for name in others if sizes.get(name) != others[name]]
+            found += " with " + ", ".join(f"{k} {others[k]}" for k in differing)
             expected = ", ".join(f"{k} {sizes.get(k)}" for k in differing)
     return f"{found}, expected {expected}"
 
