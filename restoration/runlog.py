@@ -54,17 +54,25 @@ class RunLog:
         if config.OPTIM.ACCUMULATE > 1:
             split += f" in {config.OPTIM.ACCUMULATE} parts"
         samples = epochs * trainer.sampler.samples
-        paper_epochs, paper_images, paper_batch = trainer.task.paper
+        paper = trainer.task.paper
+        paper_epochs, paper_images, paper_batch = paper(config) if callable(paper) else paper
         paper = paper_epochs * paper_images
-        self.line(
-            f"budget: batch {batch}{split}, {epochs:,} epochs of "
-            f"{trainer.sampler.samples:,} samples "
-            f"= {samples:,} samples in {epochs * trainer.sampler.batches:,} steps"
+        length = (
+            f"{epochs:,} epochs of {trainer.sampler.samples:,} samples = {samples:,} samples in "
+            f"{epochs * trainer.sampler.batches:,} steps"
         )
+        share = f"; this run sees {samples / paper:.3g} of that"
+        if trainer.minutes:
+            left = max(0.0, trainer.minutes - trainer.elapsed / 60)
+            length = f"{trainer.minutes:g} minutes, of which {left:.3g} are left"
+            share = ""
+        self.line(f"budget: batch {batch}{split}, {length}")
         self.line(
             f"paper:  batch {paper_batch}, {paper_epochs:,} epochs of {paper_images:,} samples "
-            f"= {paper:,} samples; this run sees {samples / paper:.3g} of that"
+            f"= {paper:,} samples{share}"
         )
+        for note in getattr(trainer.training_data, "notes", []):
+            self.line(note)
         self.line(f"validation: {_validation(trainer)}")
 
     def progress(self, trainer) -> "Progress":
@@ -89,13 +97,19 @@ class RunLog:
 
     def validation(self, trainer, pictures: list) -> None:
         """Keep the PSNR, and pictures as rows of degraded, restored, target (N×C×H×W in [0,1])."""
+        if trainer.minutes:
+            self.line(
+                f"after {trainer.clock / 60:.1f} minutes, {trainer.samples_seen:,} samples: "
+                f"PSNR {trainer.psnr:.2f} dB"
+            )
         if self.writer:
             import torch
 
             step = trainer.steps_done
             self.writer.add_scalar("validation PSNR", trainer.psnr, step)
             rows = torch.cat([column.float() for column in pictures], dim=3)
-            self.writer.add_images("degraded, restored, target", rows.cpu(), step)
+            picture = torch.cat(list(rows), dim=1)
+            self.writer.add_image("degraded, restored, target", picture.cpu(), step)
 
     def close(self) -> None:
         if self.writer:
@@ -112,6 +126,8 @@ def _validation(trainer) -> str:
         epochs = ", ".join(map(str, keys.VAL_EPOCHS))
         when = f"in epochs {epochs} and all after {keys.VAL_ALWAYS_AFTER}"
     times = f", {keys.VAL_TIMES} times each" if keys.VAL_TIMES > 1 else ""
+    if trainer.minutes:
+        when, times = f"at the start and {keys.VAL_TIMES} times in the minutes", ""
     left_out = getattr(data, "left_out", [])
     missing = f"; {len(left_out)} left out: {first_few(left_out)}" if left_out else ""
     return f"{len(data):,} images, {when}{times}{missing}"
@@ -124,11 +140,11 @@ class Progress:
     def __init__(self, trainer, shown: bool):
         self.trainer, self.mark = trainer, time.monotonic()
         self.seconds, self.images = 0.0, 0
-        epochs = trainer.config.OPTIM.NUM_EPOCHS
+        epochs = f"/{trainer.last_epoch}" * (not trainer.minutes)
         self.bar = tqdm(
             total=trainer.sampler.batches,
             initial=trainer.batch,
-            desc=f"epoch {trainer.epoch}/{epochs}",
+            desc=f"epoch {trainer.epoch}{epochs}",
             disable=not shown,
             leave=False,
             dynamic_ncols=True,
@@ -150,9 +166,13 @@ class Progress:
         self.skip_time()
         self.seconds += self.mark - before
         self.images += trainer.sampler.joint_size(trainer.batch - 1)
-        epochs = trainer.config.OPTIM.NUM_EPOCHS - trainer.epoch + 1
-        samples = epochs * trainer.sampler.samples - trainer.batch * trainer.sampler.batch_size
-        left = timedelta(seconds=int(max(samples, 0) / self.rate))
+        if trainer.minutes:
+            seconds = 60 * trainer.minutes - trainer.elapsed
+        else:
+            epochs = trainer.last_epoch - trainer.epoch + 1
+            samples = epochs * trainer.sampler.samples - trainer.batch * trainer.sampler.batch_size
+            seconds = samples / self.rate
+        left = timedelta(seconds=int(max(seconds, 0)))
         lr = trainer.optimizer.param_groups[0]["lr"]
         self.bar.set_postfix_str(
             f"loss {loss:.4f}, lr {lr:.2g}, {self.rate:.3g} images/s, run: {left} left",

@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 from warmup_scheduler import GradualWarmupScheduler
@@ -47,6 +47,13 @@ AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 STOPPED = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
 # The attributes of a `Trainer` that say where a run stands.
 POSITION = ("epoch", "batch", "validated", "psnr", "best", "loss_sum", "samples_done", "skipped")
+# And in a run of TRAINING.MINUTES.
+CLOCK = ("elapsed", "began", "validations", "validation_seconds")
+
+
+def last_stage(model: nn.Module, images: Tensor, _config: CfgNode) -> Tensor:
+    """Return the image of the model's last stage."""
+    return model(images)[0]
 
 
 @dataclass
@@ -58,8 +65,16 @@ class Task:
         recipe: dotted configuration keys and the published values that the YAML files do not hold.
         loss: (stage images, target) → the loss, a mean over the samples.
         training_data, validation_data: configuration → data set (see `restoration.data`); the
-            latter may give None.
-        paper: (epochs, images an epoch, batch size) of the published training.
+            latter may give None. A training set with a method `loader(sampler, device)` makes its
+            batches itself; its `notes`, lines of text, are logged. A validation set may say which
+            `batch_size` it can be read in.
+        paper: (epochs, images an epoch, batch size) of the published training, or a function of the
+            configuration that returns them.
+        prepare: (model, configuration, training data, whether the model is fresh) changes the model
+            before training; it is not fresh if it has weights of a file, or is about to get some.
+        restore: (model, degraded images, configuration) → restored images, in validation.
+        checks: what `load_config` checks otherwise for this task.
+        shortcuts: command-line option → the key that it sets, such as "--minutes".
     """
 
     name: str
@@ -67,7 +82,11 @@ class Task:
     loss: Callable[[Sequence[Tensor], Tensor], Tensor]
     training_data: Callable[[CfgNode], Dataset]
     validation_data: Callable[[CfgNode], Dataset | None]
-    paper: tuple[int, int, int]
+    paper: tuple[int, int, int] | Callable[[CfgNode], tuple[int, int, int]]
+    prepare: Callable[[nn.Module, CfgNode, Dataset, bool], None] | None = None
+    restore: Callable[[nn.Module, Tensor, CfgNode], Tensor] = last_stage
+    checks: Mapping[str, tuple[Callable, str]] = field(default_factory=dict)
+    shortcuts: Mapping[str, str] = field(default_factory=dict)
 
 
 def main(task: Task, folder: str | os.PathLike, description: str | None = None) -> None:
@@ -79,8 +98,12 @@ def main(task: Task, folder: str | os.PathLike, description: str | None = None) 
     parser.add_argument(
         "--opts", nargs="*", action="extend", default=[], metavar="KEY VALUE", help="override keys"
     )
+    for option, key in task.shortcuts.items():
+        parser.add_argument(option, dest=key, metavar="N", help=f"--opts {key} N")
     arguments = parser.parse_args()
-    config = load_config(arguments.config, arguments.opts, task.recipe)
+    given = {key: getattr(arguments, key) for key in task.shortcuts.values()}
+    opts = [word for key, value in given.items() if value is not None for word in (key, value)]
+    config = load_config(arguments.config, opts + arguments.opts, task.recipe, task.checks)
     config.MODEL.MODE = config.MODEL.MODE or task.name
     trainer = Trainer(task, config)
     trainer.run()
@@ -91,6 +114,7 @@ class Trainer:
     """One training run: its model, data, optimizer and where it stands."""
 
     def __init__(self, task: Task, config: CfgNode):
+        self.started = time.monotonic()
         self.task, self.config = task, config
         save_dir = Path(config.TRAINING.SAVE_DIR)
         self.folder = save_dir / config.MODEL.MODE / "models" / config.MODEL.SESSION
@@ -107,6 +131,9 @@ class Trainer:
         self.build_model()
         self.begin_epoch(1)
         self.best = {"epoch": 0, "psnr": -float("inf")}
+        self.spent = self.elapsed = 0.0  # seconds of the run: before this process, and in all
+        self.began = 0.0  # after so many of them training began
+        self.validations, self.validation_seconds = -1, 0.0  # -1: not even of the start
         self.signal: int | None = None  # what asked this process to stop
         self.stopping = False  # whether any process was asked
         self.log = RunLog(self.folder, self.devices.main, config.VERBOSE)
@@ -138,29 +165,34 @@ class Trainer:
             "generator": torch.Generator().manual_seed(config.SEED),
             "worker_init_fn": partial(outlive_signals, ending),
         }
-        self.loader = DataLoader(
-            self.training_data,
-            batch_sampler=self.sampler,
-            persistent_workers=config.TRAINING.WORKERS > 0,
-            **settings,
-        )
+        if hasattr(self.training_data, "loader"):
+            self.loader = self.training_data.loader(self.sampler, devices.device)
+        else:
+            self.loader = DataLoader(
+                self.training_data,
+                batch_sampler=self.sampler,
+                persistent_workers=config.TRAINING.WORKERS > 0,
+                **settings,
+            )
         if self.validation_data is not None:
             share = range(devices.rank, len(self.validation_data), devices.world_size)
             size = config.OPTIM.BATCH_SIZE // config.OPTIM.ACCUMULATE // devices.processors
+            size = getattr(self.validation_data, "batch_size", size)
             self.validation = DataLoader(
                 self.validation_data, batch_size=max(1, size), sampler=list(share), **settings
             )
 
     def build_model(self) -> None:
         config, optim = self.config, self.config.OPTIM
-        sizes = model_sizes(config)
-        if self.task.name == "Compressive_Sensing":
-            sizes["cs_ratio"] = config.MODEL.CS_RATIO
+        sizes = model_sizes(config, self.task.name)
         self.model = build_model(self.task.name, config.MODEL.NAME, sizes)
         if config.MODEL.ZERO_IMAGE_CONVOLUTIONS:
             self.model.zero_image_convolutions()
         if config.MODEL.WEIGHTS:
             load_weights(self.model, config.MODEL.WEIGHTS)
+        if self.task.prepare:
+            fresh = not config.MODEL.WEIGHTS and not self.latest.exists()
+            self.task.prepare(self.model, config, self.training_data, fresh)
         self.memory_format = (
             torch.channels_last if config.TRAINING.CHANNELS_LAST else torch.contiguous_format
         )
@@ -171,12 +203,21 @@ class Trainer:
         self.network = self.devices.wrap(self.model)
         if config.TRAINING.COMPILE:
             self.network = torch.compile(self.network)
+        factor = math.sqrt(optim.BATCH_SIZE / optim.LR_BATCH) if optim.LR_BATCH else 1.0
+        self.rates = factor * optim.LR_MIN, factor * optim.LR_INITIAL
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=optim.LR_INITIAL, weight_decay=optim.WEIGHT_DECAY
+            self.model.parameters(),
+            lr=self.rates[1],
+            weight_decay=optim.WEIGHT_DECAY,
+            fused=optim.FUSED or None,
         )
-        warmup = optim.WARMUP_EPOCHS
-        length = max(1, optim.NUM_EPOCHS - warmup) + optim.COSINE_EXTRA_EPOCHS
-        self.scheduler = CosineAnnealingLR(self.optimizer, length, eta_min=optim.LR_MIN)
+        warmup = 0 if self.minutes else optim.WARMUP_EPOCHS
+        if optim.SCHEDULE == "constant" or self.minutes:
+            half = optim.HALVE_AFTER or math.inf
+            self.scheduler = LambdaLR(self.optimizer, lambda done: 0.5 if done >= half else 1.0)
+        else:
+            length = max(1, optim.NUM_EPOCHS - warmup) + optim.COSINE_EXTRA_EPOCHS
+            self.scheduler = CosineAnnealingLR(self.optimizer, length, eta_min=self.rates[0])
         if warmup:
             self.scheduler = GradualWarmupScheduler(self.optimizer, 1, warmup, self.scheduler)
             self.scheduler.step()
@@ -185,15 +226,18 @@ class Trainer:
         )
 
     def run(self) -> None:
-        """Train from where the run stands to the last epoch."""
+        """Train from where the run stands to the last epoch, or for the minutes left."""
         self.log.start(self)
         handlers = {number: signal.signal(number, self.note_signal) for number in STOPPED}
         try:
-            while self.epoch <= self.config.OPTIM.NUM_EPOCHS:
+            if self.minutes:
+                self.start_clock()
+            while self.epoch <= self.last_epoch and not self.out_of_time:
                 self.run_epoch()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            self.loader = None  # ends its workers
             self.log.close()
         if self.best["epoch"]:
             self.log.line(f"best: epoch {self.best['epoch']}, PSNR {self.best['psnr']:.2f} dB")
@@ -214,11 +258,15 @@ class Trainer:
                 bar.advance(self.step(samples))
                 self.stop_if_asked()
                 self.validate_if_due(bar)
+                if self.out_of_time:
+                    break
                 if time.monotonic() - saved > 60 * self.config.TRAINING.SAVE_MINUTES:
                     self.save_latest()
                     saved = time.monotonic()
         self.log.epoch(self, self.loss_sum / self.samples_done, int(self.skipped), bar.rate)
-        if self.psnr is not None:
+        if self.batch < self.sampler.batches:
+            return self.save_latest()
+        if self.psnr is not None and self.config.TRAINING.KEEP_EPOCHS:
             self.save(self.folder / f"model_epoch_{self.epoch}.pth", psnr=self.psnr)
         self.scheduler.step()
         self.begin_epoch(self.epoch + 1)
@@ -233,6 +281,7 @@ class Trainer:
         the batch is divided over parts and processes.
         """
         config, devices = self.config, self.devices
+        self.set_rate_by_time()
         degraded, target = self.images(samples)
         if 0 <= config.DATA.MIXUP_AFTER < self.epoch:
             rng = np.random.default_rng([config.SEED, self.epoch, self.batch, devices.rank, 2])
@@ -256,8 +305,11 @@ class Trainer:
         norm = nn.utils.get_total_norm(gradients)
         if config.OPTIM.CLIP_GRAD:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.OPTIM.CLIP_GRAD, norm)
-        value, skipped, asked = devices.sum(
-            loss.item(), float(samples["skipped"].sum()), float(self.signal is not None)
+        value, skipped, asked, elapsed = devices.sum(
+            loss.item(),
+            float(samples["skipped"].sum()),
+            float(self.signal is not None),
+            self.clock if devices.main else 0.0,  # one clock, so that all processes end together
         )
         # fp16 overflows now and then: the scaler leaves out such a step.
         finite = math.isfinite(value) and (self.scaler.is_enabled() or math.isfinite(norm))
@@ -276,7 +328,7 @@ class Trainer:
         self.loss_sum += value * joint
         self.samples_done += joint
         self.skipped += skipped
-        self.stopping = asked > 0
+        self.stopping, self.elapsed = asked > 0, elapsed
         return value
 
     def images(self, samples: dict) -> tuple[Tensor, Tensor]:
@@ -315,8 +367,61 @@ class Trainer:
         return {every * number for number in range(1, keys.VAL_TIMES + 1)}
 
     @property
+    def minutes(self) -> float:
+        """How long the run lasts, with all that it does; 0: until its last epoch."""
+        return self.config.TRAINING.MINUTES
+
+    @property
+    def last_epoch(self) -> float:
+        return math.inf if self.minutes else self.config.OPTIM.NUM_EPOCHS
+
+    @property
+    def clock(self) -> float:
+        """Seconds that the run has taken, in this process and those before it."""
+        return self.spent + time.monotonic() - self.started
+
+    def start_clock(self) -> None:
+        """Validate what a run of minutes starts from; after that its time for training begins."""
+        if fresh := self.validations < 0:
+            if self.validation_data is not None:
+                self.validate()
+            self.validations = 0
+        [self.elapsed] = self.devices.sum(self.clock if self.devices.main else 0.0)
+        if fresh:
+            self.began = self.elapsed
+
+    @property
+    def time_share(self) -> float:
+        """How much of the time for training a run of minutes has used, up to 1. What the last
+        validation takes, and 1 % of the minutes for the end, are set aside."""
+        end = 60 * 0.99 * self.minutes - 1.2 * self.validation_seconds
+        return (
+            min(1.0, (self.elapsed - self.began) / (end - self.began)) if end > self.began else 1.0
+        )
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.minutes > 0 and self.time_share == 1
+
+    def set_rate_by_time(self) -> None:
+        """In a run of minutes, set the learning rate: a cosine that ends with them."""
+        optim, share = self.config.OPTIM, self.time_share if self.minutes else 0.0
+        if not self.minutes or optim.SCHEDULE == "constant":
+            return
+        low, high = self.rates
+        warmup = min(1.0, share / optim.WARMUP_SHARE) if optim.WARMUP_SHARE else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = warmup * (low + (high - low) * (1 + math.cos(math.pi * share)) / 2)
+
+    @property
     def steps_done(self) -> int:
         return (self.epoch - 1) * self.sampler.batches + self.batch
+
+    @property
+    def samples_seen(self) -> int:
+        """Samples of all steps done, over all processes."""
+        done = min(self.batch * self.sampler.batch_size, self.sampler.samples)
+        return (self.epoch - 1) * self.sampler.samples + done
 
     @property
     def weights(self) -> nn.Module:
@@ -324,14 +429,22 @@ class Trainer:
         return self.model if self.average is None else self.average.module
 
     def validate_if_due(self, bar: Progress) -> None:
-        if self.batch in self.validation_batches() and self.validated < self.batch:
+        if self.minutes:
+            number = int(self.config.TRAINING.VAL_TIMES * self.time_share)
+            due = self.validation_data is not None and number > self.validations
+        else:
+            number = self.validations
+            due = self.batch in self.validation_batches() and self.validated < self.batch
+        if due:
             self.validate()
+            self.validations = number
             bar.skip_time()
 
     @torch.no_grad()
     def validate(self) -> None:
         """Take the mean PSNR in dB of the last stage's images, clamped to [0,1], over the centre
         crops of the validation set; keep the weights if they are the best."""
+        began = time.monotonic()
         model = self.weights.eval()
         total, count, shown = 0.0, 0, []
         for samples in self.validation:
@@ -339,7 +452,7 @@ class Trainer:
                 break
             degraded, target = self.images(samples)
             with self.autocast():
-                restored = model(degraded)[0].float()
+                restored = self.task.restore(model, degraded, self.config).float()
             if samples["target"].shape[1] == 1:
                 restored = restored.mean(1, keepdim=True).expand_as(target)
             restored = restored.clamp(0, 1)
@@ -349,11 +462,15 @@ class Trainer:
             count += len(errors)
             if not shown:
                 shown = [degraded[:3].clamp(0, 1), restored[:3], target[:3]]
-        total, count, asked = self.devices.sum(total, count, float(self.signal is not None))
+        seconds = time.monotonic() - began if self.devices.main else 0.0
+        total, count, asked, seconds = self.devices.sum(
+            total, count, float(self.signal is not None), seconds
+        )
         self.network.train()
         self.stopping = asked > 0
         self.stop_if_asked()
         self.psnr, self.validated = total / count, self.batch
+        self.validation_seconds = seconds
         self.log.validation(self, shown)
         if self.psnr > self.best["psnr"]:
             self.best = {"epoch": self.epoch, "psnr": self.psnr}
@@ -361,6 +478,8 @@ class Trainer:
 
     def save(self, path: Path, **extra) -> None:
         if self.devices.main:
+            if self.minutes:
+                extra |= {"seconds": self.clock, "samples": self.samples_seen}
             save_checkpoint(path, self.weights, epoch=self.epoch, **extra)
 
     def save_latest(self) -> None:
@@ -375,6 +494,8 @@ class Trainer:
             "samples": self.sampler.samples,
             "config": plain(self.config),
         }
+        if self.minutes:
+            state |= {name: getattr(self, name) for name in CLOCK} | {"elapsed": self.clock}
         if self.devices.device.type == "cuda":
             state["random"]["cuda"] = torch.cuda.get_rng_state(self.devices.device)
         if self.average is not None:
@@ -388,9 +509,13 @@ class Trainer:
         since, the new one holds."""
         if not self.latest.exists():
             return self.log.line(f"nothing to resume from in {self.folder}: starting anew")
+        fixed = {n: p.clone() for n, p in self.model.named_parameters() if not p.requires_grad}
         state = load_weights(self.weights, self.latest).get("training")
         if state is None:
             raise InputError(f"{self.latest}: holds weights only, no state to resume from")
+        loaded = dict(self.weights.named_parameters())
+        if other := [name for name, value in fixed.items() if not loaded[name].equal(value)]:
+            raise InputError(f"{self.latest}: holds another {', '.join(other)} than is fixed now")
         if self.average is not None:
             if "model" not in state:
                 raise InputError(f"{self.latest}: holds no moving average, but OPTIM.EMA is set")
@@ -398,8 +523,9 @@ class Trainer:
             self.average.n_averaged.copy_(state["averaged"])
         elif "model" in state:
             raise InputError(f"{self.latest}: holds a moving average, but OPTIM.EMA is 0")
-        for name in POSITION:
-            setattr(self, name, state[name])
+        for name in POSITION + CLOCK * (self.minutes > 0):
+            setattr(self, name, state.get(name, getattr(self, name)))
+        self.spent = self.elapsed
         groups = self.optimizer.state_dict()["param_groups"]  # with the configuration's settings
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         with warnings.catch_warnings():  # about stepping the scheduler before the optimizer
@@ -414,7 +540,9 @@ class Trainer:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.devices.device)
 
         place = f"epoch {self.epoch}" + (f", after batch {self.batch}" if self.batch else "")
-        if self.epoch > self.config.OPTIM.NUM_EPOCHS:
+        if self.minutes:
+            place += f", {self.elapsed / 60:.1f} of {self.minutes:g} minutes used"
+        if self.epoch > self.last_epoch:
             place = "its end"
         self.log.line(f"resumed from {self.latest} at {place}")
         changed = [
@@ -440,7 +568,7 @@ class Trainer:
 
     def stop_if_asked(self) -> None:
         """After a signal to any of the processes, save and end all of them."""
-        if not self.stopping:
+        if not self.stopping and (self.signal is None or self.devices.distributed):
             return
         number = self.signal or signal.SIGTERM
         self.save_latest()
