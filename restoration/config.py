@@ -6,7 +6,7 @@ task's recipe differs, those its train.py names. `--opts KEY VALUE …` override
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -21,7 +21,9 @@ DEFAULTS = {
     "SEED": 1234,
     "MODEL": {
         "MODE": "",  # the task, the name of a folder under SAVE_DIR
-        "SESSION": "DGUNet",  # the run, the name of a folder under SAVE_DIR/MODE/models
+        # The run, the name of a folder under SAVE_DIR/MODE/models. {NAME} and {CS_RATIO}, here and
+        # in WEIGHTS, stand for the values of those keys.
+        "SESSION": "DGUNet",
         "NAME": "DGUNet",  # or DGUNet_plus
         "WIDTH": -1,  # -1: the published size, here and in the next three
         "WIDTH_STEP": -1,
@@ -30,17 +32,24 @@ DEFAULTS = {
         "CS_RATIO": 25,  # compressive sensing: percent measured
         "WEIGHTS": "",  # a checkpoint to start from, with a fresh optimizer
         "ZERO_IMAGE_CONVOLUTIONS": False,  # every stage begins as its gradient step
+        "PHI_INIT": "",  # compressive sensing: pca, the principal components of the photographs
+        "PHI": "",  # compressive sensing: a fixed Φ, not to be trained: a file .npy, m×1024
     },
     "OPTIM": {
         "BATCH_SIZE": 16,  # over all GPUs and accumulation steps together
         "NUM_EPOCHS": 250,
         "LR_INITIAL": 2e-4,
         "LR_MIN": 1e-6,
+        "LR_BATCH": 0,  # LR_INITIAL and LR_MIN are for this batch; others: times √(BATCH_SIZE/it)
+        "SCHEDULE": "cosine",  # to LR_MIN, after a warm-up; or constant
+        "HALVE_AFTER": 0,  # constant: halve the rate after so many epochs; 0: never
         "WARMUP_EPOCHS": 3,
+        "WARMUP_SHARE": 0.02,  # with TRAINING.MINUTES: of them, in place of WARMUP_EPOCHS
         "COSINE_EXTRA_EPOCHS": 0,  # the cosine is longer by these than the epochs after the warm-up
         "WEIGHT_DECAY": 0.0,
         "ACCUMULATE": 1,  # a batch is worked off in as many parts
         "CLIP_GRAD": 0.0,  # largest norm of the gradient; 0: any
+        "FUSED": False,  # the optimizer's step as one kernel
         "EMA": 0.0,  # decay of a moving average of the weights, such as 0.999; 0: none
         "NEPOCH_DECAY": [100],  # without effect, as is
         "BETA1": 0.5,
@@ -55,14 +64,17 @@ DEFAULTS = {
         "VAL_AFTER_EVERY": 1,  # validate every so many epochs
         "VAL_EPOCHS": [],  # if given: in these epochs instead, and in all after VAL_ALWAYS_AFTER
         "VAL_ALWAYS_AFTER": 0,
-        "VAL_TIMES": 1,  # so many times in an epoch
+        "VAL_TIMES": 1,  # so many times in an epoch; with MINUTES: at the start, and in them
+        "MINUTES": 0.0,  # end after so many, whatever NUM_EPOCHS; the cosine ends then; 0: no limit
         "RESUME": False,
         "TRAIN_PS": 256,
         "VAL_PS": 256,
         "TRAIN_DIR": "",
         "VAL_DIR": "",  # empty: no validation
+        "HOLD_OUT": 0,  # compressive sensing: train without so many images, and validate on them
         "SAVE_DIR": "./checkpoints",
         "SAVE_IMAGES": False,  # without effect
+        "KEEP_EPOCHS": True,  # keep the weights of every epoch validated
         "SAVE_MINUTES": 10.0,  # within an epoch, save the latest state every so often
         "WORKERS": 4,
         "SKIP_CORRUPT": False,  # leave out images that cannot be read
@@ -71,13 +83,23 @@ DEFAULTS = {
         "COMPILE": False,  # torch.compile
     },
 }
-PATHS = ("MODEL.WEIGHTS", "TRAINING.TRAIN_DIR", "TRAINING.VAL_DIR", "TRAINING.SAVE_DIR")
+PATHS = (
+    "MODEL.WEIGHTS",
+    "MODEL.PHI",
+    "TRAINING.TRAIN_DIR",
+    "TRAINING.VAL_DIR",
+    "TRAINING.SAVE_DIR",
+)
 PRECISIONS = ("float32", "bf16", "fp16")
+SCHEDULES = ("cosine", "constant")
 TYPES = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
 
 
 def load_config(
-    file: str | os.PathLike, opts: Sequence[str] = (), recipe: Mapping[str, object] | None = None
+    file: str | os.PathLike,
+    opts: Sequence[str] = (),
+    recipe: Mapping[str, object] | None = None,
+    checks: Mapping[str, tuple[Callable, str]] | None = None,
 ) -> CfgNode:
     """Read a YAML configuration file.
 
@@ -86,6 +108,8 @@ def load_config(
         opts: keys and values in turn, such as ["OPTIM.BATCH_SIZE", "4"]; relative paths in them are
             relative to the current folder.
         recipe: dotted keys and values that replace the defaults.
+        checks: dotted keys and, in place of the usual check, whether a value will do, and in words
+            which would.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -115,14 +139,18 @@ def load_config(
         _set(config, key, value, "--opts", base=Path.cwd())
         sources[key] = "--opts"
     config.TRAINING.SAVE_DIR = _absolute(config.TRAINING.SAVE_DIR, file.parent)
-    _check(config, sources, file)
+    for key in ("SESSION", "WEIGHTS"):
+        for name in ("NAME", "CS_RATIO"):
+            config.MODEL[key] = config.MODEL[key].replace(f"{{{name}}}", str(config.MODEL[name]))
+    _check(config, sources, file, checks or {})
     return config
 
 
-def model_sizes(config: CfgNode) -> dict[str, int]:
-    """Return the sizes that the configuration sets, as `build_model` takes them."""
+def model_sizes(config: CfgNode, task: str = "") -> dict[str, int]:
+    """Return the sizes that the configuration sets for a task, as `build_model` takes them."""
     names = ("WIDTH", "WIDTH_STEP", "LAST_EXTRA", "STAGES")
-    return {name.lower(): config.MODEL[name] for name in names if config.MODEL[name] != -1}
+    sizes = {name.lower(): config.MODEL[name] for name in names if config.MODEL[name] != -1}
+    return sizes | ({"cs_ratio": config.MODEL.CS_RATIO} if task == "Compressive_Sensing" else {})
 
 
 def plain(config: Mapping) -> dict:
@@ -191,8 +219,9 @@ def _absolute(path: str, base: Path) -> str:
     return os.path.abspath(base / os.path.expanduser(path)) if path else path
 
 
-def _check(config: CfgNode, sources: Mapping, file: Path) -> None:
+def _check(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> None:
     def require(key: str, holds, expected: str) -> None:
+        holds, expected = checks.get(key, (holds, expected))
         section, _, name = key.rpartition(".")
         value = config[section][name] if section else config[name]
         if not holds(value):
@@ -208,15 +237,22 @@ def _check(config: CfgNode, sources: Mapping, file: Path) -> None:
         require(key, lambda v: Path(v).name == v and v != "..", "a folder's name")
     require("MODEL.SESSION", bool, "a folder's name")
     require("MODEL.NAME", lambda v: v in MODELS, f"one of {', '.join(MODELS)}")
+    require("MODEL.CS_RATIO", lambda v: 0 < v <= 100, "a percentage")
+    require("MODEL.PHI_INIT", lambda v: v in ("", "pca"), "pca, or '' for random values")
+    require("MODEL.PHI", lambda v: not v or os.path.isfile(v), "a file that exists")
+    require("OPTIM.SCHEDULE", lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
     require("SEED", lambda v: v >= 0, "0 or more")
     for key in ("OPTIM.BATCH_SIZE", "OPTIM.NUM_EPOCHS", "OPTIM.ACCUMULATE", "DATA.REPEATS"):
         require(key, lambda v: v > 0, "at least 1")
     for key in ("TRAINING.VAL_AFTER_EVERY", "TRAINING.VAL_TIMES"):
         require(key, lambda v: v > 0, "at least 1")
-    for key in ("OPTIM.WARMUP_EPOCHS", "OPTIM.COSINE_EXTRA_EPOCHS", "TRAINING.WORKERS"):
+    for key in ("OPTIM.WARMUP_EPOCHS", "OPTIM.COSINE_EXTRA_EPOCHS", "OPTIM.HALVE_AFTER"):
         require(key, lambda v: v >= 0, "0 or more")
-    for key in ("OPTIM.LR_MIN", "OPTIM.WEIGHT_DECAY", "OPTIM.CLIP_GRAD"):
+    for key in ("OPTIM.LR_BATCH", "TRAINING.WORKERS", "TRAINING.HOLD_OUT"):
+        require(key, lambda v: v >= 0, "0 or more")
+    for key in ("OPTIM.LR_MIN", "OPTIM.WEIGHT_DECAY", "OPTIM.CLIP_GRAD", "TRAINING.MINUTES"):
         require(key, lambda v: 0 <= v < math.inf, "0 or more")
+    require("OPTIM.WARMUP_SHARE", lambda v: 0 <= v < 1, "from 0 to below 1")
     require("OPTIM.LR_INITIAL", lambda v: 0 < v < math.inf, "above 0")
     require("OPTIM.EMA", lambda v: 0 <= v < 1, "from 0 to below 1")
     require("TRAINING.SAVE_MINUTES", lambda v: v > 0, "above 0")
