@@ -99,15 +99,14 @@ class Photographs(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def batches(self, sampler: EpochBatchSampler, device: torch.device) -> Iterator[dict]:
-        """Yield the sampler's batches, as `restoration.data.CropSource` describes samples, on the
-        device. The images move there for good."""
+    def loader(self, sampler: EpochBatchSampler, device: torch.device) -> CropLoader:
+        """Return what training iterates over. The images move to the device for good."""
         self.pixels = self.pixels.to(device)
-        for keys in sampler:
-            yield self.batch(keys, sampler.samples)
+        return CropLoader(self, sampler)
 
     def batch(self, keys: Sequence[SampleKey], samples: int) -> dict:
-        """Return the samples of the keys, all of one epoch, which has so many `samples`."""
+        """Return the samples of the keys, all of one epoch, which has so many `samples`: a dict as
+        `restoration.data.CropSource` describes it, the images on the device."""
         self._draw(keys[0].epoch, samples)
         positions = [max(key.position, 0) for key in keys]
         indices = np.array([key.index for key in keys])
@@ -156,6 +155,17 @@ class Photographs(Dataset):
         row = torch.where(down == 1, size - 1 - row, row)
         column = torch.where(right == 1, size - 1 - column, column)
         return (self.pixels[first + row * width + column].float() / 255)[:, None]
+
+
+class CropLoader:
+    """The batches of a sampler, from where it stands to the end of its epoch."""
+
+    def __init__(self, photographs: Photographs, sampler: EpochBatchSampler):
+        self.photographs, self.sampler = photographs, sampler
+
+    def __iter__(self) -> Iterator[dict]:
+        for keys in self.sampler:
+            yield self.photographs.batch(keys, self.sampler.samples)
 
 
 class ValidationPhotographs(Dataset):

@@ -193,7 +193,7 @@ def _build_from_config(task: str, path: Path) -> Network:
         model = CfgNode({**DEFAULTS["MODEL"], **section})
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: holds no MODEL section in YAML ({error})") from error
-    return build_model(task, model.NAME, model_sizes(CfgNode({"MODEL": model})))
+    return build_model(task, model.NAME, model_sizes(CfgNode({"MODEL": model}), task))
 
 
 def _program(task: str) -> str:

@@ -389,6 +389,8 @@ class Trainer:
         [self.elapsed] = self.devices.sum(self.clock if self.devices.main else 0.0)
         if fresh:
             self.began = self.elapsed
+        # Fewer than before, if the minutes are more now.
+        self.validations = min(self.validations, self.validations_due)
 
     @property
     def time_share(self) -> float:
@@ -398,6 +400,10 @@ class Trainer:
         return (
             min(1.0, (self.elapsed - self.began) / (end - self.began)) if end > self.began else 1.0
         )
+
+    @property
+    def validations_due(self) -> int:
+        return int(self.config.TRAINING.VAL_TIMES * self.time_share)
 
     @property
     def out_of_time(self) -> bool:
@@ -430,7 +436,7 @@ class Trainer:
 
     def validate_if_due(self, bar: Progress) -> None:
         if self.minutes:
-            number = int(self.config.TRAINING.VAL_TIMES * self.time_share)
+            number = self.validations_due
             due = self.validation_data is not None and number > self.validations
         else:
             number = self.validations

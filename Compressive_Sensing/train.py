@@ -1,0 +1,116 @@
+"""Train DGUNet or DGUNet_plus for compressive sensing, Φ included.
+
+    python train.py --cs_ratio 25 --opts TRAINING.TRAIN_DIR PHOTOS TRAINING.VAL_DIR SET11
+    python train.py --config training_deblock.yml --cs_ratio 25 --opts …     step 2, from 1's best
+    python train.py --config fast.yml --cs_ratio 25 --minutes 20 --opts TRAINING.TRAIN_DIR PHOTOS
+
+- training.yml and training_deblock.yml are the published recipe; fast.yml gets as near to it as the
+  minutes given allow. restoration/config.py lists all keys; --opts KEY VALUE … overrides any, such
+  as MODEL.NAME DGUNet_plus.
+- PHOTOS: a folder of images, grey or colour, of any format and size, its sub-folders included.
+- MODEL.PHI FILE.npy (m×1024) trains for a fixed Φ of your own.
+- Several GPUs: GPU [0,1,2,3], or one process each: torchrun --nproc_per_node 4 train.py …
+- Resume: TRAINING.RESUME True; with --minutes for what is left of them.
+
+Checkpoints, log and TensorBoard go to SAVE_DIR/MODE/models/SESSION/.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from Compressive_Sensing.data import (
+    Photographs,
+    principal_components,
+    training_data,
+    validation_data,
+)
+from Compressive_Sensing.DGUNet import BLOCK, RATIOS, DGUNet
+from Compressive_Sensing.reconstruct import measure_and_reconstruct
+from restoration import training
+from restoration.errors import InputError, command
+from restoration.losses import LOSSES
+
+RECIPE = {
+    "OPTIM.SCHEDULE": "constant",
+    "OPTIM.WARMUP_EPOCHS": 0,
+    "DATA.REPEATS": 200,
+    "TRAINING.WORKERS": 0,
+    "TRAINING.KEEP_EPOCHS": False,
+}
+CHECKS = {
+    "MODEL.CS_RATIO": (lambda v: v in RATIOS, f"one of {', '.join(map(str, RATIOS))}"),
+    "TRAINING.TRAIN_PS": (lambda v: v > 0 and v % BLOCK == 0, f"a multiple of {BLOCK}"),
+    "TRAINING.VAL_PS": (
+        lambda v: v >= 0 and v % BLOCK == 0,
+        f"a multiple of {BLOCK}: the side of the tiles reconstructed, or 0: whole images",
+    ),
+}
+SHORTCUTS = {"--cs_ratio": "MODEL.CS_RATIO", "--minutes": "TRAINING.MINUTES"}
+
+
+def paper(cfg: CfgNode) -> tuple[int, int, int]:
+    """Return epochs, crops an epoch and batch size of the published training: of its first step
+    for crops of one block, else of its second. BSD400 and DIV2K: 400 + 800 images."""
+    return (400 if cfg.TRAINING.TRAIN_PS == BLOCK else 100), 200 * (400 + 800), 32
+
+
+def prepare(model: DGUNet, cfg: CfgNode, photographs: Photographs, fresh: bool) -> None:
+    """Give the model the Φ that the configuration asks for.
+
+    Raises `InputError` for a file `MODEL.PHI` that holds no Φ of `MODEL.CS_RATIO`."""
+    phi = model.A.Phi
+    if cfg.MODEL.PHI:
+        phi.data.copy_(read_phi(cfg.MODEL.PHI, tuple(phi.shape), cfg.MODEL.CS_RATIO))
+        phi.requires_grad_(False)
+    elif cfg.MODEL.PHI_INIT == "pca" and fresh:
+        phi.data.copy_(principal_components(photographs, len(phi)))
+
+
+def read_phi(path: str | Path, shape: tuple[int, int], ratio: int) -> Tensor:
+    """Return Φ of a .npy file, float32.
+
+    Raises `InputError` for a file that is no such one, another shape, or values not finite."""
+    try:
+        phi = np.load(path, allow_pickle=False)
+        found = f"{phi.dtype} of {'×'.join(map(str, phi.shape))}"
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise InputError(f"{path}: not a readable .npy file ({error})") from error
+    if phi.dtype.kind not in "fiu" or phi.shape != shape:
+        wanted = "×".join(map(str, shape))
+        raise InputError(f"{path}: holds {found}, expected floats of {wanted} for ratio {ratio}")
+    phi = phi.astype(np.float32)
+    if not np.isfinite(phi).all():
+        raise InputError(f"{path}: holds values that are not finite")
+    return torch.from_numpy(phi)
+
+
+def restore(model: nn.Module, images: Tensor, cfg: CfgNode) -> Tensor:
+    """Return what validation scores: the images reconstructed by tiles, as published."""
+    return measure_and_reconstruct(model, images, cfg.TRAINING.VAL_PS)
+
+
+TASK = training.Task(
+    "Compressive_Sensing",
+    RECIPE,
+    LOSSES["Compressive_Sensing"],
+    training_data,
+    validation_data,
+    paper,
+    prepare=prepare,
+    restore=restore,
+    checks=CHECKS,
+    shortcuts=SHORTCUTS,
+)
+
+
+@command
+def main() -> None:
+    training.main(TASK, Path(__file__).resolve().parent, __doc__)
+
+
+if __name__ == "__main__":
+    main()
