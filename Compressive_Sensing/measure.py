@@ -170,12 +170,11 @@ def read_measurements(path: str | Path) -> Measurements:
         y = _by_row(ranges[0]) + _by_row(ranges[1]) * y
     elif y.dtype.kind != "f":
         raise InputError(f"{path}: y is {y.dtype}, expected numbers")
-    broken = np.count_nonzero(~np.isfinite(y))
-    if broken:
-        raise InputError(f"{path}: {broken} of the {y.size} measurements are not finite")
-    return Measurements(
-        torch.from_numpy(y.astype(np.float32)), ratio, height, width, str(fields["phi"])
-    )
+    with np.errstate(over="ignore"):  # becomes infinite
+        y = torch.from_numpy(y.astype(np.float32))
+    if broken := int((~y.isfinite()).sum()):
+        raise InputError(f"{path}: {broken} of the {y.numel()} measurements are not finite")
+    return Measurements(y, ratio, height, width, str(fields["phi"]))
 
 
 def add_network_options(parser: argparse.ArgumentParser, ratio: int | None = 25) -> None:

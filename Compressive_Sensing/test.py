@@ -151,7 +151,7 @@ def run(trained: TrainedNetwork, sets: Sequence[PhotoSet], options: argparse.Nam
     return scores
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, Path(__file__).resolve().parent)
     add = parser.add_argument
     text = f"folders in --input_dir (default: {', '.join(SETS)}, unless --input_dir holds images)"
@@ -160,7 +160,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--cs_ratio", type=int, choices=RATIOS, default=25, help=f"{text} (default: %(default)s)")
     add("--tile", type=int, default=0, metavar="N", help="reconstruct N×N tiles on their own")
     add("--color", action="store_true", help="each channel of a colour image, not Y alone")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.tile < 0 or options.tile % BLOCK:
         raise InputError(f"--tile is {options.tile}; expected a multiple of {BLOCK}")
     if options.self_ensemble:

@@ -106,9 +106,12 @@ def compressive_sensing_y(restored: np.ndarray, target: np.ndarray) -> tuple[flo
     """Score as the published compressive-sensing script does.
 
     The result is clipped to [0, 1] and, if float, not rounded. Of colour, Y of OpenCV's full-range
-    YCrCb (8 bits for 8-bit pixels) is taken. PSNR with peak 255; SSIM with a 7×7 uniform window and
-    the sample covariance, 3 border pixels dropped: scikit-image's default.
+    YCrCb (8 bits for 8-bit pixels) is taken, and compared with a result that is Y alone. PSNR with
+    peak 255; SSIM with a 7×7 uniform window and the sample covariance, 3 border pixels dropped:
+    scikit-image's default.
     """
+    if restored.ndim == 2 and target.ndim == 3 and target.dtype.kind != "f":
+        target = _full_range_luma(target)
     _check(restored, target, _UNIFORM)
     restored, target = _full_range_luma(restored), _full_range_luma(target)
     similarity = _ssim_map(restored, target, _UNIFORM, 255, covariance_scale=49 / 48)

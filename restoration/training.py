@@ -395,8 +395,8 @@ class Trainer:
     @property
     def time_share(self) -> float:
         """How much of the time for training a run of minutes has used, up to 1. What the last
-        validation takes, and 1 % of the minutes for the end, are set aside."""
-        end = 60 * 0.99 * self.minutes - 1.2 * self.validation_seconds
+        validation takes, and 2 % of the minutes for the last step and the end, are set aside."""
+        end = 60 * 0.98 * self.minutes - 1.2 * self.validation_seconds
         return (
             min(1.0, (self.elapsed - self.began) / (end - self.began)) if end > self.began else 1.0
         )
