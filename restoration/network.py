@@ -63,8 +63,13 @@ class Network(nn.Module):
             )
 
     def zero_image_convolutions(self) -> None:
-        """Zero the convolutions that emit the stage images, so that training starts where each stage
-        is its gradient step alone (the last one of image restoration: the degraded image)."""
+        """Zero the convolutions whose output is added to an image, so that training starts where no
+        stage changes it but by a gradient step: all stage images are the degraded image, or in
+        compressive sensing what gradient descent gives."""
+        for fgdm in self.fgdm:
+            for operator in fgdm.children():
+                nn.init.zeros_(operator.reduce.weight)
+                nn.init.zeros_(operator.reduce.bias)
         for ipmm in self.ipmm:
             nn.init.zeros_(ipmm.sam.image.weight)
         nn.init.zeros_(self.last.image.weight)
