@@ -68,8 +68,8 @@ class Network(nn.Module):
         compressive sensing what gradient descent gives."""
         for fgdm in self.fgdm:
             for operator in fgdm.children():
-                nn.init.zeros_(operator.reduce.weight)
-                nn.init.zeros_(operator.reduce.bias)
+                nn.init.zeros_(operator[-1].weight)
+                nn.init.zeros_(operator[-1].bias)
         for ipmm in self.ipmm:
             nn.init.zeros_(ipmm.sam.image.weight)
         nn.init.zeros_(self.last.image.weight)
