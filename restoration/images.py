@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import uuid
 from collections import defaultdict
 from pathlib import Path
@@ -30,7 +31,13 @@ _SUFFIXES_OF_16_BIT = (".png", ".tif", ".tiff", ".ppm", ".pgm")
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOUR_TYPE = 25  # byte of the header; 3 means palette
+_PNM_GAP = rb"(?:\s|#[^\n\r]*[\n\r])+"
+_PNM_HEADER = re.compile(rb"P[2356]" + 2 * (_PNM_GAP + rb"\d+") + _PNM_GAP + rb"(\d+)")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
+_TIFF_PHOTOMETRIC, _TIFF_EXTRA_SAMPLES = (
+    262,
+    338,
+)  # tags; 0: white is zero; 2: alpha, not multiplied
 _JPEG_START_OF_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 
 # A broken file is this module's error to report, once; OpenCV would log it too.
@@ -62,18 +69,18 @@ def list_images(folder: str | Path, recursive: bool = False) -> list[Path]:
 def read_image(path: str | Path) -> np.ndarray:
     """Return the pixels as stored: uint8 or uint16, H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA).
 
-    The orientation noted in EXIF is not applied: the field's datasets are read as stored. A palette
-    image comes out as RGB, or grey if its colours are all grey; an animation as its first frame.
+    The orientation noted in EXIF is not applied: the field's datasets are read as stored (but that
+    of a TIFF is, by all its decoders). A palette image comes out as RGB, or grey if its colours are
+    all grey; an animation as its first frame.
 
     Raises `FileNotFoundError`, and `InputError` for a file that is no image, is cut short or has
     other pixels than 8 or 16 bits.
     """
     path = Path(path)
-    data = path.read_bytes()
-    try:
-        return _decode(data)
-    except Exception as error:  # what a decoder raises on broken files is not documented
-        raise InputError(f"{path}: cannot be read as an image ({error})") from error
+    array = decode_image(path.read_bytes(), path)
+    if array.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path}: has {array.dtype} pixels; expected 8 or 16 bits")
+    return array
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
@@ -100,6 +107,11 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
 
     Raises `InputError` for a suffix or pixels that cannot be written.
     """
+    write_bytes(path, encode_image(path, array))
+
+
+def encode_image(path: str | Path, array: np.ndarray) -> bytes:
+    """Return what `write_image` would write."""
     path = Path(path)
     array = np.asarray(array)
     suffix = path.suffix.lower()
@@ -114,14 +126,22 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
         conversion = cv2.COLOR_RGB2BGR if array.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
         array = cv2.cvtColor(np.ascontiguousarray(array), conversion)
     try:
-        encoded = cv2.imencode(suffix, np.ascontiguousarray(array))[1].tobytes()
+        done, encoded = cv2.imencode(suffix, np.ascontiguousarray(array))
     except cv2.error as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
+    if not done:
+        raise InputError(f"{path}: {array.shape} pixels cannot be written as {suffix}")
+    return encoded.tobytes()
 
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all. Parent folders are made; a link that has the
+    file's name is replaced, not followed."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    partial = path.with_name(f".{uuid.uuid4().hex}.part")  # the name may be as long as names can be
     try:
-        partial.write_bytes(encoded)
+        partial.write_bytes(data)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -224,9 +244,19 @@ def pair_by_name(first: str | Path, second: str | Path) -> list[tuple[Path, Path
     return [(path, seconds[stem]) for stem, path in firsts.items()]
 
 
+def decode_image(data: bytes, name: str | Path) -> np.ndarray:
+    """Return the pixels of an image file's bytes as `read_image` does, or float32 ones as
+    stored. `name` is for messages. Raises `InputError`."""
+    try:
+        return _decode(data)
+    except Exception as error:  # what a decoder raises on broken files is not documented
+        raise InputError(f"{name}: cannot be read as an image ({error})") from error
+
+
 def _decode(data: bytes) -> np.ndarray:
-    """Return the pixels of an encoded image. OpenCV decodes; Pillow decodes what OpenCV gives in
-    other colours than the stored ones (palettes, CMYK) or not at all in some versions (GIF)."""
+    """OpenCV decodes; Pillow decodes what OpenCV gives in other colours than the stored ones
+    (palettes, CMYK), without its alpha or not at all in some versions (GIF)."""
+    inverted = False
     if data.startswith(_JPEG_SIGNATURE):
         # OpenCV may fill the missing part of a JPEG with grey without a word.
         if data.rfind(_JPEG_END) < data.rfind(_JPEG_START_OF_SCAN):
@@ -236,30 +266,41 @@ def _decode(data: bytes) -> np.ndarray:
             raise ValueError("it is cut short")
         if data[_PNG_COLOUR_TYPE : _PNG_COLOUR_TYPE + 1] == b"\x03":
             return _decode_with_pillow(Image.open(io.BytesIO(data)))
+    elif header := _PNM_HEADER.match(data):
+        if int(header[1]) not in (255, 65535):  # OpenCV takes no notice of it
+            raise ValueError(f"its largest value is {int(header[1])}; expected 255 or 65535")
     elif data:
         try:
             picture = Image.open(io.BytesIO(data))
         except Image.UnidentifiedImageError:
             picture = None
-        if picture and (picture.mode in ("P", "PA", "CMYK") or picture.format == "GIF"):
+        if picture and (picture.mode in ("P", "PA", "LA", "CMYK") or picture.format == "GIF"):
             return _decode_with_pillow(picture)
+        if picture and picture.mode == "LAB":
+            raise ValueError("it has LAB pixels; expected grey or RGB")
+        if picture and picture.format == "TIFF":
+            if picture.mode == "RGBA" and picture.tag_v2.get(_TIFF_EXTRA_SAMPLES) == (2,):
+                return np.array(picture)  # OpenCV would multiply the colours by alpha
+            inverted = picture.mode == "I;16" and picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
 
     array = None
     if data:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise ValueError(f"{len(data)} bytes of no known format, or cut short")
-    if array.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"it has {array.dtype} pixels; expected 8 or 16 bits")
+    if array.dtype not in (np.uint8, np.uint16, np.float32):
+        raise ValueError(f"it has {array.dtype} pixels; expected 8 or 16 bits, or float32")
     if array.ndim == 2:
-        return array
+        return 65535 - array if inverted else array
+    if array.shape[2] not in (3, 4):
+        raise ValueError(f"it has {array.shape[2]} channels; expected 1, 3 or 4")
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
 def _decode_with_pillow(picture: Image.Image) -> np.ndarray:
     if picture.mode == "L":
         return np.array(picture)
-    transparent = picture.mode == "PA" or "transparency" in picture.info
+    transparent = picture.mode in ("PA", "LA") or "transparency" in picture.info
     array = np.array(picture.convert("RGBA" if transparent else "RGB"))
     grey = not transparent and (array == array[..., :1]).all()
     return array[..., 0].copy() if grey else array
