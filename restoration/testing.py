@@ -9,12 +9,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +41,7 @@ from restoration.images import (
 from restoration.inference import pick_device, restore
 from restoration.metrics import Score, format_images, mean_score, score_folders, write_csv
 from restoration.network import Network
+from restoration.pipeline import overlapped
 from restoration.published import published_scores
 from restoration.tasks import MODELS, build_model
 
@@ -52,7 +50,6 @@ PUBLISHED_WEIGHTS = (
 )
 SCORES_FILE = "scores.csv"
 _RESULT_SUFFIXES = (*IMAGE_SUFFIXES, ".mat")
-_AHEAD = 4  # images read before their turn, and images waiting to be written
 _LONGEST_IMAGE_TABLE = 20  # rows; of larger sets only the means are printed
 
 
@@ -506,24 +503,3 @@ def _restore_set(
     # disable=None: no bar where standard error is not a terminal
     for _ in tqdm(done, images.name, len(images.inputs), unit="image", disable=None):
         pass
-
-
-def overlapped(
-    items: Iterable, read: Callable, compute: Callable, write: Callable, threads: int
-) -> Iterator:
-    """Yield each item once it is computed: `write(item, compute(item, read(item)))`, with reading
-    and writing in threads beside the computing, at most a few items ahead and behind."""
-    remaining = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
-        reading = deque((item, pool.submit(read, item)) for item in islice(remaining, _AHEAD))
-        writing: deque = deque()
-        while reading:
-            item, future = reading.popleft()
-            data = future.result()
-            reading.extend((later, pool.submit(read, later)) for later in islice(remaining, 1))
-            writing.append(pool.submit(write, item, compute(item, data)))
-            if len(writing) > _AHEAD:
-                writing.popleft().result()
-            yield item
-        for future in writing:
-            future.result()
