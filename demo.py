@@ -1,0 +1,452 @@
+"""Restore your own images, with any task's weights: files, folders or patterns.
+
+    python demo.py --weights FILE --input_dir photo.jpg --result_dir out
+    python demo.py --weights FILE --input_dir holiday --result_dir out --recursive
+    python demo.py --weights FILE --input_dir "scans/*.tif" --result_dir out --stages
+
+Results have the inputs' names, folder structure, format, bit depth and colour mode; what a format
+cannot keep, restoration/photos.py says. A run that was interrupted goes on where it stopped: images
+whose result is there, made with the same settings, are left out. What cannot be read is reported
+and left out too. With the weights of compressive sensing, images are measured and reconstructed,
+each channel on its own.
+
+Exit code: 0 all images are restored; 1 some failed; 2 none could be restored, or bad arguments;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import glob
+import hashlib
+import os
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from natsort import natsorted
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from restoration.errors import USER_ERRORS, InputError, command, first_few
+from restoration.evaluation import SETTINGS_FILE, read_settings
+from restoration.images import write_image
+from restoration.inference import PRECISIONS, TILE_OVERLAP, Restorer
+from restoration.network import Network
+from restoration.photos import (
+    MAX_PIXELS,
+    PHOTO_SUFFIXES,
+    Photo,
+    read_photo,
+    result_suffix,
+    write_photo,
+)
+from restoration.pipeline import overlapped
+from restoration.tasks import MODELS, TASKS
+from restoration.testing import PUBLISHED_WEIGHTS, noting_settings
+
+PROGRAM = "demo.py"
+WINDOW = 384  # of local statistics: 1.5 times the patch of 256 that most recipes train on
+NOT_COMPARED = ("device", "torch", "weights", "unfinished")  # settings that make no other results
+FAILURES = (*USER_ERRORS, OSError, MemoryError)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # all further files would fail too
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to restore, and where its result goes."""
+
+    source: Path
+    result: Path
+
+
+@dataclass
+class Report:
+    """What became of the images."""
+
+    restored: list[Job] = field(default_factory=list)
+    done_before: list[Job] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)  # of no known suffix
+    values: int = 0  # of all pixels and channels restored
+    measured: int = 0  # by compressive sensing, in their place
+    stopped: bool = False
+
+    def fail(self, source: Path, error: Exception) -> None:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.strerror} ({error.filename or source})"
+            self.stopped = self.stopped or error.errno in DISK_ERRORS
+        self.failed.append((source, reason.removeprefix(f"{source}: ")))
+        tqdm.write(f"failed: {source}: {self.failed[-1][1]}", file=sys.stderr)
+
+    @property
+    def exit_code(self) -> int:
+        if not self.failed:
+            return 0
+        return 1 if self.restored or self.done_before else 2
+
+    def summary(self, result_dir: Path, seconds: float) -> str:
+        lines = [f"restored {_images(len(self.restored))} in {result_dir} ({seconds:.1f} s)"]
+        if self.measured:
+            lines.append(
+                f"measured {self.measured:,} numbers in place of {self.values:,} pixel values"
+            )
+        if self.done_before:
+            lines.append(f"skipped {len(self.done_before)} that were restored before")
+        if self.left_out:
+            kinds = Counter(path.suffix.lower() or "no suffix" for path in self.left_out)
+            text = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(8))
+            lines.append(f"left out {len(self.left_out)} of no known image format: {text}")
+        if self.failed:
+            names = first_few([path for path, _ in self.failed])
+            lines.append(f"failed {len(self.failed)}: {names}")
+        return "\n".join(lines)
+
+
+def find_images(
+    names: Sequence[str], recursive: bool, result_dir: Path, report: Report
+) -> list[tuple[Path, Path]]:
+    """Return the images that files, folders and patterns name, each with the path that its result
+    has below the result folder: its name, below a folder or pattern its path from there.
+
+    Files that are no images by their suffix, and folders that cannot be read, are noted in
+    `report`; the result folder is not searched. Raises `FileNotFoundError` for what does not exist.
+    """
+    found: dict[str, tuple[Path, Path]] = {}
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            base, files = path, _walk(path, recursive, report)
+        elif path.exists():
+            found.setdefault(os.path.realpath(path), (path, Path(path.name)))
+            continue
+        elif glob.has_magic(name):
+            base = _fixed_part(path)
+            files = [Path(match) for match in glob.glob(name, recursive=True)]
+            files = [file for file in files if file.is_file()]
+        else:
+            raise FileNotFoundError(
+                f"{name}: does not exist; expected an image, a folder or a pattern"
+            )
+        results, inside = result_dir.resolve(), base.resolve()
+        nested = results != inside and results.is_relative_to(inside)
+        for file in natsorted(files, key=str):
+            if nested and file.resolve().is_relative_to(results):
+                continue
+            if file.suffix.lower() in PHOTO_SUFFIXES:
+                relative = Path(os.path.relpath(file, base))
+                found.setdefault(os.path.realpath(file), (file, relative))
+            else:
+                report.left_out.append(file)
+    if not found:
+        hint = "" if recursive else " (--recursive looks into their folders)"
+        raise InputError(
+            f"{', '.join(names)}: found no image{hint}; expected {' '.join(PHOTO_SUFFIXES)}"
+        )
+    return list(found.values())
+
+
+def _walk(folder: Path, recursive: bool, report: Report) -> list[Path]:
+    """Return the files in a folder, hidden ones left out."""
+    os.scandir(folder).close()  # raises where the folder itself cannot be read
+    files = []
+    for parent, folders, names in os.walk(
+        folder, onerror=lambda e: report.fail(Path(e.filename), e)
+    ):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return files
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folder in which a pattern's wildcards begin.
+
+    >>> _fixed_part(Path("photos/2024-*/*.jpg"))
+    PosixPath('photos')
+    """
+    parts = pattern.parts[:-1]
+    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return Path(*parts[:fixed])
+
+
+def plan(images: Sequence[tuple[Path, Path]], result_dir: Path, report: Report) -> list[Job]:
+    """Return the images with where their results go.
+
+    An image whose result would lie outside `result_dir` or where another's lies fails. Raises
+    `InputError` where results would replace inputs.
+    """
+    root, jobs, taken = result_dir.resolve(), [], {}
+    sources = {os.path.realpath(source) for source, _ in images}
+    # Those that keep their suffix have the first right to a name.
+    for source, relative in sorted(images, key=lambda i: result_suffix(i[1].suffix) != i[1].suffix):
+        result = result_dir / relative.with_suffix(result_suffix(relative.suffix))
+        place = result.parent.resolve() / result.name
+        if str(place) in sources:
+            raise InputError(
+                f"{result}: would replace an image to be restored; choose another --result_dir"
+            )
+        if not place.is_relative_to(root) or ".." in relative.parts:
+            report.fail(source, InputError(f"its result, {result}, would lie outside {result_dir}"))
+        elif place in taken:
+            other = taken[place]
+            report.fail(source, InputError(f"its result, {result}, would replace that of {other}"))
+        else:
+            taken[place] = source
+            jobs.append(Job(source, result))
+    return natsorted(jobs, key=lambda job: str(job.source))
+
+
+def _is_done(job: Job) -> bool:
+    """Tell whether the result is there and not older than the image. It is whole if it is there."""
+    try:
+        return job.result.is_file() and job.result.stat().st_mtime >= job.source.stat().st_mtime
+    except OSError:
+        return False
+
+
+def claim(result_dir: Path, settings: dict, jobs: Sequence[Job]) -> None:
+    """Raise `InputError` for a result folder that holds results of other settings, or files in the
+    place of results that this program did not make."""
+    there = read_settings(result_dir)
+    existing = [job.result for job in jobs if job.result.exists()]
+    if there is None and existing:
+        raise InputError(
+            f"{first_few(existing)}: exist, without the {SETTINGS_FILE} of this program; choose "
+            "another --result_dir, or --overwrite"
+        )
+    differing = [
+        f"{key} {there.get(key)} (now {value})"
+        for key, value in settings.items()
+        if there is not None and key not in NOT_COMPARED and there.get(key) != value
+    ]
+    if differing:
+        raise InputError(
+            f"{result_dir}: holds results of other settings: {first_few(differing)}; choose "
+            "another --result_dir, or --overwrite"
+        )
+
+
+def describe(restorer: Restorer, options: argparse.Namespace) -> dict:
+    """Return the settings that are noted beside the results."""
+    config = restorer.network.config
+    return {
+        "program": PROGRAM,
+        "task": config["task"],
+        "model": config["model"],
+        "sizes": config["sizes"],
+        "weights": options.weights.name,
+        "weights_sha256": hashlib.sha256(options.weights.read_bytes()).hexdigest(),
+        "tile": options.tile,
+        "tile_overlap": restorer.tile_overlap,
+        "self_ensemble": options.self_ensemble,
+        "local_statistics": options.local_statistics,
+        "precision": options.precision,
+        "stages": options.stages,
+        "device": str(restorer.device),
+        "torch": torch.__version__,
+    }
+
+
+def count_measurements(network: Network, pixels: np.ndarray) -> int:
+    """Return how many numbers compressive sensing measures of an image; 0 for other tasks."""
+    if network.channels != 1:
+        return 0
+    side = network.multiple
+    of_block = network.measure(torch.zeros(1, 1, side, side, device=network.A.Phi.device)).numel()
+    blocks = -(-pixels.shape[0] // side) * -(-pixels.shape[1] // side)
+    return of_block * blocks * (1 if pixels.ndim == 2 else pixels.shape[2])
+
+
+def restore_images(
+    restorer: Restorer, jobs: Sequence[Job], options: argparse.Namespace, report: Report
+) -> None:
+    """Restore the images into their files; what fails is noted in `report`."""
+    limit = int(options.max_megapixels * 1e6) or None
+
+    def read(job: Job) -> Photo | Exception:
+        try:
+            return read_photo(job.source, limit)
+        except FAILURES as error:
+            return error
+
+    def compute(job: Job, photo: Photo | Exception) -> tuple[Photo, list] | Exception:
+        if isinstance(photo, Exception):
+            return photo
+        try:
+            if options.stages:
+                return photo, restorer.stages(photo.pixels)
+            return photo, [restorer(photo.pixels)]
+        except FAILURES as error:
+            return error
+
+    def write(job: Job, made: tuple[Photo, list] | Exception) -> None:
+        if isinstance(made, Exception):
+            return report.fail(job.source, made)
+        photo, stages = made
+        try:
+            if options.stages:
+                write_stages(
+                    job.result.with_name(f"{job.result.name}.stages"), photo.pixels, stages
+                )
+            write_photo(job.result, photo, stages[-1])
+        except FAILURES as error:
+            return report.fail(job.source, error)
+        report.restored.append(job)
+        report.values += photo.pixels.size
+        report.measured += count_measurements(restorer.network, photo.pixels)
+
+    with tqdm(total=len(jobs), unit="image", disable=None, dynamic_ncols=True) as bar:
+        restorer.progress = lambda done, of: bar.set_postfix_str(f"tile {done} of {of}" * (of > 1))
+        done = overlapped(jobs, read, compute, write, options.jobs, ahead=options.jobs)
+        with contextlib.closing(done):
+            for _ in done:
+                bar.update()
+                if report.stopped:
+                    break
+
+
+def write_stages(folder: Path, degraded: np.ndarray, stages: Sequence[np.ndarray]) -> None:
+    """Write the stage images, 1.png, 2.png, …, and contact_sheet.png, on which each one's caption
+    says how far it is from the one before (root mean square, of 255)."""
+    for number, image in enumerate(stages, 1):
+        write_image(folder / f"{number}.png", _as_integers(image))
+    captions, images = ["input"], [degraded, *stages]
+    for number, (before, image) in enumerate(zip(images, stages, strict=False), 1):
+        change = np.sqrt(np.mean((_as_floats(image) - _as_floats(before)) ** 2))
+        captions.append(f"stage {number}, changed by {255 * change:.2f}")
+    write_image(folder / "contact_sheet.png", contact_sheet(images, captions))
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray], captions: Sequence[str], side: int = 320, columns: int = 4
+) -> np.ndarray:
+    """Return the images with captions above them, made smaller to fit `side`: uint8, H×W×3."""
+    margin, line = 4, 14
+    small = [Image.fromarray(_as_bytes(image)).convert("RGB") for image in images]
+    for image in small:
+        image.thumbnail((side, side))
+    cell_width = max(side // 2, *(image.width for image in small)) + margin
+    cell_height = max(image.height for image in small) + line + margin
+    rows = -(-len(small) // columns)
+    sheet = Image.new("RGB", (min(columns, len(small)) * cell_width, rows * cell_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (image, caption) in enumerate(zip(small, captions, strict=True)):
+        left, top = index % columns * cell_width, index // columns * cell_height
+        draw.text((left, top), caption, fill="black")
+        sheet.paste(image, (left, top + line))
+    return np.asarray(sheet)
+
+
+def _as_floats(image: np.ndarray) -> np.ndarray:
+    return image if image.dtype.kind == "f" else image / np.float32(np.iinfo(image.dtype).max)
+
+
+def _as_integers(image: np.ndarray) -> np.ndarray:
+    return np.rint(image * 65535).astype(np.uint16) if image.dtype.kind == "f" else image
+
+
+def _as_bytes(image: np.ndarray) -> np.ndarray:
+    return image if image.dtype == np.uint8 else np.rint(255 * _as_floats(image)).astype(np.uint8)
+
+
+def _images(count: int) -> str:
+    return f"{count} image" + "s" * (count != 1)
+
+
+def _tile(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--weights", type=Path, metavar="FILE", help="the checkpoint: an own or a published one")
+    add("--task", choices=TASKS, help="which task, if the checkpoint fits several")
+    add("--model", choices=MODELS, help="stop unless the checkpoint is of this model")
+    add("--input_dir", nargs="+", required=True, metavar="PATH", help="files, folders, patterns")
+    add("--result_dir", type=Path, default=Path("results"), metavar="DIR", help="(%(default)s)")
+    text = (
+        "largest side of the tiles of a large image; 0: whole (auto: what the memory is enough for)"
+    )
+    add("--tile", type=_tile, default="auto", metavar="auto|N|0", help=text)
+    text = "pixels that tiles share (%(default)s)"
+    add("--tile_overlap", type=int, default=TILE_OVERLAP, metavar="N", help=text)
+    text = "mean over the eight flips and turns of the image: better, eight times the work"
+    add("--self_ensemble", action="store_true", help=text)
+    text = f"take the network's statistics from windows of N pixels ({WINDOW}), as TLC does"
+    add("--local_statistics", type=int, nargs="?", const=WINDOW, default=0, metavar="N", help=text)
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (auto: the best there is)")
+    add("--precision", choices=PRECISIONS, default="float32", help="(%(default)s)")
+    text = "threads that read and write, and images held by them (%(default)s)"
+    add("--jobs", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help=text)
+    text = "also write every stage's image and a contact sheet, into NAME.stages"
+    add("--stages", action="store_true", help=text)
+    add("--recursive", action="store_true", help="look into the folders of folders")
+    add("--overwrite", action="store_true", help="restore again what is in the result folder")
+    text = "refuse larger images, which may be made to fill the memory (%(default)g; 0: no limit)"
+    add("--max_megapixels", type=float, default=MAX_PIXELS / 1e6, metavar="N", help=text)
+    options = parser.parse_args(arguments)
+    if options.weights is None:
+        raise InputError(
+            "--weights is missing; expected a checkpoint: one that `make demo` or a task's "
+            f"train.py wrote, or a published one from {PUBLISHED_WEIGHTS}"
+        )
+    for name in ("jobs", "max_megapixels"):
+        least = 1 if name == "jobs" else 0
+        if not getattr(options, name) >= least:
+            raise InputError(f"--{name} is {getattr(options, name)}; expected {least} or more")
+    return options
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    options, report, start = parse_arguments(arguments), Report(), time.monotonic()
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+    warnings.filterwarnings("ignore", module="PIL")
+    Image.MAX_IMAGE_PIXELS = None  # --max_megapixels is the limit
+
+    images = find_images(options.input_dir, options.recursive, options.result_dir, report)
+    jobs = plan(images, options.result_dir, report)
+    restorer = Restorer.from_checkpoint(
+        options.weights,
+        task=options.task,
+        model=options.model,
+        device=options.device,
+        tile=options.tile,
+        tile_overlap=options.tile_overlap,
+        self_ensemble=options.self_ensemble,
+        precision=options.precision,
+        local_statistics=options.local_statistics,
+    )
+    settings = describe(restorer, options)
+    if not options.overwrite:
+        claim(options.result_dir, settings, jobs)
+        report.done_before = [job for job in jobs if _is_done(job)]
+        jobs = [job for job in jobs if not _is_done(job)]
+    try:
+        with noting_settings(options.result_dir, settings), logging_redirect_tqdm():
+            restore_images(restorer, jobs, options, report)
+    except KeyboardInterrupt:
+        print(report.summary(options.result_dir, time.monotonic() - start))
+        print("the same command goes on from here", file=sys.stderr)
+        raise
+    print(report.summary(options.result_dir, time.monotonic() - start))
+    if report.exit_code:
+        sys.exit(report.exit_code)
+
+
+if __name__ == "__main__":
+    main()
