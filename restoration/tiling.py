@@ -55,7 +55,8 @@ def spans(size: int, tile: int, overlap: int, multiple: int = 1) -> list[Span]:
     if tile % multiple or overlap % (2 * multiple) or not 3 * overlap <= tile > 0:
         raise ValueError(f"tiles of {tile} with overlap {overlap} at multiples of {multiple}")
     count = -(-size // (tile - overlap))
-    borders = [i * size // count // multiple * multiple for i in range(count)] + [size]
+    whole = -(-size // multiple) * multiple
+    borders = [i * whole // count // multiple * multiple for i in range(count)] + [size]
     half = overlap // 2
     starts = [max(0, border - half) for border in borders[:-1]]
     stops = [min(size, border + half) for border in borders[1:]]
