@@ -34,11 +34,9 @@ _PNG_COLOUR_TYPE = 25  # byte of the header; 3 means palette
 _PNM_GAP = rb"(?:\s|#[^\n\r]*[\n\r])+"
 _PNM_HEADER = re.compile(rb"P[2356]" + 2 * (_PNM_GAP + rb"\d+") + _PNM_GAP + rb"(\d+)")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
-_TIFF_PHOTOMETRIC, _TIFF_EXTRA_SAMPLES = (
-    262,
-    338,
-)  # tags; 0: white is zero; 2: alpha, not multiplied
 _JPEG_START_OF_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_EXTRA_SAMPLES = 258, 262, 338  # tags
+_WHITE_IS_ZERO, _PLAIN_ALPHA = 0, (2,)  # values of the last two; alpha not multiplied in
 
 # A broken file is this module's error to report, once; OpenCV would log it too.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -279,9 +277,11 @@ def _decode(data: bytes) -> np.ndarray:
         if picture and picture.mode == "LAB":
             raise ValueError("it has LAB pixels; expected grey or RGB")
         if picture and picture.format == "TIFF":
-            if picture.mode == "RGBA" and picture.tag_v2.get(_TIFF_EXTRA_SAMPLES) == (2,):
+            tags = picture.tag_v2
+            bits, extra = tags.get(_TIFF_BITS), tags.get(_TIFF_EXTRA_SAMPLES)
+            if picture.mode == "RGBA" and bits == (8, 8, 8, 8) and extra == _PLAIN_ALPHA:
                 return np.array(picture)  # OpenCV would multiply the colours by alpha
-            inverted = picture.mode == "I;16" and picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
+            inverted = picture.mode == "I;16" and tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
 
     array = None
     if data:

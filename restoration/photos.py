@@ -5,7 +5,7 @@ alpha, orientation and colour profile stay. What a format cannot keep:
 
 * Palette and 1-bit images come out with 8 bits of grey or colour, a GIF as a PNG.
 * CMYK comes out as RGB (sRGB where the file has a profile).
-* JPEG and WebP are compressed anew, with quality 95 and without colour subsampling (a WebP that
+* JPEG and WebP are compressed anew with quality 95, JPEG without colour subsampling (a WebP that
   was lossless stays so).
 * EXIF is kept in JPEG, PNG and WebP; of a TIFF resolution and colour profile alone.
 * A 16-bit grey PNG with alpha comes out as RGBA.
@@ -250,7 +250,7 @@ def _from_cmyk(picture: Image.Image, icc: bytes | None) -> tuple[np.ndarray, byt
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
             converted = ImageCms.profileToProfile(picture, source, srgb, outputMode="RGB")
             return np.array(converted), ImageCms.ImageCmsProfile(srgb).tobytes()
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile
     return np.array(picture.convert("RGB")), None
 
