@@ -62,9 +62,9 @@ class RunLog:
             f"{epochs * trainer.sampler.batches:,} steps"
         )
         share = f"; this run sees {samples / paper:.3g} of that"
-        if trainer.minutes:
-            left = max(0.0, trainer.minutes - trainer.elapsed / 60)
-            length = f"{trainer.minutes:g} minutes, of which {left:.3g} are left"
+        if minutes := trainer.clock.minutes:
+            left = max(0.0, minutes - trainer.clock.now / 60)
+            length = f"{minutes:g} minutes, of which {left:.3g} are left"
             share = ""
         self.line(f"budget: batch {batch}{split}, {length}")
         self.line(
@@ -97,9 +97,9 @@ class RunLog:
 
     def validation(self, trainer, pictures: list) -> None:
         """Keep the PSNR, and pictures as rows of degraded, restored, target (N×C×H×W in [0,1])."""
-        if trainer.minutes:
+        if trainer.clock.minutes:
             self.line(
-                f"after {trainer.clock / 60:.1f} minutes, {trainer.samples_seen:,} samples: "
+                f"after {trainer.clock.now / 60:.1f} minutes, {trainer.samples_seen:,} samples: "
                 f"PSNR {trainer.psnr:.2f} dB"
             )
         if self.writer:
@@ -126,7 +126,7 @@ def _validation(trainer) -> str:
         epochs = ", ".join(map(str, keys.VAL_EPOCHS))
         when = f"in epochs {epochs} and all after {keys.VAL_ALWAYS_AFTER}"
     times = f", {keys.VAL_TIMES} times each" if keys.VAL_TIMES > 1 else ""
-    if trainer.minutes:
+    if trainer.clock.minutes:
         when, times = f"at the start and {keys.VAL_TIMES} times in the minutes", ""
     left_out = getattr(data, "left_out", [])
     missing = f"; {len(left_out)} left out: {first_few(left_out)}" if left_out else ""
@@ -140,7 +140,7 @@ class Progress:
     def __init__(self, trainer, shown: bool):
         self.trainer, self.mark = trainer, time.monotonic()
         self.seconds, self.images = 0.0, 0
-        epochs = f"/{trainer.last_epoch}" * (not trainer.minutes)
+        epochs = f"/{trainer.last_epoch}" * (not trainer.clock.minutes)
         self.bar = tqdm(
             total=trainer.sampler.batches,
             initial=trainer.batch,
@@ -166,8 +166,8 @@ class Progress:
         self.skip_time()
         self.seconds += self.mark - before
         self.images += trainer.sampler.joint_size(trainer.batch - 1)
-        if trainer.minutes:
-            seconds = 60 * trainer.minutes - trainer.elapsed
+        if trainer.clock.minutes:
+            seconds = 60 * trainer.clock.minutes - trainer.clock.elapsed
         else:
             epochs = trainer.last_epoch - trainer.epoch + 1
             samples = epochs * trainer.sampler.samples - trainer.batch * trainer.sampler.batch_size

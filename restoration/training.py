@@ -10,9 +10,7 @@ same weights, bit for bit.
 """
 
 import argparse
-import atexit
 import math
-import multiprocessing
 import os
 import random
 import signal
@@ -22,17 +20,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
-from warmup_scheduler import GradualWarmupScheduler
 from yacs.config import CfgNode
 
 from restoration.checkpoint import load_weights, save_checkpoint
@@ -41,14 +35,18 @@ from restoration.data import EpochBatchSampler, mixup
 from restoration.distributed import Devices
 from restoration.errors import InputError
 from restoration.runlog import Progress, RunLog
+from restoration.schedule import (
+    Clock,
+    build_scheduler,
+    highest_and_lowest_rate,
+    validation_batches,
+)
+from restoration.signals import STOPPED, Stop, outliving
 from restoration.tasks import build_model
 
 AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-STOPPED = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
 # The attributes of a `Trainer` that say where a run stands.
 POSITION = ("epoch", "batch", "validated", "psnr", "best", "loss_sum", "samples_done", "skipped")
-# And in a run of TRAINING.MINUTES.
-CLOCK = ("elapsed", "began", "validations", "validation_seconds")
 
 
 def last_stage(model: nn.Module, images: Tensor, _config: CfgNode) -> Tensor:
@@ -114,8 +112,8 @@ class Trainer:
     """One training run: its model, data, optimizer and where it stands."""
 
     def __init__(self, task: Task, config: CfgNode):
-        self.started = time.monotonic()
         self.task, self.config = task, config
+        self.clock = Clock(config.TRAINING.MINUTES, config.TRAINING.VAL_TIMES)
         save_dir = Path(config.TRAINING.SAVE_DIR)
         self.folder = save_dir / config.MODEL.MODE / "models" / config.MODEL.SESSION
         self.latest = self.folder / "model_latest.pth"
@@ -131,10 +129,7 @@ class Trainer:
         self.build_model()
         self.begin_epoch(1)
         self.best = {"epoch": 0, "psnr": -float("inf")}
-        self.spent = self.elapsed = 0.0  # seconds of the run: before this process, and in all
-        self.began = 0.0  # after so many of them training began
-        self.validations, self.validation_seconds = -1, 0.0  # -1: not even of the start
-        self.signal: int | None = None  # what asked this process to stop
+        self.stop = Stop()  # signals to this process
         self.stopping = False  # whether any process was asked
         self.log = RunLog(self.folder, self.devices.main, config.VERBOSE)
         if config.TRAINING.RESUME:
@@ -157,13 +152,11 @@ class Trainer:
             world_size=devices.world_size,
             repeats=config.DATA.REPEATS,
         )
-        ending = multiprocessing.Event()
-        atexit.register(ending.set)
         settings = {
             "num_workers": config.TRAINING.WORKERS,
             "pin_memory": devices.device.type == "cuda",
             "generator": torch.Generator().manual_seed(config.SEED),
-            "worker_init_fn": partial(outlive_signals, ending),
+            "worker_init_fn": outliving(),
         }
         if hasattr(self.training_data, "loader"):
             self.loader = self.training_data.loader(self.sampler, devices.device)
@@ -203,24 +196,13 @@ class Trainer:
         self.network = self.devices.wrap(self.model)
         if config.TRAINING.COMPILE:
             self.network = torch.compile(self.network)
-        factor = math.sqrt(optim.BATCH_SIZE / optim.LR_BATCH) if optim.LR_BATCH else 1.0
-        self.rates = factor * optim.LR_MIN, factor * optim.LR_INITIAL
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),
-            lr=self.rates[1],
+            lr=highest_and_lowest_rate(optim)[0],
             weight_decay=optim.WEIGHT_DECAY,
             fused=optim.FUSED or None,
         )
-        warmup = 0 if self.minutes else optim.WARMUP_EPOCHS
-        if optim.SCHEDULE == "constant" or self.minutes:
-            half = optim.HALVE_AFTER or math.inf
-            self.scheduler = LambdaLR(self.optimizer, lambda done: 0.5 if done >= half else 1.0)
-        else:
-            length = max(1, optim.NUM_EPOCHS - warmup) + optim.COSINE_EXTRA_EPOCHS
-            self.scheduler = CosineAnnealingLR(self.optimizer, length, eta_min=self.rates[0])
-        if warmup:
-            self.scheduler = GradualWarmupScheduler(self.optimizer, 1, warmup, self.scheduler)
-            self.scheduler.step()
+        self.scheduler = build_scheduler(self.optimizer, config)
         self.scaler = torch.amp.GradScaler(
             self.devices.device.type, enabled=config.TRAINING.PRECISION == "fp16"
         )
@@ -228,15 +210,13 @@ class Trainer:
     def run(self) -> None:
         """Train from where the run stands to the last epoch, or for the minutes left."""
         self.log.start(self)
-        handlers = {number: signal.signal(number, self.note_signal) for number in STOPPED}
         try:
-            if self.minutes:
-                self.start_clock()
-            while self.epoch <= self.last_epoch and not self.out_of_time:
-                self.run_epoch()
+            with self.stop:
+                if self.clock.minutes:
+                    self.start_clock()
+                while self.epoch <= self.last_epoch and not self.clock.over:
+                    self.run_epoch()
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             self.loader = None  # ends its workers
             self.log.close()
         if self.best["epoch"]:
@@ -258,7 +238,7 @@ class Trainer:
                 bar.advance(self.step(samples))
                 self.stop_if_asked()
                 self.validate_if_due(bar)
-                if self.out_of_time:
+                if self.clock.over:
                     break
                 if time.monotonic() - saved > 60 * self.config.TRAINING.SAVE_MINUTES:
                     self.save_latest()
@@ -281,7 +261,9 @@ class Trainer:
         the batch is divided over parts and processes.
         """
         config, devices = self.config, self.devices
-        self.set_rate_by_time()
+        if self.clock.minutes:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.clock.rate(config.OPTIM)
         degraded, target = self.images(samples)
         if 0 <= config.DATA.MIXUP_AFTER < self.epoch:
             rng = np.random.default_rng([config.SEED, self.epoch, self.batch, devices.rank, 2])
@@ -308,8 +290,8 @@ class Trainer:
         value, skipped, asked, elapsed = devices.sum(
             loss.item(),
             float(samples["skipped"].sum()),
-            float(self.signal is not None),
-            self.clock if devices.main else 0.0,  # one clock, so that all processes end together
+            bool(self.stop),
+            self.clock.now * devices.main,  # one clock, so that all processes end together
         )
         # fp16 overflows now and then: the scaler leaves out such a step.
         finite = math.isfinite(value) and (self.scaler.is_enabled() or math.isfinite(norm))
@@ -328,7 +310,7 @@ class Trainer:
         self.loss_sum += value * joint
         self.samples_done += joint
         self.skipped += skipped
-        self.stopping, self.elapsed = asked > 0, elapsed
+        self.stopping, self.clock.elapsed = asked > 0, elapsed
         return value
 
     def images(self, samples: dict) -> tuple[Tensor, Tensor]:
@@ -352,72 +334,20 @@ class Trainer:
         dtype = AUTOCAST[self.config.TRAINING.PRECISION]
         return torch.autocast(self.devices.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def validation_batches(self) -> set[int]:
-        """Return after how many batches of this epoch to validate."""
-        keys, last = self.config.TRAINING, self.sampler.batches
-        if keys.VAL_EPOCHS:
-            due = self.epoch in keys.VAL_EPOCHS or self.epoch > keys.VAL_ALWAYS_AFTER
-        else:
-            due = self.epoch % keys.VAL_AFTER_EVERY == 0
-        if self.validation_data is None or not due:
-            return set()
-        every = last // keys.VAL_TIMES - 1
-        if keys.VAL_TIMES == 1 or every < 1:
-            return {last}
-        return {every * number for number in range(1, keys.VAL_TIMES + 1)}
-
-    @property
-    def minutes(self) -> float:
-        """How long the run lasts, with all that it does; 0: until its last epoch."""
-        return self.config.TRAINING.MINUTES
-
     @property
     def last_epoch(self) -> float:
-        return math.inf if self.minutes else self.config.OPTIM.NUM_EPOCHS
-
-    @property
-    def clock(self) -> float:
-        """Seconds that the run has taken, in this process and those before it."""
-        return self.spent + time.monotonic() - self.started
+        return math.inf if self.clock.minutes else self.config.OPTIM.NUM_EPOCHS
 
     def start_clock(self) -> None:
         """Validate what a run of minutes starts from; after that its time for training begins."""
-        if fresh := self.validations < 0:
-            if self.validation_data is not None:
-                self.validate()
-            self.validations = 0
-        [self.elapsed] = self.devices.sum(self.clock if self.devices.main else 0.0)
+        clock, fresh = self.clock, self.clock.validations < 0
+        if fresh and self.validation_data is not None:
+            self.validate()
+        [clock.elapsed] = self.devices.sum(clock.now * self.devices.main)
         if fresh:
-            self.began = self.elapsed
+            clock.validations, clock.began = 0, clock.elapsed
         # Fewer than before, if the minutes are more now.
-        self.validations = min(self.validations, self.validations_due)
-
-    @property
-    def time_share(self) -> float:
-        """How much of the time for training a run of minutes has used, up to 1. What the last
-        validation takes, and 2 % of the minutes for the last step and the end, are set aside."""
-        end = 60 * 0.98 * self.minutes - 1.2 * self.validation_seconds
-        return (
-            min(1.0, (self.elapsed - self.began) / (end - self.began)) if end > self.began else 1.0
-        )
-
-    @property
-    def validations_due(self) -> int:
-        return int(self.config.TRAINING.VAL_TIMES * self.time_share)
-
-    @property
-    def out_of_time(self) -> bool:
-        return self.minutes > 0 and self.time_share == 1
-
-    def set_rate_by_time(self) -> None:
-        """In a run of minutes, set the learning rate: a cosine that ends with them."""
-        optim, share = self.config.OPTIM, self.time_share if self.minutes else 0.0
-        if not self.minutes or optim.SCHEDULE == "constant":
-            return
-        low, high = self.rates
-        warmup = min(1.0, share / optim.WARMUP_SHARE) if optim.WARMUP_SHARE else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = warmup * (low + (high - low) * (1 + math.cos(math.pi * share)) / 2)
+        clock.validations = min(clock.validations, clock.due)
 
     @property
     def steps_done(self) -> int:
@@ -435,15 +365,18 @@ class Trainer:
         return self.model if self.average is None else self.average.module
 
     def validate_if_due(self, bar: Progress) -> None:
-        if self.minutes:
-            number = self.validations_due
-            due = self.validation_data is not None and number > self.validations
+        if self.validation_data is None:
+            return
+        number = self.clock.validations
+        if self.clock.minutes:
+            number = self.clock.due
+            due = number > self.clock.validations
         else:
-            number = self.validations
-            due = self.batch in self.validation_batches() and self.validated < self.batch
+            batches = validation_batches(self.config, self.epoch, self.sampler.batches)
+            due = self.batch in batches and self.validated < self.batch
         if due:
             self.validate()
-            self.validations = number
+            self.clock.validations = number
             bar.skip_time()
 
     @torch.no_grad()
@@ -454,7 +387,7 @@ class Trainer:
         model = self.weights.eval()
         total, count, shown = 0.0, 0, []
         for samples in self.validation:
-            if self.signal:
+            if self.stop:
                 break
             degraded, target = self.images(samples)
             with self.autocast():
@@ -468,15 +401,13 @@ class Trainer:
             count += len(errors)
             if not shown:
                 shown = [degraded[:3].clamp(0, 1), restored[:3], target[:3]]
-        seconds = time.monotonic() - began if self.devices.main else 0.0
-        total, count, asked, seconds = self.devices.sum(
-            total, count, float(self.signal is not None), seconds
-        )
+        seconds = (time.monotonic() - began) * self.devices.main
+        total, count, asked, seconds = self.devices.sum(total, count, bool(self.stop), seconds)
         self.network.train()
         self.stopping = asked > 0
         self.stop_if_asked()
         self.psnr, self.validated = total / count, self.batch
-        self.validation_seconds = seconds
+        self.clock.validation_seconds = seconds
         self.log.validation(self, shown)
         if self.psnr > self.best["psnr"]:
             self.best = {"epoch": self.epoch, "psnr": self.psnr}
@@ -484,8 +415,8 @@ class Trainer:
 
     def save(self, path: Path, **extra) -> None:
         if self.devices.main:
-            if self.minutes:
-                extra |= {"seconds": self.clock, "samples": self.samples_seen}
+            if self.clock.minutes:
+                extra |= {"seconds": self.clock.now, "samples": self.samples_seen}
             save_checkpoint(path, self.weights, epoch=self.epoch, **extra)
 
     def save_latest(self) -> None:
@@ -500,8 +431,8 @@ class Trainer:
             "samples": self.sampler.samples,
             "config": plain(self.config),
         }
-        if self.minutes:
-            state |= {name: getattr(self, name) for name in CLOCK} | {"elapsed": self.clock}
+        if self.clock.minutes:
+            state |= self.clock.state()
         if self.devices.device.type == "cuda":
             state["random"]["cuda"] = torch.cuda.get_rng_state(self.devices.device)
         if self.average is not None:
@@ -529,9 +460,9 @@ class Trainer:
             self.average.n_averaged.copy_(state["averaged"])
         elif "model" in state:
             raise InputError(f"{self.latest}: holds a moving average, but OPTIM.EMA is 0")
-        for name in POSITION + CLOCK * (self.minutes > 0):
-            setattr(self, name, state.get(name, getattr(self, name)))
-        self.spent = self.elapsed
+        for name in POSITION:
+            setattr(self, name, state[name])
+        self.clock.load(state)
         groups = self.optimizer.state_dict()["param_groups"]  # with the configuration's settings
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         with warnings.catch_warnings():  # about stepping the scheduler before the optimizer
@@ -546,8 +477,8 @@ class Trainer:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.devices.device)
 
         place = f"epoch {self.epoch}" + (f", after batch {self.batch}" if self.batch else "")
-        if self.minutes:
-            place += f", {self.elapsed / 60:.1f} of {self.minutes:g} minutes used"
+        if self.clock.minutes:
+            place += f", {self.clock.now / 60:.1f} of {self.clock.minutes:g} minutes used"
         if self.epoch > self.last_epoch:
             place = "its end"
         self.log.line(f"resumed from {self.latest} at {place}")
@@ -563,20 +494,11 @@ class Trainer:
             self.log.line(f"its batches are others now: epoch {self.epoch} begins again")
             self.begin_epoch(self.epoch)
 
-    def note_signal(self, number: int, _frame) -> None:
-        """Stop after this step. A second Ctrl-C ends the process at once; within two seconds it is
-        the same one, that `timeout` and torchrun pass on."""
-        now = time.monotonic()
-        if self.signal is None:
-            self.signal, self.signalled = number, now
-        elif number == signal.SIGINT and now - self.signalled > 2:
-            raise KeyboardInterrupt
-
     def stop_if_asked(self) -> None:
         """After a signal to any of the processes, save and end all of them."""
-        if not self.stopping and (self.signal is None or self.devices.distributed):
+        if not self.stopping and (not self.stop or self.devices.distributed):
             return
-        number = self.signal or signal.SIGTERM
+        number = self.stop.number or signal.SIGTERM
         self.save_latest()
         self.log.line(
             f"{STOPPED[number]}: saved epoch {self.epoch} after batch {self.batch}; "
@@ -584,16 +506,3 @@ class Trainer:
         )
         self.devices.close()
         sys.exit(128 + number)
-
-
-def outlive_signals(ending: Event, _worker: int) -> None:
-    """Let the main process decide when a loader's worker ends: schedulers and terminals signal the
-    whole group, and the step at hand still wants its batch. At its own end the main process
-    terminates the workers, and waits for them."""
-
-    def leave(*_):
-        if ending.is_set():
-            os._exit(0)
-
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -27,7 +27,7 @@ from Compressive_Sensing.data import (
 )
 from Compressive_Sensing.measure import measure, quantize, read_measurements, write_measurements
 from Compressive_Sensing.reconstruct import measure_and_reconstruct, reconstruct
-from restoration import training
+from restoration import schedule, training
 from restoration.checkpoint import load_model, load_weights, save_checkpoint
 from restoration.config import load_config
 from restoration.data import EpochBatchSampler, SampleKey
@@ -436,12 +436,15 @@ FAST = {
     "TRAINING__VAL_TIMES": 2,
     "TRAINING__TRAIN_PS": 32,
     "OPTIM__BATCH_SIZE": 4,
+    "OPTIM__LR_BATCH": 32,
     "DATA__REPEATS": 20,
 }
 
 
 def test_fast_recipe_ends_saves_and_resumes_in_its_minutes(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "time", Clock())
+    clock = Clock()
+    for module in (training, schedule):
+        monkeypatch.setattr(module, "time", clock)
     trainer = trainer_for(photos, tmp_path, "fast.yml", TRAINING__MINUTES=1, **FAST)
     rates = []
     step = trainer.step
@@ -450,7 +453,7 @@ def test_fast_recipe_ends_saves_and_resumes_in_its_minutes(photos, tmp_path, mon
         rates.append(trainer.optimizer.param_groups[0]["lr"]),
     )[0]
     trainer.run()
-    assert 55 < trainer.elapsed < 60 and trainer.validations == 2
+    assert 55 < trainer.clock.elapsed < 60 and trainer.clock.validations == 2
     assert len(rates) == trainer.steps_done > 5
     assert rates[-1] < 0.1 * max(rates) and max(rates) < 4e-4 * math.sqrt(4 / 32)
     best = load_model(trainer.folder / "model_best.pth")[1]
@@ -469,24 +472,25 @@ def test_fast_recipe_ends_saves_and_resumes_in_its_minutes(photos, tmp_path, mon
     longer = trainer_for(
         photos, tmp_path, "fast.yml", TRAINING__MINUTES=2, TRAINING__RESUME=True, **FAST
     )
-    assert longer.elapsed > 50
+    assert longer.clock.elapsed > 50
     longer.run()
-    assert longer.steps_done > done and 100 < longer.elapsed < 120 and longer.validations == 2
+    assert longer.steps_done > done and longer.clock.validations == 2
+    assert 100 < longer.clock.elapsed < 120
 
 
 def test_learning_rate_by_time_is_a_cosine_after_a_warm_up(photos, tmp_path):
     keys = {**FAST, "OPTIM__BATCH_SIZE": 8, "OPTIM__WARMUP_SHARE": 0.1, "OPTIM__LR_MIN": 1e-5}
     trainer = trainer_for(photos, tmp_path, "fast.yml", TRAINING__MINUTES=10, **keys)
-    trainer.began = 30.0
+    clock = trainer.clock
+    clock.began = 30.0
     for share, part in ((0.05, 0.5), (0.1, 1), (0.5, 1), (0.9, 1), (1, 1)):
-        trainer.elapsed = 30 + share * (588 - 30)
-        trainer.set_rate_by_time()
+        clock.elapsed = 30 + share * (588 - 30)
         low, high = 1e-5 / 2, 4e-4 / 2  # for a batch of 32
         expected = part * (low + (high - low) * (1 + math.cos(math.pi * share)) / 2)
-        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-6)
-    trainer.validation_seconds = 100.0
-    trainer.elapsed = 588 - 120 + 0.1
-    assert trainer.out_of_time
+        assert clock.rate(trainer.config.OPTIM) == pytest.approx(expected, rel=1e-6)
+    clock.validation_seconds = 100.0
+    clock.elapsed = 588 - 120 + 0.1
+    assert clock.over
 
 
 # Measurement files

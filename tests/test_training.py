@@ -14,12 +14,14 @@ import torch
 import Deblurring.train
 import Denoising.train
 import Deraining.train
-from restoration import runlog, training
+from restoration import runlog, signals, training
 from restoration.checkpoint import published_state_dict, read_checkpoint
 from restoration.config import load_config
 from restoration.data import UnreadableImage
 from restoration.errors import InputError
 from restoration.images import to_tensor, write_image
+from restoration.schedule import validation_batches
+from restoration.signals import Stop
 from restoration.tasks import build_model
 from restoration.training import Trainer
 
@@ -186,7 +188,7 @@ def test_validation_schedule_is_the_published(task, data, tmp_path):
     found = {}
     for epoch in range(1, 81):
         trainer.begin_epoch(epoch)
-        found[epoch] = trainer.validation_batches()
+        found[epoch] = validation_batches(config, epoch, trainer.sampler.batches)
     if task == "Denoising":
         due = [1, 25, 45, *range(61, 81)]
         expected = {32, 64, 96}  # q = ⌊100 / 3⌋ − 1
@@ -278,7 +280,7 @@ def stop_during_validation(trainer: Trainer, number: int) -> None:
     def interrupted():
         for samples in loader:
             yield samples
-            trainer.note_signal(number, None)
+            trainer.stop.note(number)
 
     trainer.validation = interrupted()
     with pytest.raises(SystemExit) as stop:
@@ -302,24 +304,24 @@ def test_stopped_during_a_validation(times, data, tmp_path, capsys):
     assert_same(state(resumed.folder), state(expected.folder))
 
 
-def test_second_interrupt_ends_at_once(data, tmp_path, monkeypatch):
-    trainer = trainer_for(data, tmp_path)
-    now = 100.0
-    monkeypatch.setattr(training.time, "monotonic", lambda: now)
-    trainer.note_signal(signal.SIGINT, None)
+def test_second_interrupt_ends_at_once(monkeypatch):
+    stop, now = Stop(), 100.0
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now)
+    assert not stop
+    stop.note(signal.SIGINT)
     now = 101.0  # `timeout` sends its signal twice
-    trainer.note_signal(signal.SIGINT, None)
+    stop.note(signal.SIGINT)
     now = 103.0
-    trainer.note_signal(signal.SIGTERM, None)
+    stop.note(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        trainer.note_signal(signal.SIGINT, None)
-    assert trainer.signal == signal.SIGINT
+        stop.note(signal.SIGINT)
+    assert stop and stop.number == signal.SIGINT
 
 
 def test_signals_have_their_old_meaning_after_a_run(data, tmp_path):
-    before = [signal.getsignal(number) for number in training.STOPPED]
+    before = [signal.getsignal(number) for number in signals.STOPPED]
     trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=1, TRAINING__VAL_DIR="").run()
-    assert [signal.getsignal(number) for number in training.STOPPED] == before
+    assert [signal.getsignal(number) for number in signals.STOPPED] == before
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
