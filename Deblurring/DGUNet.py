@@ -136,7 +136,7 @@ class Merge(nn.Module):
             V, B = basis.to(full).flatten(2), b.to(full).flatten(2)
             V = V / (1e-6 + V.abs().sum(2, keepdim=True))
             gram = V.to(exact) @ V.to(exact).mT
-            ridge = max(1e-10, 10 * torch.finfo(exact).eps) * gram.diagonal(dim1=1, dim2=2).sum(1)
+            ridge = max(1e-10, torch.finfo(exact).eps) * gram.diagonal(dim1=1, dim2=2).sum(1)
             gram = gram + torch.diag_embed((ridge + 1e-30)[:, None].expand(-1, V.shape[1]))
             weights = torch.linalg.solve_ex(gram, (V @ B.mT).to(exact))[0].to(full)
             return (weights.mT @ V).view_as(b).to(b.dtype)

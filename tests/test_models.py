@@ -219,6 +219,19 @@ def test_without_arguments_the_published_model(case, meta_models):
     assert network.sizes == sizes
 
 
+def test_initial_values():
+    for case in CASES:
+        torch.manual_seed(0)
+        for name, module in build(case, **SMALL).named_modules():
+            if isinstance(module, nn.PReLU):
+                assert module.weight == 0.25, name
+            if hasattr(module, "step_size"):
+                assert module.step_size == 0.5, name
+            if hasattr(module, "Phi"):  # Xavier normal
+                expected = (2 / sum(module.Phi.shape)) ** 0.5
+                assert module.Phi.std().item() == pytest.approx(expected, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
