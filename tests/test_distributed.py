@@ -228,6 +228,13 @@ def test_sums_of_one_process():
     assert devices.wrap(model) is model
 
 
+def test_a_process_that_stands_elsewhere(data, tmp_path, monkeypatch):
+    """As on a second machine without the first one's checkpoints."""
+    monkeypatch.setattr(Devices, "sum", lambda self, *values: [value + 1 for value in values])
+    with pytest.raises(InputError, match=r"process 0 has other data or another .*latest.pth"):
+        single(data, tmp_path)
+
+
 # Devices
 
 
