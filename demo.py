@@ -75,19 +75,19 @@ class Report:
 
     restored: list[Job] = field(default_factory=list)
     done_before: list[Job] = field(default_factory=list)
-    failed: list[tuple[Path, str]] = field(default_factory=list)
+    failed: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)  # of no known suffix
     values: int = 0  # of all pixels and channels restored
     measured: int = 0  # by compressive sensing, in their place
     stopped: bool = False
 
     def fail(self, source: Path, error: Exception) -> None:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = str(error).removeprefix(f"{source}: ") or type(error).__name__
         if isinstance(error, OSError) and error.strerror:
-            reason = f"{error.strerror} ({error.filename or source})"
+            reason = error.strerror
             self.stopped = self.stopped or error.errno in DISK_ERRORS
-        self.failed.append((source, reason.removeprefix(f"{source}: ")))
-        tqdm.write(f"failed: {source}: {self.failed[-1][1]}", file=sys.stderr)
+        self.failed.append(source)
+        tqdm.write(" ".join(f"failed: {source}: {reason}".split()), file=sys.stderr)
 
     @property
     def exit_code(self) -> int:
@@ -108,8 +108,7 @@ class Report:
             text = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(8))
             lines.append(f"left out {len(self.left_out)} of no known image format: {text}")
         if self.failed:
-            names = first_few([path for path, _ in self.failed])
-            lines.append(f"failed {len(self.failed)}: {names}")
+            lines.append(f"failed {len(self.failed)}: {first_few(self.failed)}")
         return "\n".join(lines)
 
 
@@ -128,6 +127,8 @@ def find_images(
         if path.is_dir():
             base, files = path, _walk(path, recursive, report)
         elif path.exists():
+            if not path.is_file():
+                raise InputError(f"{name}: is no regular file; expected an image")
             found.setdefault(os.path.realpath(path), (path, Path(path.name)))
             continue
         elif glob.has_magic(name):
@@ -413,11 +414,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     options, report, start = parse_arguments(arguments), Report(), time.monotonic()
-    with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
-    warnings.filterwarnings("ignore", module="PIL")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+    warnings.filterwarnings("ignore", category=UserWarning)  # of libraries, on odd files
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels is the limit
 
+    if options.result_dir.exists() and not options.result_dir.is_dir():
+        raise NotADirectoryError(f"{options.result_dir}: is a file; expected a folder")
     images = find_images(options.input_dir, options.recursive, options.result_dir, report)
     jobs = plan(images, options.result_dir, report)
     restorer = Restorer.from_checkpoint(

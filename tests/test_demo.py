@@ -1,0 +1,569 @@
+import errno
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+import demo
+import restoration.photos
+from restoration.checkpoint import load_model, save_checkpoint
+from restoration.images import read_image
+from restoration.inference import Restorer
+from restoration.tasks import build_model
+
+SMALL = {"width": 8, "width_step": 4, "stages": 2}
+ROOT = Path(demo.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Small random networks by task."""
+    folder, paths = tmp_path_factory.mktemp("weights"), {}
+    torch.manual_seed(0)
+    for task in ("Denoising", "Compressive_Sensing"):
+        paths[task] = folder / f"{task}.pth"
+        save_checkpoint(paths[task], build_model(task, "DGUNet", SMALL))
+    return paths
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, weights):
+    """Run the program; return its exit code, output and errors. No network is to be had."""
+
+    def no_network(*_):
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # set back
+
+    def run(*arguments, task="Denoising"):
+        code = 0
+        common = ["--weights", weights[task]] if task else []
+        try:
+            demo.main([*map(str, common), "--device", "cpu", *map(str, arguments)])
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return code, printed.out, printed.err
+
+    return run
+
+
+def pixels(*shape, seed=0, dtype=np.uint8):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+
+
+def save(path, array=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(9, 12, 3) if array is None else array).save(path, **options)
+    return path
+
+
+def files(folder):
+    """The files below a folder, but for the settings; half-written ones would be among them."""
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return sorted(name for name in found if Path(name).name != "settings.json")
+
+
+def test_a_photo(run, weights, tmp_path):
+    save(tmp_path / "my photo.png", pixels(21, 30, 3))
+    code, out, _ = run("--input_dir", tmp_path / "my photo.png", "--result_dir", tmp_path / "out")
+    assert code == 0 and out.startswith(f"restored 1 image in {tmp_path}/out (")
+    network, _ = load_model(weights["Denoising"])
+    padded = np.pad(pixels(21, 30, 3), ((0, 3), (0, 2), (0, 0)), mode="reflect") / np.float32(255)
+    with torch.no_grad():
+        image = network(torch.from_numpy(padded).permute(2, 0, 1)[None].contiguous())[0]
+    expected = np.rint(image[0, :, :21, :30].clamp(0, 1).permute(1, 2, 0).numpy() * 255)
+    assert np.array_equal(read_image(tmp_path / "out/my photo.png"), expected)
+    settings = json.loads((tmp_path / "out/settings.json").read_text())
+    assert (settings["task"], settings["sizes"]["stages"]) == ("Denoising", 2)
+    assert "unfinished" not in settings
+
+
+def test_folders_keep_their_structure(run, tmp_path):
+    photos = tmp_path / "photos"
+    for name in ("10.png", "2.PNG", "sub/deep/a.jpg", "sub/b.bmp", ".hidden/c.png", ".d.png"):
+        save(photos / name)
+    (photos / "notes.txt").write_text("no image")
+    (photos / "photo.heic").write_bytes(b"....ftypheic")
+    code, out, _ = run("--input_dir", photos, "--result_dir", tmp_path / "out")
+    assert code == 0 and files(tmp_path / "out") == ["10.png", "2.PNG"]
+    assert "left out 2 of no known image format: " in out and ".heic 1" in out
+    code, out, _ = run("--input_dir", photos, "--result_dir", tmp_path / "out", "--recursive")
+    assert "restored 2 images" in out and "skipped 2 that were restored before" in out
+    assert files(tmp_path / "out") == ["10.png", "2.PNG", "sub/b.bmp", "sub/deep/a.jpg"]
+
+
+def test_patterns(run, tmp_path, monkeypatch):
+    for name in ("one/x/1.png", "two/x/1.png", "two/x/1.txt", "two/y/[2].png", "two/y/2.png"):
+        if name.endswith("txt"):
+            (tmp_path / name).write_text("no image")
+        else:
+            save(tmp_path / name)
+    run("--input_dir", tmp_path / "*/x/*", "--result_dir", tmp_path / "out")
+    assert files(tmp_path / "out") == ["one/x/1.png", "two/x/1.png"]
+    run("--input_dir", tmp_path / "**/2.png", "--result_dir", tmp_path / "deep")
+    assert files(tmp_path / "deep") == ["two/y/2.png"]
+    run("--input_dir", tmp_path / "two/y/[2].png", "--result_dir", tmp_path / "name")
+    assert files(tmp_path / "name") == ["[2].png"]
+    monkeypatch.chdir(tmp_path / "two/y")
+    run("--input_dir", "*.png", "2.png", "--result_dir", tmp_path / "here")
+    assert files(tmp_path / "here") == ["2.png", "[2].png"]
+    code, _, err = run("--input_dir", "*.jpg", "--result_dir", tmp_path / "none")
+    assert code == 2 and "*.jpg: found no image" in err and not (tmp_path / "none").exists()
+
+
+def animation(path):
+    frames = [Image.fromarray(pixels(8, 9, 3, seed=seed)) for seed in (0, 1)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def cut(path):
+    data = save(path, pixels(64, 64, 3)).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def not_finite(path):
+    tifffile.imwrite(path, np.full((8, 8), np.nan, np.float32), metadata=None)
+
+
+def pickled(path):
+    np.save(path, np.array([Malicious()]), allow_pickle=True)
+
+
+BAD = [
+    ("text.png", lambda path: path.write_text("hello"), "5 bytes of no known image format"),
+    ("empty.jpg", lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
+    ("cut.png", cut, "cut short"),
+    ("cut.jpg", cut, "cut short"),
+    ("moving.gif", animation, "is an animation of 2 images"),
+    ("pages.tif", animation, "has 2 pages"),
+    ("nan.tif", not_finite, "64 of its values are not finite"),
+    ("list.npy", pickled, "cannot be read as a NumPy array"),
+    (
+        "large.png",
+        lambda path: save(path, pixels(1001, 1000)),
+        "1000×1001 pixels; expected at most",
+    ),
+    ("lost.png", lambda path: path.symlink_to("nowhere.png"), "No such file"),
+]
+
+
+@pytest.mark.parametrize("name, make, reason", BAD, ids=[name for name, *_ in BAD])
+def test_a_bad_file_does_not_stop_the_others(run, tmp_path, name, make, reason):
+    photos = tmp_path / "photos"
+    for good in ("a.png", "z.png"):
+        save(photos / good)
+    make(photos / name)
+    arguments = ("--result_dir", tmp_path / "out", "--max_megapixels", "1")
+    code, out, err = run("--input_dir", photos, *arguments)
+    assert code == 1 and files(tmp_path / "out") == ["a.png", "z.png"]
+    assert err.count("\n") == 1 and err.startswith(f"failed: {photos / name}: ") and reason in err
+    assert "restored 2 images" in out and f"failed 1: {photos / name}" in out
+    # Alone, nothing could be done.
+    if (photos / name).exists():
+        code, out, err = run("--input_dir", photos / name, *arguments)
+        assert code == 2 and reason in err and "restored 0 images" in out
+
+
+def test_a_bomb_is_refused_with_the_way_out(run, tmp_path):
+    path = save(tmp_path / "large.png", pixels(1001, 1000))
+    common = ("--input_dir", path, "--result_dir", tmp_path / "out", "--tile", "512")
+    _, _, err = run(*common, "--max_megapixels", "1")
+    assert "1000×1001 pixels; expected at most 1 megapixels (--max_megapixels lifts" in err
+    header = bytearray(path.read_bytes())
+    header[16:24] = (60_000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    path.write_bytes(header)
+    _, _, err = run(*common)
+    assert "60000×60000 pixels; expected at most 250 megapixels" in err
+
+
+GOOD = {
+    "cmyk.jpg": lambda path: Image.fromarray(pixels(16, 16, 3)).convert("CMYK").save(path),
+    "palette.png": lambda path: Image.fromarray(pixels(8, 9, 3)).quantize(8).save(path),
+    "still.gif": lambda path: Image.fromarray(pixels(8, 9, 3)).quantize(8).save(path),
+    "bit.png": lambda path: Image.fromarray(pixels(8, 9) > 99).save(path),
+    "one.png": lambda path: save(path, pixels(1, 1, 3)),
+    "thin.png": lambda path: save(path, pixels(3, 5000, 3)),
+    "strip.png": lambda path: save(path, pixels(30_000, 8)),
+    "deep.png": lambda path: save(path, pixels(8, 9, dtype=np.uint16)),
+    "clear.png": lambda path: save(path, pixels(8, 9, 4)),
+    "clear_grey.png": lambda path: Image.fromarray(pixels(8, 9, 2), "LA").save(path),
+    "scan.tif": lambda path: tifffile.imwrite(
+        path, pixels(8, 9, 3, dtype=np.uint16), metadata=None
+    ),
+    "floats.tif": lambda path: tifffile.imwrite(
+        path, pixels(8, 9) / np.float32(255), metadata=None
+    ),
+    "floats.npy": lambda path: np.save(path, pixels(8, 9, 3) / 255),
+    "it's ünïcödé – 写真 🙂.png": save,
+    "x" * 251 + ".png": save,
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_kind_of_image(run, tmp_path, name):
+    GOOD[name](tmp_path / name)
+    code, _, err = run("--input_dir", tmp_path / name, "--result_dir", tmp_path / "out")
+    assert code == 0 and err == ""
+    result = name.replace(".gif", ".png")
+    assert files(tmp_path / "out") == [result]
+    before = restoration.photos.read_photo(tmp_path / name, None)
+    after = restoration.photos.read_photo(tmp_path / "out" / result, None)
+    assert after.format == before.format
+    assert after.pixels.shape == before.pixels.shape and after.pixels.dtype == before.pixels.dtype
+    assert (after.alpha is None) == (before.alpha is None)
+    assert after.alpha is None or np.array_equal(after.alpha, before.alpha)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_a_name_that_is_no_text(run, tmp_path):
+    photos = os.fsencode(tmp_path) + b"/photos"
+    os.mkdir(photos)
+    with open(photos + b"/\xff\n.png", "wb") as file:
+        Image.fromarray(pixels(8, 9)).save(file, "PNG")
+    with open(photos + b"/\xfe.png", "wb") as file:
+        file.write(b"hello")
+    code, _, _ = run("--input_dir", tmp_path / "photos", "--result_dir", tmp_path / "out")
+    assert code == 1 and os.listdir(os.fsencode(tmp_path / "out")) != []
+
+
+def test_orientation_is_seen_by_the_network_and_kept(run, weights, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a.png", pixels(16, 24, 3), exif=exif)
+    run("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    stored = Image.open(tmp_path / "out/a.png")
+    assert stored.size == (24, 16) and stored.getexif()[0x0112] == 6
+    restorer = Restorer.from_checkpoint(weights["Denoising"], device="cpu")
+    upright = np.rot90(pixels(16, 24, 3), -1)
+    assert np.array_equal(np.rot90(np.asarray(stored), -1), restorer(upright))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--input_dir", "missing"], "missing: does not exist; expected an image, a folder"),
+        (["--input_dir", "empty"], "empty: found no image (--recursive looks into"),
+        (["--input_dir", "photos", "--tile", "64"], "tile is 64; expected auto, 0 or at least 192"),
+        (["--input_dir", "photos", "--tile_overlap", "-1"], "tile overlap is -1"),
+        (["--input_dir", "photos", "--device", "cuda:99"], "device 'cuda:99' is not available"),
+        (["--input_dir", "photos", "--jobs", "0"], "--jobs is 0; expected 1 or more"),
+        (["--input_dir", "photos", "--max_megapixels", "nan"], "--max_megapixels is nan"),
+        (["--input_dir", "photos", "--task", "Deraining"], "this is a Denoising DGUNet checkpoint"),
+        (["--input_dir", "photos", "--model", "DGUNet_plus"], "this is a Denoising DGUNet checkpo"),
+        (["--input_dir", "photos", "--result_dir", "photos"], "would replace an image"),
+        (["--input_dir", "photos/a.png", "--result_dir", "photos"], "choose another --result_dir"),
+        (["--input_dir", "photos", "--result_dir", "photos/a.png"], "is a file; expected a folder"),
+        (["--input_dir", "photos", "--weights", "photos/a.png"], "not a readable checkpoint"),
+        (["--input_dir", "photos", "--weights", "none.pth"], "no such checkpoint file"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "photos/a.png")
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(*arguments)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert files(tmp_path) == ["photos/a.png"]
+
+
+def test_weights_are_asked_for(run, tmp_path):
+    code, _, err = run("--input_dir", tmp_path, task=None)
+    assert code == 2 and "--weights is missing" in err
+    assert "https://github.com/MC-E/" in err and "make demo" in err
+
+
+def test_bad_arguments(run, tmp_path):
+    for arguments in (["--tile", "big"], ["--precision", "int8"], ["--no_such"]):
+        code, _, err = run("--input_dir", tmp_path, *arguments)
+        assert code == 2 and "error: " in err
+
+
+class Malicious:
+    """Pickled, it would make a file called `executed`."""
+
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+def test_no_pickle_is_executed(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "photos/a.png")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"state_dict": Malicious()}))
+    torch.save({"state_dict": Malicious()}, tmp_path / "zip.pth")
+    pickled(tmp_path / "photos/b.npy")
+    for name in ("plain.pth", "zip.pth"):
+        code, _, err = run("--input_dir", "photos", "--weights", name)
+        assert code == 2 and f"error: {name}: " in err
+    run("--input_dir", "photos")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_two_images_with_one_result(run, tmp_path):
+    for name in ("x/a.png", "y/a.png", "y/b.gif", "y/b.png"):
+        save(tmp_path / name, pixels(8, 9))
+    code, out, err = run(
+        "--input_dir", tmp_path / "x", tmp_path / "y", "--result_dir", tmp_path / "out"
+    )
+    assert code == 1 and files(tmp_path / "out") == ["a.png", "b.png"]
+    assert f"failed: {tmp_path}/y/a.png: its result, " in err
+    assert f"would replace that of {tmp_path}/x/a.png" in err
+    assert f"failed: {tmp_path}/y/b.gif: its result, " in err and "failed 2: " in out
+    # An image named twice is one image.
+    code, out, _ = run(
+        "--input_dir", tmp_path / "x", tmp_path / "x/a.png", "--result_dir", tmp_path / "twice"
+    )
+    assert code == 0 and "restored 1 image " in out
+
+
+def test_results_inside_the_input_folder_are_no_inputs(run, tmp_path):
+    save(tmp_path / "a.png")
+    for names in ([tmp_path, "--recursive"], [f"{tmp_path}/**/*.png"], [f"{tmp_path}/*"]):
+        code, _, _ = run("--input_dir", *names, "--result_dir", tmp_path / "out")
+        assert code == 0 and files(tmp_path / "out") == ["a.png"]
+
+
+def test_results_cannot_leave_their_folder(run, tmp_path, monkeypatch):
+    save(tmp_path / "photos/sub/a.png")
+    save(tmp_path / "photos/sub/b.png")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/sub").symlink_to(tmp_path / "elsewhere")
+    common = ("--result_dir", tmp_path / "out", "--recursive")
+    code, _, err = run("--input_dir", tmp_path / "photos", *common)
+    assert code == 2 and "would lie outside" in err and files(tmp_path / "elsewhere") == []
+    monkeypatch.chdir(tmp_path / "photos")
+    save(tmp_path / "x/1.png")
+    code, _, err = run("--input_dir", "su*/../../x/*.png", "--result_dir", tmp_path / "deep/up")
+    assert code == 2 and "would lie outside" in err and files(tmp_path / "deep") == []
+    # A link in a result's place is replaced, what it points to stays.
+    precious = save(tmp_path / "precious.png")
+    before = precious.read_bytes()
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/a.png").symlink_to(precious)
+    code, _, _ = run("--input_dir", "sub/a.png", "--result_dir", tmp_path / "link", "--overwrite")
+    assert code == 0 and precious.read_bytes() == before
+    assert not (tmp_path / "link/a.png").is_symlink()
+
+
+def test_a_run_goes_on_where_it_stopped(run, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("a.png", "b.png", "c.png"):
+        save(photos / name)
+    arguments = ("--input_dir", photos, "--result_dir", out)
+    run(*arguments)
+    first = {name: (out / name).stat().st_mtime_ns for name in files(out)}
+    (out / "b.png").unlink()
+    code, text, _ = run(*arguments)
+    assert code == 0 and "restored 1 image " in text and "skipped 2 that" in text
+    assert (out / "a.png").stat().st_mtime_ns == first["a.png"] and (out / "b.png").exists()
+    # An image that was edited since is restored again.
+    later = time.time() + 10
+    os.utime(photos / "c.png", (later, later))
+    assert "restored 1 image " in run(*arguments)[1]
+    os.utime(photos / "c.png", (0, 0))
+    code, text, _ = run(*arguments)
+    assert code == 0 and "restored 0 images" in text and "skipped 3 that" in text
+    code, text, _ = run(*arguments, "--overwrite")
+    assert "restored 3 images" in text
+    code, _, err = run(*arguments, "--self_ensemble")
+    assert code == 2 and "self_ensemble False (now True)" in err and "--overwrite" in err
+    (out / "settings.json").unlink()
+    code, _, err = run(*arguments)
+    assert code == 2 and "exist, without the settings.json of this program" in err
+
+
+def test_interrupted(run, tmp_path, monkeypatch):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in "abcd":
+        save(photos / f"{name}.png")
+    calls, restore = [], Restorer.__call__
+
+    def interrupted(self, image):
+        calls.append(image)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return restore(self, image)
+
+    monkeypatch.setattr(Restorer, "__call__", interrupted)
+    arguments = ("--input_dir", photos, "--result_dir", out)
+    code, text, err = run(*arguments)
+    assert code == 130 and "restored 2 images" in text and "goes on from here" in err
+    assert files(out) == ["a.png", "b.png"]
+    assert json.loads((out / "settings.json").read_text())["unfinished"] is True
+    code, text, _ = run(*arguments)
+    assert code == 0 and "restored 2 images" in text and "skipped 2 " in text
+
+
+def test_control_c(weights, tmp_path):
+    """The real program, stopped by the real signal while it works."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for index in range(200):
+        save(photos / f"{index}.png", pixels(64, 64, 3))
+    command = [sys.executable, ROOT / "demo.py", "--weights", weights["Denoising"]]
+    command += ["--input_dir", photos, "--result_dir", out, "--device", "cpu"]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and len(files(out) if out.exists() else []) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    text, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    done = files(out)
+    assert 3 <= len(done) < 200 and all(name.endswith(".png") for name in done)
+    assert all(read_image(out / name).shape == (64, 64, 3) for name in done)
+    assert f"restored {len(done)} images" in text
+
+
+def test_a_full_disk_stops_the_run(run, tmp_path, monkeypatch):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for index in range(9):
+        save(photos / f"{index}.png")
+    write = restoration.photos.write_bytes
+
+    def full(path, data):
+        if path.name != "0.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, data)
+
+    monkeypatch.setattr(restoration.photos, "write_bytes", full)
+    code, text, err = run("--input_dir", photos, "--result_dir", out, "--jobs", "1")
+    assert code == 1 and "No space left on device" in err and "restored 1 image " in text
+    assert 1 <= err.count("failed: ") <= 4 and files(out) == ["0.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
+def test_a_disk_that_is_full(run, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for index in range(6):
+        save(photos / f"{index}.png", pixels(90, 90, 3))  # 25 kB each
+    out.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(out)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        code, text, err = run("--input_dir", photos, "--result_dir", out, "--jobs", "1")
+        assert code == 1 and "No space left on device" in err and "restored 2 images" in text
+        assert files(out) == ["0.png", "1.png"]
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+
+
+def test_no_permission(run, tmp_path, monkeypatch):
+    """As told by the system; a test that runs as root could not be denied anything."""
+    photos = tmp_path / "photos"
+    for name in ("a.png", "b.png"):
+        save(photos / name)
+    read, make = Path.read_bytes, Path.mkdir
+
+    def denied(path, *arguments, **options):
+        if path.name in ("a.png", "locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return (read if path.suffix else make)(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    code, _, err = run("--input_dir", photos, "--result_dir", tmp_path / "out")
+    assert code == 1 and f"failed: {photos}/a.png: Permission denied" in err
+    monkeypatch.setattr(Path, "mkdir", denied)
+    code, _, err = run("--input_dir", photos, "--result_dir", tmp_path / "locked")
+    assert code == 2 and err.startswith("error: ") and "Permission denied" in err
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root is never denied")
+def test_no_permission_for_a_folder(run, tmp_path):
+    save(tmp_path / "photos/locked/a.png")
+    save(tmp_path / "photos/b.png")
+    (tmp_path / "photos/locked").chmod(0)
+    (tmp_path / "out").mkdir(mode=0o500)
+    try:
+        code, _, err = run(
+            "--input_dir", tmp_path / "photos", "--recursive", "--result_dir", tmp_path / "new"
+        )
+        assert code == 1 and "Permission denied" in err
+        code, _, err = run("--input_dir", tmp_path / "photos/locked")
+        assert code == 2 and "Permission denied" in err
+        code, _, err = run("--input_dir", tmp_path / "photos", "--result_dir", tmp_path / "out")
+        assert code == 2 and "Permission denied" in err
+    finally:
+        (tmp_path / "photos/locked").chmod(0o700)
+
+
+def test_stages(run, weights, tmp_path):
+    save(tmp_path / "a.png", pixels(40, 56, 3))
+    out = tmp_path / "out"
+    code, _, _ = run("--input_dir", tmp_path / "a.png", "--result_dir", out, "--stages")
+    folder = "a.png.stages"
+    assert code == 0
+    assert files(out) == ["a.png", *(f"{folder}/{n}.png" for n in ("1", "2", "contact_sheet"))]
+    first, last = (read_image(out / folder / f"{number}.png") for number in (1, 2))
+    assert np.array_equal(last, read_image(out / "a.png")) and not np.array_equal(first, last)
+    restorer = Restorer.from_checkpoint(weights["Denoising"], device="cpu")
+    assert np.array_equal(first, restorer.stages(pixels(40, 56, 3))[0])
+    sheet = read_image(out / folder / "contact_sheet.png")
+    assert np.array_equal(sheet[14:54, :56], pixels(40, 56, 3))  # three cells, as wide as captions
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_compressive_sensing(run, weights, tmp_path, mode):
+    picture = Image.fromarray(pixels(40, 70, 3)).convert(mode)
+    picture.save(tmp_path / "a.png")
+    code, out, _ = run(
+        "--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out",
+        task="Compressive_Sensing",
+    )  # fmt: skip
+    channels = len(picture.getbands())
+    values, numbers = channels * 40 * 70, channels * 2 * 3 * 256  # 25 % of six blocks of 32×32
+    assert code == 0
+    assert f"measured {numbers:,} numbers in place of {values:,} pixel values" in out
+    result = np.asarray(Image.open(tmp_path / "out/a.png"))
+    restorer = Restorer.from_checkpoint(weights["Compressive_Sensing"], device="cpu")
+    if mode == "RGB":
+        each = [restorer(np.asarray(channel)) for channel in picture.split()]
+        np.testing.assert_allclose(result, np.dstack(each), atol=1)
+    assert result.shape == np.asarray(picture).shape
+    code, _, err = run(
+        "--input_dir", tmp_path / "a.png", "--self_ensemble", task="Compressive_Sensing"
+    )
+    assert code == 2 and "would measure every image eight times" in err
+
+
+def test_options_reach_the_network(run, tmp_path):
+    save(tmp_path / "a.png", pixels(40, 200, 3))
+    results = {}
+    for name, options in {
+        "plain": [],
+        "tiled": ["--tile", "192"],
+        "wide": ["--tile", "192", "--tile_overlap", "16"],
+        "ensemble": ["--self_ensemble"],
+        "local": ["--local_statistics", "64"],
+        "bf16": ["--precision", "bf16"],
+    }.items():
+        code, _, _ = run(
+            "--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / name, *options
+        )
+        assert code == 0
+        results[name] = read_image(tmp_path / name / "a.png").astype(int)
+    for name, result in results.items():
+        difference = np.abs(result - results["plain"])
+        assert (difference.max() > 0) == (name != "plain") and difference.mean() < 10
+
+
+def test_the_command_is_installed():
+    assert 'dgunet = "demo:main"' in (ROOT / "pyproject.toml").read_text()
