@@ -9,7 +9,7 @@
 - Several machines, on each: torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d
   --rdzv_endpoint HOST:29500 train.py …
 - Fewer GPUs than fit the batch: OPTIM.ACCUMULATE 4 works it off in four parts.
-- Resume: TRAINING.RESUME True. Fine-tune: MODEL.WEIGHTS FILE.
+- Resume: TRAINING.RESUME True; Ctrl-C and SIGTERM save first. Fine-tune: MODEL.WEIGHTS FILE.
 
 Checkpoints, log and TensorBoard go to SAVE_DIR/MODE/models/SESSION/.
 """

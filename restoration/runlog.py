@@ -125,7 +125,8 @@ def _validation(trainer) -> str:
     if keys.VAL_EPOCHS:
         epochs = ", ".join(map(str, keys.VAL_EPOCHS))
         when = f"in epochs {epochs} and all after {keys.VAL_ALWAYS_AFTER}"
-    times = f", {keys.VAL_TIMES} times each" if keys.VAL_TIMES > 1 else ""
+    several = keys.VAL_TIMES > 1 and trainer.sampler.batches // keys.VAL_TIMES > 1
+    times = f", {keys.VAL_TIMES} times each" if several else ""
     if trainer.clock.minutes:
         when, times = f"at the start and {keys.VAL_TIMES} times in the minutes", ""
     left_out = getattr(data, "left_out", [])

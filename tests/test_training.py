@@ -702,6 +702,19 @@ def test_best_epoch_and_latest_are_kept(data, tmp_path, capsys):
     assert lines[3].endswith("PSNR 19.00 dB (best 20.00 in epoch 2)")
 
 
+@pytest.mark.parametrize(("repeats", "line"), [(2, ", 3 times each"), (1, "")])
+def test_when_it_validates_is_told(repeats, line, data, tmp_path, capsys):
+    keys = {
+        "TRAINING__VAL_EPOCHS": "[1,4]",
+        "TRAINING__VAL_ALWAYS_AFTER": 6,
+        "DATA__REPEATS": repeats,
+    }
+    trainer = trainer_for(data, tmp_path, TRAINING__VAL_TIMES=3, OPTIM__BATCH_SIZE=2, **keys)
+    trainer.log.start(trainer)
+    expected = f"validation: 7 images, in epochs 1, 4 and all after 6{line}\n"
+    assert output(capsys).endswith(expected)
+
+
 def test_training_without_a_validation_folder(data, tmp_path, capsys):
     trainer = trainer_for(data, tmp_path, TRAINING__VAL_DIR="", OPTIM__NUM_EPOCHS=1)
     trainer.run()
