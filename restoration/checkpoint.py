@@ -84,20 +84,19 @@ def _read_safetensors(path: Path) -> dict:
 
 
 def _read_pickle(path: Path):
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can raise nearly anything
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code:
+    with open(path, "rb") as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can raise nearly anything
+            code = re.search(r"GLOBAL ([\w.]+)", str(error))
+            if code:
+                raise InputError(
+                    f"{path}: refused: loading it would run code ({code[1]}), "
+                    "expected tensors and plain values only"
+                ) from error
             raise InputError(
-                f"{path}: refused: loading it would run code ({code[1]}), "
-                "expected tensors and plain values only"
+                f"{path}: not a readable checkpoint: cut off, damaged or not written by torch.save"
             ) from error
-        raise InputError(
-            f"{path}: not a readable checkpoint: cut off, damaged or not written by torch.save"
-        ) from error
 
 
 def load_weights(model: Network, path: str | os.PathLike) -> dict:

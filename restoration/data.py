@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
+from yacs.config import CfgNode
 
 from restoration.errors import InputError, first_few
 from restoration.images import (
@@ -440,6 +441,30 @@ def open_training_data(
             "(or, for photographs alone, DATA.DEGRADATION)"
         )
     return PairedImages(path, patch_size, seed, **options)
+
+
+def training_set(cfg: CfgNode, **special) -> CropSource:
+    """Return what image restoration trains on by a configuration: random crops of
+    `TRAINING.TRAIN_DIR`, moved one of nine ways, degraded on the fly if `DATA.DEGRADATION` says so. `special`: further
+    options of `open_training_data`. Raises `InputError` for data that cannot be trained on."""
+    return open_training_data(
+        cfg.TRAINING.TRAIN_DIR, cfg.TRAINING.TRAIN_PS, cfg.SEED, **_options(cfg), **special
+    )
+
+
+def validation_set(cfg: CfgNode) -> ValidationImages | None:
+    """Return the centre crops of `TRAINING.VAL_DIR`; None where there is no such folder given."""
+    if not cfg.TRAINING.VAL_DIR:
+        return None
+    return ValidationImages(cfg.TRAINING.VAL_DIR, cfg.TRAINING.VAL_PS, **_options(cfg))
+
+
+def _options(cfg: CfgNode) -> dict:
+    return {
+        "degrade": degradation(cfg.DATA.DEGRADATION),
+        "grey": cfg.DATA.GREY,
+        "skip_corrupt": cfg.TRAINING.SKIP_CORRUPT,
+    }
 
 
 def move(image: np.ndarray, number: int) -> np.ndarray:

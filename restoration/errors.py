@@ -1,8 +1,8 @@
 """What a user did wrong, told in one line.
 
 Library code raises `InputError` (a `ValueError`) for what the user can mend: a file that is not an
-image, a key that does not exist. A program wraps its `main` in `command`, which prints such an error
-as one line and exits with 2; any other exception is a bug and keeps its traceback.
+image, a key that does not exist. A program wraps its `main` in `command`, which prints such an
+error as one line and exits with 2; any other exception is a bug and keeps its traceback.
 """
 
 import functools

@@ -264,7 +264,7 @@ def test_score_blocks():
     assert (scores[3].psnr, scores[3].ssim) == pytest.approx(expected, abs=1e-5)
     with pytest.raises(InputError, match="2×2×16×16×3, target blocks 2×3×16×16×3"):
         metrics.score_blocks(restored[:, :2], target)
-    with pytest.raises(InputError, match="block 000[12]_0[123]"):
+    with pytest.raises(InputError, match=r"block 000[12]_0[123]"):
         metrics.score_blocks(restored.astype(float), target)
 
 
