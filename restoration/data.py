@@ -445,8 +445,10 @@ def open_training_data(
 
 def training_set(cfg: CfgNode, **special) -> CropSource:
     """Return what image restoration trains on by a configuration: random crops of
-    `TRAINING.TRAIN_DIR`, moved one of nine ways, degraded on the fly if `DATA.DEGRADATION` says so. `special`: further
-    options of `open_training_data`. Raises `InputError` for data that cannot be trained on."""
+    `TRAINING.TRAIN_DIR`, moved one of nine ways, degraded on the fly if `DATA.DEGRADATION` says so.
+    `special`: further options of `open_training_data`.
+
+    Raises `InputError` for data that cannot be trained on."""
     return open_training_data(
         cfg.TRAINING.TRAIN_DIR, cfg.TRAINING.TRAIN_PS, cfg.SEED, **_options(cfg), **special
     )

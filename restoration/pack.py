@@ -101,12 +101,15 @@ def open_packed(path: str | Path) -> h5py.File:
 
     if not Path(path).is_file():
         raise InputError(f"{path}: does not exist; expected a file made by restoration.pack")
+    file = None
     try:
         # Nothing writes to a packed file, and some network disks know no locks.
         file = h5py.File(path, "r", locking=False)
-    except OSError as error:
+        found = (file.attrs.get("format"), file.attrs.get("version"))
+    except Exception as error:  # a damaged file can raise nearly anything
+        if file:
+            file.close()
         raise InputError(f"{path}: not HDF5, or cut short ({error})") from error
-    found = (file.attrs.get("format"), file.attrs.get("version"))
     if found != (FORMAT, VERSION):
         file.close()
         raise InputError(
@@ -124,7 +127,7 @@ def read_index(path: str | Path) -> tuple[list[str], list[tuple[int, int]], bool
             names = list(file["names"].asstr()[...])
             sizes = [(int(height), int(width)) for height, width in file["sizes"][...]]
             return names, sizes, "degraded" in file
-        except (KeyError, OSError) as error:
+        except Exception as error:  # as above
             raise InputError(f"{path}: damaged ({error}); pack it again") from error
 
 
