@@ -826,3 +826,14 @@ def test_tensorboard(data, tmp_path):
     assert len(pictures) == 3
     # Rows of degraded, restored and target crops, three of 16×16.
     assert all((picture.width, picture.height) == (48, 48) for picture in pictures)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_moves_between_cpu_and_gpu(data, tmp_path):
+    for epochs, gpu in ((1, []), (2, [0]), (3, [])):
+        keys = {"OPTIM__NUM_EPOCHS": epochs, "TRAINING__RESUME": epochs > 1, "GPU": gpu}
+        trainer = trainer_for(data, tmp_path, **keys)
+        assert trainer.epoch == epochs
+        trainer.run()
+        assert all(value.isfinite().all() for value in weights(trainer))
