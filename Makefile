@@ -1,13 +1,15 @@
 # make demo    install, train a small denoiser, restore photographs with it
 # make test    install if needed, run the tests
+# make fuzz    broken and odd inputs for FUZZ_MINUTES=10
 # make lint    formatting and static checks
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo_output
+FUZZ_MINUTES ?= 10
 PHOTOS := astronaut,hubble_deep_field,ihc,motorcycle_left,motorcycle_right
 
-.PHONY: demo test lint clean
+.PHONY: demo test fuzz lint clean
 
 $(VENV)/installed: pyproject.toml requirements.txt pytorch-gradual-warmup-lr/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +31,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/installed
+	$(BIN)/python -W ignore tests/test_fuzz.py --minutes $(FUZZ_MINUTES)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

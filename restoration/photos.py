@@ -37,6 +37,7 @@ _FORMATS = (*_PAGED, "JPEG", "MPO", "BMP", "PPM")
 _KEPT_PNG_CHUNKS = (
     b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"eXIf", b"tEXt", b"zTXt", b"iTXt",
 )  # fmt: skip
+_ESSENTIAL = ("lossless", "alpha_kind")  # of the metadata: what makes other pixels
 _PNG_START = 33  # signature and header
 _WEBP_START = 64  # within which the kind of its image data is named
 _KEPT_TIFF_TAGS = (
@@ -106,7 +107,12 @@ def write_photo(path: str | Path, photo: Photo, pixels: np.ndarray) -> None:
     if photo.alpha is not None:
         pixels = np.dstack([pixels, photo.alpha])
     pixels = np.ascontiguousarray(_turned(pixels, photo.orientation, back=True))
-    write_bytes(path, _ENCODERS[photo.format](pixels, **photo.metadata))
+    encode, metadata = _ENCODERS[photo.format], photo.metadata
+    try:
+        data = encode(pixels, **metadata)
+    except Exception:  # the metadata of a damaged file; where it is not that, it is raised now
+        data = encode(pixels, **{key: metadata[key] for key in _ESSENTIAL if key in metadata})
+    write_bytes(path, data)
 
 
 def result_suffix(suffix: str) -> str:

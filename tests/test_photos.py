@@ -195,6 +195,18 @@ def test_resolution_and_text_stay(tmp_path):
             assert picture.info["Author"] == "somebody"
 
 
+def test_metadata_that_no_encoder_takes_is_left_out(tmp_path):
+    save(tmp_path / "a.tif", pixels(8, 9, 4))
+    photo = read_photo(tmp_path / "a.tif")
+    photo.metadata["resolution"], photo.metadata["resolution_unit"] = (1, 0), 77
+    again, _ = written(tmp_path / "a.tif", photo, photo.pixels)
+    assert np.array_equal(again.pixels, photo.pixels) and again.metadata["alpha_kind"] == 2
+    save(tmp_path / "a.jpg", pixels(8, 9, 3))
+    photo = read_photo(tmp_path / "a.jpg")
+    photo.metadata["exif"] = bytes(70_000)
+    written(tmp_path / "a.jpg", photo, photo.pixels)
+
+
 def test_palette_and_one_bit_become_colour_and_grey(tmp_path):
     Image.fromarray(pixels(8, 9, 3)).quantize(16).save(tmp_path / "a.png")
     Image.fromarray(pixels(8, 9) > 100).save(tmp_path / "b.png")
