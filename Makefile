@@ -30,7 +30,7 @@ demo: $(VENV)/installed
 		degraded=$(RUN)/test/input restored=$(RUN)/results/test target=$(RUN)/test/target
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 fuzz: $(VENV)/installed
 	$(BIN)/python -W ignore tests/test_fuzz.py --minutes $(FUZZ_MINUTES)
