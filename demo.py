@@ -21,6 +21,7 @@ import contextlib
 import errno
 import glob
 import hashlib
+import math
 import os
 import sys
 import time
@@ -38,7 +39,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from restoration.errors import USER_ERRORS, InputError, command, first_few
-from restoration.evaluation import SETTINGS_FILE, read_settings
+from restoration.evaluation import SETTINGS_FILE, read_settings, write_settings
 from restoration.images import write_image
 from restoration.inference import PRECISIONS, TILE_OVERLAP, Restorer
 from restoration.network import Network
@@ -52,7 +53,7 @@ from restoration.photos import (
 )
 from restoration.pipeline import overlapped
 from restoration.tasks import MODELS, TASKS
-from restoration.testing import PUBLISHED_WEIGHTS, noting_settings
+from restoration.testing import PUBLISHED_WEIGHTS
 
 PROGRAM = "demo.py"
 WINDOW = 384  # of local statistics: 1.5 times the patch of 256 that most recipes train on
@@ -73,12 +74,10 @@ class Job:
 class Report:
     """What became of the images."""
 
-    restored: list[Job] = field(default_factory=list)
+    restored: list[tuple[int, ...]] = field(default_factory=list)  # their shapes
     done_before: list[Job] = field(default_factory=list)
     failed: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)  # of no known suffix
-    values: int = 0  # of all pixels and channels restored
-    measured: int = 0  # by compressive sensing, in their place
     stopped: bool = False
 
     def fail(self, source: Path, error: Exception) -> None:
@@ -95,12 +94,13 @@ class Report:
             return 0
         return 1 if self.restored or self.done_before else 2
 
-    def summary(self, result_dir: Path, seconds: float) -> str:
-        lines = [f"restored {_images(len(self.restored))} in {result_dir} ({seconds:.1f} s)"]
-        if self.measured:
-            lines.append(
-                f"measured {self.measured:,} numbers in place of {self.values:,} pixel values"
-            )
+    def summary(self, network: Network, result_dir: Path, seconds: float) -> str:
+        count = len(self.restored)
+        images = "1 image" if count == 1 else f"{count} images"
+        lines = [f"restored {images} in {result_dir} ({seconds:.1f} s)"]
+        if measured := sum(count_measurements(network, shape) for shape in self.restored):
+            values = sum(map(math.prod, self.restored))
+            lines.append(f"measured {measured:,} numbers in place of {values:,} pixel values")
         if self.done_before:
             lines.append(f"skipped {len(self.done_before)} that were restored before")
         if self.left_out:
@@ -121,7 +121,7 @@ def find_images(
     Files that are no images by their suffix, and folders that cannot be read, are noted in
     `report`; the result folder is not searched. Raises `FileNotFoundError` for what does not exist.
     """
-    found: dict[str, tuple[Path, Path]] = {}
+    found: dict[Path, tuple[Path, Path]] = {}
     for name in names:
         path = Path(name)
         if path.is_dir():
@@ -129,7 +129,7 @@ def find_images(
         elif path.exists():
             if not path.is_file():
                 raise InputError(f"{name}: is no regular file; expected an image")
-            found.setdefault(os.path.realpath(path), (path, Path(path.name)))
+            found.setdefault(_real(path), (path, Path(path.name)))
             continue
         elif glob.has_magic(name):
             base = _fixed_part(path)
@@ -139,14 +139,14 @@ def find_images(
             raise FileNotFoundError(
                 f"{name}: does not exist; expected an image, a folder or a pattern"
             )
-        results, inside = result_dir.resolve(), base.resolve()
+        results, inside = _real(result_dir), _real(base)
         nested = results != inside and results.is_relative_to(inside)
         for file in natsorted(files, key=str):
-            if nested and file.resolve().is_relative_to(results):
+            if nested and _real(file).is_relative_to(results):
                 continue
             if file.suffix.lower() in PHOTO_SUFFIXES:
                 relative = Path(os.path.relpath(file, base))
-                found.setdefault(os.path.realpath(file), (file, relative))
+                found.setdefault(_real(file), (file, relative))
             else:
                 report.left_out.append(file)
     if not found:
@@ -169,11 +169,15 @@ def _walk(folder: Path, recursive: bool, report: Report) -> list[Path]:
     return files
 
 
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` raises for links that go round
+
+
 def _fixed_part(pattern: Path) -> Path:
     """Return the folder in which a pattern's wildcards begin.
 
-    >>> _fixed_part(Path("photos/2024-*/*.jpg"))
-    PosixPath('photos')
+    >>> str(_fixed_part(Path("photos/2024-*/*.jpg")))
+    'photos'
     """
     parts = pattern.parts[:-1]
     fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
@@ -186,13 +190,13 @@ def plan(images: Sequence[tuple[Path, Path]], result_dir: Path, report: Report) 
     An image whose result would lie outside `result_dir` or where another's lies fails. Raises
     `InputError` where results would replace inputs.
     """
-    root, jobs, taken = result_dir.resolve(), [], {}
-    sources = {os.path.realpath(source) for source, _ in images}
+    root, jobs, taken = _real(result_dir), [], {}
+    sources = {_real(source) for source, _ in images}
     # Those that keep their suffix have the first right to a name.
     for source, relative in sorted(images, key=lambda i: result_suffix(i[1].suffix) != i[1].suffix):
         result = result_dir / relative.with_suffix(result_suffix(relative.suffix))
-        place = result.parent.resolve() / result.name
-        if str(place) in sources:
+        place = _real(result.parent) / result.name
+        if place in sources:
             raise InputError(
                 f"{result}: would replace an image to be restored; choose another --result_dir"
             )
@@ -258,21 +262,21 @@ def describe(restorer: Restorer, options: argparse.Namespace) -> dict:
     }
 
 
-def count_measurements(network: Network, pixels: np.ndarray) -> int:
-    """Return how many numbers compressive sensing measures of an image; 0 for other tasks."""
+def count_measurements(network: Network, shape: Sequence[int]) -> int:
+    """Return how many numbers compressive sensing measures of an image of that shape (H×W or
+    H×W×C); 0 for other tasks."""
     if network.channels != 1:
         return 0
     side = network.multiple
     of_block = network.measure(torch.zeros(1, 1, side, side, device=network.A.Phi.device)).numel()
-    blocks = -(-pixels.shape[0] // side) * -(-pixels.shape[1] // side)
-    return of_block * blocks * (1 if pixels.ndim == 2 else pixels.shape[2])
+    return of_block * math.prod(-(-length // side) for length in shape[:2]) * math.prod(shape[2:])
 
 
 def restore_images(
     restorer: Restorer, jobs: Sequence[Job], options: argparse.Namespace, report: Report
 ) -> None:
     """Restore the images into their files; what fails is noted in `report`."""
-    limit = int(options.max_megapixels * 1e6) or None
+    limit = int(options.max_megapixels * 1e6) or None  # pixels
 
     def read(job: Job) -> Photo | Exception:
         try:
@@ -302,9 +306,7 @@ def restore_images(
             write_photo(job.result, photo, stages[-1])
         except FAILURES as error:
             return report.fail(job.source, error)
-        report.restored.append(job)
-        report.values += photo.pixels.size
-        report.measured += count_measurements(restorer.network, photo.pixels)
+        report.restored.append(photo.pixels.shape)
 
     with tqdm(total=len(jobs), unit="image", disable=None, dynamic_ncols=True) as bar:
         restorer.progress = lambda done, of: bar.set_postfix_str(f"tile {done} of {of}" * (of > 1))
@@ -318,7 +320,10 @@ def restore_images(
 
 def write_stages(folder: Path, degraded: np.ndarray, stages: Sequence[np.ndarray]) -> None:
     """Write the stage images, 1.png, 2.png, …, and contact_sheet.png, on which each one's caption
-    says how far it is from the one before (root mean square, of 255)."""
+    says how far it is from the one before (root mean square, of 255). Raises `InputError` for a
+    link in the folder's place, which may lead anywhere."""
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a link; expected a folder, or nothing")
     for number, image in enumerate(stages, 1):
         write_image(folder / f"{number}.png", _as_integers(image))
     captions, images = ["input"], [degraded, *stages]
@@ -358,10 +363,6 @@ def _as_integers(image: np.ndarray) -> np.ndarray:
 
 def _as_bytes(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.uint8 else np.rint(255 * _as_floats(image)).astype(np.uint8)
-
-
-def _images(count: int) -> str:
-    return f"{count} image" + "s" * (count != 1)
 
 
 def _tile(text: str) -> int | str:
@@ -406,7 +407,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
     for name in ("jobs", "max_megapixels"):
         least = 1 if name == "jobs" else 0
-        if not getattr(options, name) >= least:
+        if not least <= getattr(options, name) < math.inf:
             raise InputError(f"--{name} is {getattr(options, name)}; expected {least} or more")
     return options
 
@@ -440,14 +441,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         claim(options.result_dir, settings, jobs)
         report.done_before = [job for job in jobs if _is_done(job)]
         jobs = [job for job in jobs if not _is_done(job)]
+    write_settings(options.result_dir, {**settings, "unfinished": True})
     try:
-        with noting_settings(options.result_dir, settings), logging_redirect_tqdm():
+        with logging_redirect_tqdm():
             restore_images(restorer, jobs, options, report)
     except KeyboardInterrupt:
-        print(report.summary(options.result_dir, time.monotonic() - start))
+        print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
         print("the same command goes on from here", file=sys.stderr)
         raise
-    print(report.summary(options.result_dir, time.monotonic() - start))
+    write_settings(options.result_dir, settings)
+    print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
     if report.exit_code:
         sys.exit(report.exit_code)
 

@@ -159,6 +159,7 @@ BAD = [
         lambda path: save(path, pixels(1001, 1000)),
         "1000×1001 pixels; expected at most",
     ),
+    ("round.png", lambda path: path.symlink_to("round.png"), "symbolic links"),
     ("lost.png", lambda path: path.symlink_to("nowhere.png"), "No such file"),
 ]
 
@@ -265,6 +266,7 @@ def test_orientation_is_seen_by_the_network_and_kept(run, weights, tmp_path):
         (["--input_dir", "photos", "--device", "cuda:99"], "device 'cuda:99' is not available"),
         (["--input_dir", "photos", "--jobs", "0"], "--jobs is 0; expected 1 or more"),
         (["--input_dir", "photos", "--max_megapixels", "nan"], "--max_megapixels is nan"),
+        (["--input_dir", "photos", "--max_megapixels", "inf"], "--max_megapixels is inf"),
         (["--input_dir", "photos", "--task", "Deraining"], "this is a Denoising DGUNet checkpoint"),
         (["--input_dir", "photos", "--model", "DGUNet_plus"], "this is a Denoising DGUNet checkpo"),
         (["--input_dir", "photos", "--result_dir", "photos"], "would replace an image"),
@@ -526,6 +528,14 @@ def test_stages(run, weights, tmp_path):
     assert np.array_equal(last, read_image(out / "a.png")) and not np.array_equal(first, last)
     restorer = Restorer.from_checkpoint(weights["Denoising"], device="cpu")
     assert np.array_equal(first, restorer.stages(pixels(40, 56, 3))[0])
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / folder).symlink_to(outside)
+    code, _, err = run(
+        "--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "link", "--stages"
+    )
+    assert code == 2 and "is a link" in err and files(tmp_path / "outside") == []
     sheet = read_image(out / folder / "contact_sheet.png")
     assert np.array_equal(sheet[14:54, :56], pixels(40, 56, 3))  # three cells, as wide as captions
 
@@ -573,6 +583,19 @@ def test_options_reach_the_network(run, tmp_path):
     for name, result in results.items():
         difference = np.abs(result - results["plain"])
         assert (difference.max() > 0) == (name != "plain") and difference.mean() < 10
+
+
+def test_other_files_in_the_result_folder_stay(run, tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    for name in ("scores.csv", "b.png"):
+        (tmp_path / "out" / name).write_text("mine")
+    code, _, _ = run("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    assert code == 0 and files(tmp_path / "out") == ["a.png", "b.png", "scores.csv"]
+    assert (tmp_path / "out/scores.csv").read_text() == "mine"
+    (tmp_path / "out/settings.json").write_text('{"editor": "dark"}')
+    code, _, err = run("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    assert code == 2 and "holds results of other settings: program None (now demo.py)" in err
 
 
 def test_the_command_is_installed():

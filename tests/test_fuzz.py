@@ -10,9 +10,11 @@ file that caused it.
 """
 
 import argparse
+import atexit
 import io
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -51,6 +53,7 @@ from restoration.tiling import spans
 
 COUNTS: Counter = Counter()  # property → inputs tried
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))  # where the file in hand lies
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 class Blur(nn.Module):
@@ -427,6 +430,7 @@ def main():
             process.start()
             process.join()
             if process.exitcode:
+                atexit.unregister(shutil.rmtree)
                 print((FOLDER / "messages").read_text(errors="replace")[-5000:])
                 print(f"{name}, seed {number}: exit code {process.exitcode}; last file in {FOLDER}")
                 sys.exit(1)
