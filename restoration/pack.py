@@ -74,7 +74,8 @@ def pack(
     try:
         # v110 is read by every HDF5 since 2016 and finds a chunk faster than the oldest format.
         with h5py.File(partial, "x", libver=("v110", "v110")) as packed:
-            packed.attrs["format"], packed.attrs["version"] = FORMAT, VERSION
+            # Strings of fixed length: in the heap of others, HDF5 loops forever if it is damaged.
+            packed.attrs["format"], packed.attrs["version"] = np.bytes_(FORMAT), VERSION
             bar = tqdm(_decoded(files, jobs), "packing", len(files), disable=not progress)
             for index, images in enumerate(bar):
                 sizes[index] = images[0].shape[:2]
@@ -82,8 +83,7 @@ def pack(
                     packed.create_dataset(
                         dataset_name(kind, index), data=image, chunks=_chunks(image)
                     )
-            names = [paths[0].stem for paths in files]
-            packed.create_dataset("names", data=names, dtype=h5py.string_dtype())
+            packed["names"] = np.array([paths[0].stem.encode() for paths in files])
             packed["sizes"] = sizes
         with partial.open("rb") as written:
             os.fsync(written.fileno())
@@ -106,6 +106,8 @@ def open_packed(path: str | Path) -> h5py.File:
         # Nothing writes to a packed file, and some network disks know no locks.
         file = h5py.File(path, "r", locking=False)
         found = (file.attrs.get("format"), file.attrs.get("version"))
+        if isinstance(found[0], bytes):
+            found = (found[0].decode(), found[1])
     except Exception as error:  # a damaged file can raise nearly anything
         if file:
             file.close()
@@ -124,7 +126,7 @@ def read_index(path: str | Path) -> tuple[list[str], list[tuple[int, int]], bool
     are pairs. Raises `InputError`."""
     with open_packed(path) as file:
         try:
-            names = list(file["names"].asstr()[...])
+            names = list(file["names"].asstr("utf-8")[...])
             sizes = [(int(height), int(width)) for height, width in file["sizes"][...]]
             return names, sizes, "degraded" in file
         except Exception as error:  # as above

@@ -93,7 +93,7 @@ def test_a_packed_file_holds_the_pixels(folder, tmp_path, capsys):
     assert names == ["picture 0", "picture 1", "picture 2"]
     assert sizes == [(40, 50), (600, 500), (30, 20)] and paired
     with h5py.File(file) as packed:
-        assert packed.attrs["format"] == "dgunet-pairs" and packed.attrs["version"] == 1
+        assert packed.attrs["format"] == b"dgunet-pairs" and packed.attrs["version"] == 1
         for number, (height, width) in enumerate(sizes):
             for kind, seed in (("target", number), ("degraded", number + 10)):
                 stored = packed[f"{kind}/{number:06d}"]

@@ -51,6 +51,7 @@ from restoration.photos import Photo, read_photo, write_photo
 from restoration.tasks import build_model
 from restoration.tiling import spans
 
+SECONDS_A_ROUND = 900
 COUNTS: Counter = Counter()  # property → inputs tried
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))  # where the file in hand lies
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
@@ -428,7 +429,10 @@ def main():
             count = 2 * PROPERTIES[name][2]
             process = multiprocessing.Process(target=run_round, args=(name, count, number, results))
             process.start()
-            process.join()
+            process.join(SECONDS_A_ROUND)
+            if process.is_alive():
+                process.kill()  # what it waits for in C, nothing else ends
+                process.join()
             if process.exitcode:
                 atexit.unregister(shutil.rmtree)
                 print((FOLDER / "messages").read_text(errors="replace")[-5000:])
