@@ -52,14 +52,14 @@ class Measurement(nn.Module):
 
 
 class FGDM(nn.Module):
-    """The gradient step  v = x − ρ Φᵀ(Φ x − y).  x: N×1×H×W → v: N×1×H×W."""
+    """The gradient step  v = x − ρ (ΦᵀΦ x − Φᵀy).  x, Φᵀy: N×1×H×W → v: N×1×H×W."""
 
     def __init__(self):
         super().__init__()
         self.step_size = nn.Parameter(torch.full((1,), 0.5))
 
-    def forward(self, x: Tensor, y: Tensor, A: Measurement) -> Tensor:
-        return x - self.step_size * A.adjoint(A(x) - y)
+    def forward(self, x: Tensor, start: Tensor, A: Measurement) -> Tensor:
+        return x - self.step_size * (A.adjoint(A(x)) - start)
 
 
 class CAB(nn.Module):
@@ -236,13 +236,14 @@ class DGUNet(Network):
                 f"{TASK} {type(self).__name__} at ratio {self.sizes['cs_ratio']} reconstructs "
                 f"measurements N×{m}×H/32×W/32, not {'×'.join(map(str, y.shape))} {y.dtype}"
             )
-        x, features, images = self.A.adjoint(y), None, []
+        start = self.A.adjoint(y)
+        x, features, images = start, None, []
         for k in range(self.sizes["stages"] - 1):
             i = min(k, len(self.ipmm) - 1)  # DGUNet stays at its second stage's modules
-            v = self.fgdm[i](x, y, self.A)
+            v = self.fgdm[i](x, start, self.A)
             x, features = self.ipmm[i](v, features)
             images.append(x)
-        v = self.fgdm[-1](x, y, self.A)
+        v = self.fgdm[-1](x, start, self.A)
         images.append(self.last(v, features))
         return images[::-1]
 

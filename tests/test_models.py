@@ -461,7 +461,7 @@ def test_adjoint_and_gradient_step(sensing):
     torch.testing.assert_close((A(x) * y).sum(), (x * A.adjoint(y)).sum())
     x.requires_grad_()
     (0.5 * (A(x) - y).square().sum()).backward()  # the step descends on the data term
-    v = sensing.fgdm[0](x, y, A)
+    v = sensing.fgdm[0](x, A.adjoint(y), A)
     torch.testing.assert_close(v, x - sensing.fgdm[0].step_size * x.grad)
 
 
@@ -524,9 +524,8 @@ def test_zeroed_image_convolutions_leave_the_gradient_steps(case):
     image = torch.rand(1, model.channels, 32, 32)
     images = model(image)[::-1]
     if model.channels == 1:
-        y = model.measure(image)
-        x = model.A.adjoint(y)
-        steps = [x := fgdm(x, y, model.A) for fgdm in model.fgdm]
+        x = start = model.A.adjoint(model.measure(image))
+        steps = [x := fgdm(x, start, model.A) for fgdm in model.fgdm]
     else:
         x = image
         steps = [x := fgdm(x, image) for fgdm in model.fgdm[:-1]] + [image]
