@@ -1,5 +1,6 @@
 # make demo    install, train a small denoiser, restore photographs with it
 # make test    install if needed, run the tests
+# make results check the scores in RESULTS.md; those of CBSD68 and Set11, too, with DATA=their folder
 # make fuzz    broken and odd inputs for FUZZ_MINUTES=10
 # make lint    formatting and static checks
 PYTHON ?= python3
@@ -9,7 +10,7 @@ RUN := demo_output
 FUZZ_MINUTES ?= 10
 PHOTOS := astronaut,hubble_deep_field,ihc,motorcycle_left,motorcycle_right
 
-.PHONY: demo test fuzz lint clean
+.PHONY: demo test results fuzz lint clean
 
 $(VENV)/installed: pyproject.toml requirements.txt pytorch-gradual-warmup-lr/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,10 @@ demo: $(VENV)/installed
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+results: export OMP_NUM_THREADS = 1
+results: $(VENV)/installed
+	$(BIN)/python benchmarks/results.py $(if $(DATA),--data "$(DATA)")
 
 fuzz: $(VENV)/installed
 	$(BIN)/python -W ignore tests/test_fuzz.py --minutes $(FUZZ_MINUTES)
