@@ -1,8 +1,11 @@
 """Restore your own images, with any task's weights: files, folders or patterns.
 
-    python demo.py --weights FILE --input_dir photo.jpg --result_dir out
-    python demo.py --weights FILE --input_dir holiday --result_dir out --recursive
+    python demo.py --task Denoising --input_dir photo.jpg --result_dir out
+    python demo.py --task Deraining --input_dir holiday --result_dir out --recursive
     python demo.py --weights FILE --input_dir "scans/*.tif" --result_dir out --stages
+
+Without --weights, those of a task are taken that come with the project. They are trained on
+synthetic degradations, which the first line of output names; on others expect less of them.
 
 Results have the inputs' names, folder structure, format, bit depth and colour mode; what a format
 cannot keep, restoration/photos.py says. A run that was interrupted goes on where it stopped: images
@@ -52,6 +55,7 @@ from restoration.photos import (
     write_photo,
 )
 from restoration.pipeline import overlapped
+from restoration.shipped import default_weights, find_weights, read_record, trained_for
 from restoration.tasks import MODELS, TASKS
 from restoration.testing import PUBLISHED_WEIGHTS
 
@@ -262,6 +266,17 @@ def describe(restorer: Restorer, options: argparse.Namespace) -> dict:
     }
 
 
+def describe_weights(path: Path) -> str:
+    """Return what the record beside a file of weights says of their training; nothing without."""
+    record = read_record(path)
+    if record is None:
+        return ""
+    name, purpose = path.stem, trained_for(record)
+    if "cs_ratio" in record:
+        return f"weights {name}: reconstruct an image from {purpose}"
+    return f"weights {name}: trained for synthetic {purpose}; of other degradations expect less"
+
+
 def count_measurements(network: Network, shape: Sequence[int]) -> int:
     """Return how many numbers compressive sensing measures of an image of that shape (H×W or
     H×W×C); 0 for other tasks."""
@@ -369,13 +384,31 @@ def _tile(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def choose_weights(weights: str | None, task: str | None) -> Path:
+    """Return the file that --weights says, or else the task's default. Raises `InputError` where
+    neither is given, `FileNotFoundError` where the default is not there."""
+    if weights is not None:
+        return find_weights(weights)
+    others = f"--weights FILE: an own checkpoint, or a published one from {PUBLISHED_WEIGHTS}"
+    if task is None:
+        raise InputError(
+            f"--task or --weights is missing; expected --task {'|'.join(TASKS)}, for the "
+            f"weights that come with the project, or {others}"
+        )
+    try:
+        return default_weights(task)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; expected them, or {others}") from error
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", type=Path, metavar="FILE", help="the checkpoint: an own or a published one")
-    add("--task", choices=TASKS, help="which task, if the checkpoint fits several")
+    text = "an own or a published checkpoint, or the name of one that comes with the project"
+    add("--weights", metavar="FILE", help=f"{text} (that of the task)")
+    add("--task", choices=TASKS, help="which task; with --weights: if the checkpoint fits several")
     add("--model", choices=MODELS, help="stop unless the checkpoint is of this model")
     add("--input_dir", nargs="+", required=True, metavar="PATH", help="files, folders, patterns")
     add("--result_dir", type=Path, default=Path("results"), metavar="DIR", help="(%(default)s)")
@@ -400,11 +433,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     text = "refuse larger images, which may be made to fill the memory (%(default)g; 0: no limit)"
     add("--max_megapixels", type=float, default=MAX_PIXELS / 1e6, metavar="N", help=text)
     options = parser.parse_args(arguments)
-    if options.weights is None:
-        raise InputError(
-            "--weights is missing; expected a checkpoint: one that `make demo` or a task's "
-            f"train.py wrote, or a published one from {PUBLISHED_WEIGHTS}"
-        )
+    options.weights = choose_weights(options.weights, options.task)
     for name in ("jobs", "max_megapixels"):
         least = 1 if name == "jobs" else 0
         if not least <= getattr(options, name) < math.inf:
@@ -436,6 +465,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         precision=options.precision,
         local_statistics=options.local_statistics,
     )
+    if text := describe_weights(options.weights):
+        print(text, flush=True)
     settings = describe(restorer, options)
     if not options.overwrite:
         claim(options.result_dir, settings, jobs)
