@@ -1,4 +1,5 @@
-# make demo    install, train a small denoiser, restore photographs with it
+# make demo    install, restore photographs with the weights that come along, for every task
+# make demo-train  train a small denoiser from scratch, restore photographs with it
 # make test    install if needed, run the tests
 # make results check the scores in RESULTS.md; those of CBSD68 and Set11, too, with DATA=their folder
 # make fuzz    broken and odd inputs for FUZZ_MINUTES=10
@@ -10,7 +11,7 @@ RUN := demo_output
 FUZZ_MINUTES ?= 10
 PHOTOS := astronaut,hubble_deep_field,ihc,motorcycle_left,motorcycle_right
 
-.PHONY: demo test results fuzz lint clean
+.PHONY: demo demo-train test results fuzz lint clean
 
 $(VENV)/installed: pyproject.toml requirements.txt pytorch-gradual-warmup-lr/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,9 +21,12 @@ $(VENV)/installed: pyproject.toml requirements.txt pytorch-gradual-warmup-lr/pyp
 	touch $@
 
 # On one thread: several wait for each other where the machine has other work to do.
-demo: export OMP_NUM_THREADS = 1
+demo demo-train: export OMP_NUM_THREADS = 1
 demo: $(VENV)/installed
-	rm -rf $(RUN)
+	$(BIN)/python -m restoration.showcase --output $(RUN)
+
+demo-train: $(VENV)/installed
+	rm -rf $(addprefix $(RUN)/,train test checkpoints results)
 	$(BIN)/python -m restoration.synthesize gaussian25 --images $(PHOTOS) --patch_size 128 --output $(RUN)/train
 	$(BIN)/python -m restoration.synthesize gaussian25 --split test --output $(RUN)/test
 	$(BIN)/python Denoising/train.py --config Denoising/demo.yml --opts \

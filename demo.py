@@ -273,7 +273,7 @@ def describe_weights(path: Path) -> str:
         return ""
     name, purpose = path.stem, trained_for(record)
     if "cs_ratio" in record:
-        return f"weights {name}: reconstruct an image from {purpose}"
+        return f"weights {name}: trained to reconstruct photographs {purpose}"
     return f"weights {name}: trained for synthetic {purpose}; of other degradations expect less"
 
 

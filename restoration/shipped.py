@@ -77,10 +77,10 @@ def trained_for(record: Mapping) -> str:
     >>> trained_for({"training": {"degradation": "gaussian25"}})
     'Gaussian noise, σ = 25 of 255'
     >>> trained_for({"cs_ratio": 10})
-    '10 % of the numbers'
+    'from 10 % of the numbers'
     """
     if "cs_ratio" in record:
-        return f"{record['cs_ratio']} % of the numbers"
+        return f"from {record['cs_ratio']} % of the numbers"
     degradation = degradation_of(record)
     match PRESETS.get(degradation):
         case Noise(sigma, shot):

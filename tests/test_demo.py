@@ -18,8 +18,9 @@ from PIL import Image
 
 import demo
 import restoration.photos
+from restoration import shipped, showcase
 from restoration.checkpoint import load_model, save_checkpoint
-from restoration.images import read_image
+from restoration.images import read_image, read_rgb
 from restoration.inference import Restorer
 from restoration.tasks import build_model
 
@@ -287,8 +288,158 @@ def test_what_cannot_be_done_is_told_in_a_line(run, tmp_path, monkeypatch, argum
 
 def test_weights_are_asked_for(run, tmp_path):
     code, _, err = run("--input_dir", tmp_path, task=None)
-    assert code == 2 and "--weights is missing" in err
-    assert "https://github.com/MC-E/" in err and "make demo" in err
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    for part in (
+        "--task or --weights is missing",
+        "--task Deblurring|",
+        "https://github.com/MC-E/",
+    ):
+        assert part in err
+
+
+@pytest.fixture
+def release(monkeypatch, tmp_path):
+    """A stand-in for what ships: small random networks for all tasks but Deblurring."""
+    root = tmp_path / "release"
+    monkeypatch.setattr(shipped, "ROOT", root)
+    for task, name in shipped.DEFAULT_WEIGHTS.items():
+        if task != "Deblurring":
+            network = build_model(task, "DGUNet", SMALL | {"stages": 3})
+            network.zero_image_convolutions()
+            save_checkpoint(root / task / f"pretrained_models/{name}.safetensors", network)
+    records = {
+        "Denoising/pretrained_models/small_gaussian25": {"training": {"degradation": "gaussian25"}},
+        "Deraining/pretrained_models/small_rain_medium": {
+            "training": {"degradation": "rain_medium"}
+        },
+        "Compressive_Sensing/pretrained_models/DGUNet_25": {"cs_ratio": 25},
+    }
+    for name, record in records.items():
+        (root / f"{name}.json").write_text(json.dumps(record))
+    return root
+
+
+def test_a_task_has_default_weights(run, release, tmp_path):
+    save(tmp_path / "a.png")
+    results = {}
+    for name, choice in {
+        "task": ["--task", "Denoising"],
+        "name": ["--weights", "small_gaussian25"],
+        "path": ["--weights", release / "Denoising/pretrained_models/small_gaussian25.safetensors"],
+    }.items():
+        out = tmp_path / name
+        code, text, _ = run("--input_dir", tmp_path / "a.png", "--result_dir", out, *choice, task=0)
+        assert code == 0 and text.splitlines()[0] == (
+            "weights small_gaussian25: trained for synthetic Gaussian noise, σ = 25 of 255; of "
+            "other degradations expect less"
+        )
+        results[name] = read_image(out / "a.png")
+        settings = json.loads((out / "settings.json").read_text())
+        assert settings["weights"] == "small_gaussian25.safetensors"
+    assert all(np.array_equal(result, results["task"]) for result in results.values())
+    out = tmp_path / "sensed"
+    _, text, _ = run(
+        "--input_dir", tmp_path / "a.png", "--result_dir", out, "--task", "Compressive_Sensing",
+        task=0,
+    )  # fmt: skip
+    assert "trained to reconstruct photographs from 25 % of the numbers" in text
+
+
+def test_missing_default_weights_are_named(run, release, tmp_path):
+    save(tmp_path / "a.png")
+    common = ("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    code, _, err = run(*common, "--task", "Deblurring", task=None)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert f"{release}/Deblurring/pretrained_models/small_blur_mild.safetensors" in err
+    code, _, err = run(*common, "--weights", "small_blur", task=None)
+    assert code == 2 and "small_blur: neither a file nor shipped weights; shipped are: " in err
+    assert "small_rain_medium, small_gaussian25, DGUNet_25" in err
+    code, _, err = run(*common, "--weights", "DGUNet_25", "--task", "Denoising", task=None)
+    assert code == 2 and "this is a Compressive_Sensing DGUNet checkpoint" in err
+
+
+def test_records(tmp_path):
+    """Those of this project are understood, others' files left alone."""
+    trained = {"training": {"degradation": "blur_mild"}}
+    for content, words in {
+        json.dumps(trained): "camera shake of 4 to 10 pixels",
+        json.dumps({"training": {"degradation": "fog"}}): "fog",
+        json.dumps({"training": {"degradation": "poisson_gaussian"}}): "Gaussian noise, σ = 5 of "
+        "255 and photon noise",
+        json.dumps({"training": {"degradation": ["fog"]}}): None,
+        json.dumps([trained]): None,
+        "{}": None,
+        "[" * 100_000: None,
+    }.items():
+        (tmp_path / "a.json").write_text(content)
+        record = shipped.read_record(tmp_path / "a.pth")
+        assert (record and shipped.trained_for(record)) == words
+    assert shipped.read_record(tmp_path / "b.pth") is None
+
+
+def test_what_ships():
+    """Every default that is there is of its task, and says what it was trained for."""
+    for task in shipped.DEFAULT_WEIGHTS:
+        try:
+            path = shipped.default_weights(task)
+        except FileNotFoundError:
+            continue  # is named where it is asked for
+        assert load_model(path)[0].config["task"] == task
+        assert shipped.trained_for(shipped.read_record(path)) != "None"
+        assert shipped.find_weights(path.stem) == path
+
+
+def test_the_showcase(release, tmp_path, capsys):
+    """Networks that change nothing restore what they are given."""
+    photos = [save(tmp_path / f"{name}.png", pixels(70, 90, 3)) for name in ("one", "chelsea")]
+    out, copy = tmp_path / "out", tmp_path / "stages.jpg"
+    showcase.showcase(out, photos, 64, [copy])
+    text = capsys.readouterr().out
+    assert f"left out: {release}/Deblurring/pretrained_models/small_blur_mild.safetensors" in text
+    rows = [[cell.strip("| ") for cell in line.split(" | ")] for line in text.splitlines()]
+    rows = {row[0]: row[1:] for row in rows if len(row) == 6}
+    assert list(rows) == ["task", "-" * 19, "Deraining", "Denoising", "Compressive_Sensing"]
+    for task in ("Deraining", "Denoising"):
+        target = read_rgb(out / task / "target/one.png")
+        assert np.array_equal(target, pixels(70, 90, 3)[3:67, 13:77])
+        degraded = read_rgb(out / task / "input/one.png")
+        assert np.array_equal(read_rgb(out / task / "restored/one.png"), degraded)
+        errors = [
+            np.mean(
+                (read_rgb(path).astype(float) - read_rgb(out / task / "target" / path.name)) ** 2
+            )
+            for path in (out / task / "input").iterdir()
+        ]
+        psnr = np.mean(10 * np.log10(255**2 / np.array(errors)))
+        assert rows[task][2].startswith(f"{psnr:.2f} / ")
+        assert rows[task][1:2] + rows[task][4:] == ["2", "+0.00"]
+    assert rows["Compressive_Sensing"][0] == "from 25 % of the numbers"
+    assert read_image(out / "Compressive_Sensing/restored/one.png").shape == (64, 64)
+    figure, small = read_rgb(out / "stages.png"), read_rgb(copy)
+    assert figure.shape == small.shape and copy.stat().st_size <= 400_000
+    assert np.abs(figure.astype(int) - small).mean() < 16
+    showcase.showcase(out, photos, 64)  # again: over what is there, the same
+    assert np.array_equal(read_rgb(out / "stages.png"), figure)
+
+
+def test_a_showcase_of_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    with pytest.raises(SystemExit) as end:
+        showcase.main(["--output", str(tmp_path / "out")])
+    assert end.value.code == 2 and "none of the default weights" in capsys.readouterr().err
+
+
+def test_stages_and_details_of_the_showcase():
+    images = [np.full((320, 300), value, np.uint8) for value in range(9)]  # seven stages
+    row = showcase.figure_row("Deraining", showcase.Example("a", images), (0.9, 0.5))
+    assert [caption.split(":")[0] for caption, _ in row.pictures] == [
+        "degraded", "stage 1", "stage 3", "stage 5", "stage 7", "target",
+    ]  # fmt: skip
+    assert [image[0, 0] for _, image in row.pictures] == [0, 1, 3, 5, 7, 8]
+    assert row.pictures[0][1].shape == (160, 160)
+    image = np.arange(320 * 300).reshape(320, 300)
+    assert np.array_equal(showcase.detail(image, (0.9, 0.5), 5), image[160:, 54:246])
+    assert showcase.detail(image[:100, :50], (0.5, 0.5), 5).shape == (100, 50)
 
 
 def test_bad_arguments(run, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from restoration.errors import InputError
-from restoration.figure import before_after, main
+from restoration.figure import Row, before_after, main, picture_rows
 from restoration.images import read_rgb, write_image
 
 
@@ -36,3 +36,31 @@ def test_refuses_other_sizes_and_missing_images(folders, tmp_path):
     with pytest.raises(SystemExit) as exit_code:
         main([str(tmp_path / "figure.png"), "target"])
     assert exit_code.value.code == 2
+
+
+def test_rows_of_pictures(tmp_path):
+    grey, red = np.full((40, 50), 90, np.uint8), np.full((40, 40, 3), (200, 10, 20), np.uint8)
+    rows = [Row("Wide", "of two", [("a", grey)] * 2), Row("Narrow", "", [("b", red)] * 4)]
+    picture_rows(rows, [tmp_path / "new/figure.png", tmp_path / "figure.jpg"])
+    figure = read_rgb(tmp_path / "new/figure.png")
+    grey_there, red_there = ((figure == colour).all(axis=2) for colour in (90, (200, 10, 20)))
+    width = figure.shape[1]
+    for there, count in ((grey_there, 2), (red_there, 4)):  # in every row the pictures fill it
+        columns = there.any(axis=0)
+        assert columns.sum() > width - 12 * count
+        assert np.count_nonzero(np.diff(columns.astype(int))) in (2 * count - 2, 2 * count - 1)
+    assert np.argmax(grey_there.any(axis=1)) < np.argmax(red_there.any(axis=1))
+    assert read_rgb(tmp_path / "figure.jpg").shape == figure.shape
+
+
+def test_a_jpeg_is_made_small_enough(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    rows, path = [Row("Noise", "", [("a", noise)])], tmp_path / "figure.jpg"
+    picture_rows(rows, [path], limit=10**9)
+    size = path.stat().st_size
+    picture_rows(rows, [path], limit=size // 2)
+    assert size // 4 < path.stat().st_size <= size // 2
+    with pytest.raises(InputError, match=r"figure\.jpg: has .* bytes; expected at most 1,000"):
+        picture_rows(rows, [path], limit=1000)
+    with pytest.raises(InputError, match="a figure of no rows"):
+        picture_rows([], [path])
