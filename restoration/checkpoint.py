@@ -291,7 +291,7 @@ def published_state_dict(model: Network) -> dict[str, Tensor]:
     return {f"module.{name}": value for name, value in state.items()}
 
 
-def save_checkpoint(path: str | os.PathLike, model: Network, **extra) -> None:
+def save_checkpoint(path: str | os.PathLike, model: Network, /, **extra) -> None:
     """Save the model's config and weights, and whatever else training keeps: tensors and plain
     values. A path that ends in `.safetensors` gets that format, with `extra` as JSON metadata."""
     path = Path(path)
