@@ -183,12 +183,14 @@ def identify(checkpoint: dict) -> list[dict]:
             sizes["stages"] = max(int(match[1]) for match in numbered if match)
     except (LookupError, ValueError, StopIteration):
         return []
-    published = [task for task in tasks if _published_sizes(task, model) == sizes]
+    published = [task for task in tasks if published_sizes(task, model) == sizes]
     return [{"task": task, "model": model, "sizes": sizes} for task in published or tasks]
 
 
 @functools.cache
-def _published_sizes(task: str, model: str) -> dict[str, int]:
+def published_sizes(task: str, model: str) -> dict[str, int]:
+    """Return the sizes of a task's published model; in compressive sensing, where ratios are
+    several, of the default one."""
     with torch.device("meta"):
         return build_model(task, model).sizes
 

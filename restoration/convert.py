@@ -25,6 +25,7 @@ import torch
 from restoration.checkpoint import (
     identify,
     load_model,
+    published_sizes,
     published_state_dict,
     read_checkpoint,
     save_checkpoint,
@@ -33,7 +34,7 @@ from restoration.checkpoint import (
 from restoration.errors import USER_ERRORS, InputError, command, first_few
 from restoration.network import Network
 from restoration.published_names import unused_entries
-from restoration.tasks import MODELS, TASKS, build_model
+from restoration.tasks import MODELS, TASKS
 
 SAFETENSORS = ".safetensors"
 PUBLISHED_STAGES = 7
@@ -202,10 +203,10 @@ def _shown(key: str, value: object) -> str:
 
 
 def _of_published_size(network: Network) -> bool:
-    config = network.config
-    ratio = {key: value for key, value in config["sizes"].items() if key == "cs_ratio"}
-    with torch.device("meta"):
-        return build_model(config["task"], config["model"], ratio).sizes == config["sizes"]
+    published = published_sizes(network.task, type(network).__name__)
+    return all(
+        network.sizes[name] == size for name, size in published.items() if name != "cs_ratio"
+    )
 
 
 def _container(path: Path) -> str:
