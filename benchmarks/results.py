@@ -64,7 +64,7 @@ REPORT = ROOT / "RESULTS.md"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 TOLERANCES = {"psnr": 0.02, "least_gain": 0.02, "ssim": 0.0005}  # dB, dB, 1
-SLOW = 300  # seconds of CPU, beyond which a row is only checked with --slow
+SLOW = 180  # seconds of CPU, beyond which a row is only checked with --slow
 PHOTOS, LARGEST = "photographs", 512  # scikit-image's, of which the middle, at most so many pixels
 SIGMA = 25 / 255
 OURS = "DGUNet"
@@ -241,7 +241,7 @@ def circumstances(case: Case, method: str, seconds: float) -> dict:
     if case.ratio or method == OURS:
         made_by = {"weights": case.weights.relative_to(ROOT).as_posix()}
         made_by |= {"sha256": sha256(case.weights), "torch": torch.__version__}
-    if method != OURS:
+    if method not in ("input", "linear", OURS):
         package = NEEDS.get(method, "scikit-image")
         made_by[package] = importlib.metadata.version(package)
     return {
