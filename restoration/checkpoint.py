@@ -295,7 +295,13 @@ def published_state_dict(model: Network) -> dict[str, Tensor]:
 
 def save_checkpoint(path: str | os.PathLike, model: Network, /, **extra) -> None:
     """Save the model's config and weights, and whatever else training keeps: tensors and plain
-    values. A path that ends in `.safetensors` gets that format, with `extra` as JSON metadata."""
+    values. A path that ends in `.safetensors` gets that format, with `extra` as JSON metadata.
+
+    Raises:
+        ValueError: the model has been prepared for inference and its weights with it.
+    """
+    if model.prepared:
+        raise ValueError("the model is prepared for inference; save the one that was prepared")
     path = Path(path)
     content = {**extra, "config": model.config}
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}

@@ -1,7 +1,8 @@
 """Running a network on images of any size, on the device at hand.
 
 `Restorer` takes images as they are, NumPy arrays or tensors, tile by tile where they are large;
-`restore` is the network's forward pass with padding, for tensors that fit the memory.
+`restore` is the network's forward pass with padding, for tensors that fit the memory; `prepare`
+makes a network faster at it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from restoration.errors import InputError
 from restoration.images import pad_to_multiple, to_tensor
 from restoration.local_statistics import use_local_statistics
 from restoration.network import Network
+from restoration.prepared import PRECISIONS, prepare
 from restoration.tiling import is_out_of_memory, largest_tile, spans, strips
 
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["PRECISIONS", "TILE_OVERLAP", "Restorer", "pick_device", "prepare", "restore"]
+
 TILE_OVERLAP = 64
 _INTEGERS = (np.uint8, np.uint16)
 
@@ -126,14 +129,15 @@ class Restorer:
     torch.Size([2, 3, 17, 5])
 
     Args:
-        network: any task's; moved to the device, put into evaluation mode.
+        network: any task's; left as it is, used is what `prepare` makes of it. One that is prepared
+            already is used itself, whatever `precision` and `compile` say.
         device: as `pick_device` takes it.
         tile: the largest side of the tiles that a larger image is cut into; "auto": the largest
             for which the free memory suffices; 0: none. Where it turns out not to suffice, the tile
             is halved, with a warning through `logging`.
         tile_overlap: pixels that neighbouring tiles share, over which they are blended.
         self_ensemble: the mean over eight moves, as `restore` describes it.
-        precision: float32, bf16 or fp16 (torch.autocast).
+        precision, compile: as `prepare` takes them.
         local_statistics: side of the window that `use_local_statistics` takes; 0: it is not used.
 
     Raises:
@@ -149,11 +153,10 @@ class Restorer:
         tile_overlap: int = TILE_OVERLAP,
         self_ensemble: bool = False,
         precision: str = "float32",
+        compile: bool | str = False,
         local_statistics: int = 0,
     ):
         step = 2 * network.multiple
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
         if tile_overlap < 0 or local_statistics < 0:
             raise InputError(
                 f"tile overlap is {tile_overlap}, the window of local statistics "
@@ -174,12 +177,14 @@ class Restorer:
                 "for compressive sensing"
             )
         self.device = pick_device(str(device))
-        self.network = network.eval().to(self.device)
+        if not network.prepared:
+            network = prepare(network, precision=precision, compile=compile)
+        self.network = network.to(self.device)
         self.tile, self.largest_tile = tile, math.inf
         self.self_ensemble, self.precision = self_ensemble, precision
         self.progress: Callable[[int, int], None] | None = None  # tiles done, and of all
         if local_statistics:
-            use_local_statistics(network, local_statistics)
+            use_local_statistics(self.network, local_statistics)
 
     @classmethod
     def from_checkpoint(
@@ -301,12 +306,10 @@ class Restorer:
     @torch.inference_mode()
     def _forward(self, part: Tensor, count: int) -> Tensor:
         """N×C×h×w → the images of the last `count` stages, ×N×C×h×w, float32."""
-        reduced = self.precision != "float32"
         part = part.to(self.device).contiguous()
-        with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=reduced):
-            stages = _restore_stages(self.network, part, self.self_ensemble, count).float()
+        stages = _restore_stages(self.network, part, self.self_ensemble, count)
         if not stages[0].isfinite().all():
-            hint = f" in {self.precision}; try float32" if reduced else ""
+            hint = f" in {self.precision}; try float32" if self.precision != "float32" else ""
             raise InputError(f"the network made values of it that are not finite{hint}")
         return stages
 

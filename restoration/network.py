@@ -26,6 +26,7 @@ class Network(nn.Module):
     channels: int
     multiple: int
     least: int
+    prepared = False  # by `restoration.inference.prepare`
 
     def __init__(self, **sizes: int):
         super().__init__()

@@ -38,7 +38,7 @@ from restoration.images import (
     to_uint8,
     write_image,
 )
-from restoration.inference import pick_device, restore
+from restoration.inference import pick_device, prepare, restore
 from restoration.metrics import Score, format_images, mean_score, score_folders, write_csv
 from restoration.network import Network
 from restoration.pipeline import overlapped
@@ -170,7 +170,7 @@ def load_trained(task: str, options: argparse.Namespace) -> TrainedNetwork:
     }
     if device.type == "cuda":
         settings["device"] += f" ({torch.cuda.get_device_name(device)})"
-    trained = TrainedNetwork(network.to(device), device, settings)
+    trained = TrainedNetwork(prepare(network).to(device), device, settings)
     if not trained.of_published_size:
         settings["sizes"] = network.sizes
     return trained

@@ -20,8 +20,9 @@ from torch import Tensor
 from restoration.network import Network
 
 # Peak memory of a forward pass in floats, per pixel and channel of the U-Net's second level.
-# Measured on a CPU: 10 to 15, for widths of 20 to 80, three and more stages.
-_FLOATS = 16
+# Measured on a CPU: 4 to 7 for widths of 20 and 40, three and seven stages. Local statistics add to
+# it.
+_FLOATS = 10
 _GPU_SHARE, _SHARE, _MOST = 0.8, 0.5, 3 * 2**30  # of free memory; bytes, where programs share it
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 

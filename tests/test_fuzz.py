@@ -61,6 +61,7 @@ class Blur(nn.Module):
     """A stand-in for a network, that looks `radius` pixels far; of radius 0 the identity."""
 
     channels, multiple, least, sizes = 3, 8, 16, {"width": 4, "width_step": 4, "stages": 1}
+    prepared = True
 
     def __init__(self, radius):
         super().__init__()

@@ -17,6 +17,7 @@ from torch import nn
 
 from restoration.checkpoint import load_weights, published_state_dict
 from restoration.losses import LOSSES
+from restoration.prepared import prepare
 from restoration.published_names import published_names, unused_entries
 from restoration.tasks import MODELS, TASKS, build_model
 
@@ -104,6 +105,17 @@ def test_stage_images(run):
     assert len(run.stages) == 7
     for k, image in enumerate(reversed(run.stages), 1):
         np.testing.assert_allclose(image, run.reference[f"stage{k}"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision,tolerance", [("float32", 1e-5), ("bf16", 2e-2)])
+def test_stage_images_of_the_prepared_model(run, precision, tolerance):
+    degraded = torch.from_numpy(run.reference["input"])
+    with torch.inference_mode():
+        stages = prepare(run.model, precision=precision)(degraded)
+    assert len(stages) == 7
+    for k, image in enumerate(reversed(stages), 1):
+        assert image.dtype == torch.float32
+        np.testing.assert_allclose(image, run.reference[f"stage{k}"], rtol=0, atol=tolerance)
 
 
 def test_loss_and_trajectory(run):

@@ -13,12 +13,15 @@ SMALL = {"width": 8, "width_step": 4, "stages": 2}
 
 @pytest.fixture(scope="module")
 def restorers(tmp_path_factory):
-    """By task: a restorer of a small random network, from its checkpoint."""
+    """By task: a restorer of a small random network, from its checkpoint, and as its attribute
+    `plain` the network."""
     made, folder = {}, tmp_path_factory.mktemp("weights")
     for task in ("Deraining", "Compressive_Sensing"):
         torch.manual_seed(0)
-        save_checkpoint(folder / f"{task}.pth", build_model(task, "DGUNet", SMALL))
+        network = build_model(task, "DGUNet", SMALL).eval()
+        save_checkpoint(folder / f"{task}.pth", network)
         made[task] = Restorer.from_checkpoint(folder / f"{task}.pth", device="cpu")
+        made[task].plain = network
     return made
 
 
@@ -42,7 +45,7 @@ def test_arrays_of_every_type(restorers, shape, dtype):
     restorer, image = restorers["Deraining"], pixels(*shape, dtype=dtype)
     restored = restorer(image)
     assert restored.dtype == image.dtype and restored.shape == image.shape
-    expected = by_network(restorer.network, image if image.ndim == 2 else image[..., :3])
+    expected = by_network(restorer.plain, image if image.ndim == 2 else image[..., :3])
     scale = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
     colours = restored if image.ndim == 2 else restored[..., :3]
     tolerance = {np.uint8: 0.51, np.uint16: 0.6, np.float16: 1e-3}.get(dtype, 1e-6)
@@ -80,7 +83,7 @@ def test_compressive_sensing_takes_each_channel_on_its_own(restorers):
     restored = restorer(image)
     for channel in range(3):
         np.testing.assert_allclose(restored[..., channel], restorer(image[..., channel]), atol=1)
-    expected = by_network(restorer.network, image[..., 1])
+    expected = by_network(restorer.plain, image[..., 1])
     np.testing.assert_allclose(restored[..., 1], expected * 255, atol=0.51)
 
 
@@ -109,7 +112,7 @@ def _blocks(image):
 def test_stages_end_with_the_result(restorers):
     image = pixels(30, 40, 3)
     stages = restorers["Deraining"].stages(image)
-    network = restorers["Deraining"].network
+    network = restorers["Deraining"].plain
     with torch.no_grad():
         padded = np.pad(image, ((0, 2), (0, 0), (0, 0)), mode="reflect")
         expected = network(to_tensor(padded)[None])[::-1]
@@ -178,7 +181,7 @@ def test_a_result_that_is_not_finite():
 
 
 def test_the_file_says_what_it_is_of(tmp_path, restorers):
-    save_checkpoint(tmp_path / "a.pth", restorers["Deraining"].network)
+    save_checkpoint(tmp_path / "a.pth", restorers["Deraining"].plain)
     assert Restorer.from_checkpoint(tmp_path / "a.pth").network.config["task"] == "Deraining"
     with pytest.raises(InputError, match="this is a Deraining DGUNet checkpoint"):
         Restorer.from_checkpoint(tmp_path / "a.pth", task="Deblurring")

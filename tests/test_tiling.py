@@ -9,7 +9,7 @@ from torch import nn
 
 from restoration import tiling
 from restoration.errors import InputError
-from restoration.inference import Restorer
+from restoration.inference import Restorer, prepare
 from restoration.local_statistics import box_mean, use_local_statistics
 from restoration.tasks import build_model
 from restoration.tiling import free_memory, is_out_of_memory, largest_tile, spans, strips
@@ -22,6 +22,7 @@ class Convolutions(nn.Module):
     stand-in whose surroundings can fit an overlap, as DGUNet's never do."""
 
     channels, multiple, least, sizes = 3, 8, 16, {"width": 8, "width_step": 4, "stages": 1}
+    prepared = True
 
     def __init__(self, radius):
         super().__init__()
@@ -105,7 +106,7 @@ def test_all_stages_batches_and_types_go_through_tiles():
 def test_an_image_that_fits_is_restored_whole():
     network, image = build_model("Denoising", "DGUNet", SMALL), torch.rand(1, 3, 64, 72)
     with torch.no_grad():
-        expected = network.eval()(image)[0].clamp(0, 1)
+        expected = prepare(network)(image)[0].clamp(0, 1)
     for tile in ("auto", 0, 192):
         assert torch.equal(Restorer(network, device="cpu", tile=tile)(image), expected)
 
