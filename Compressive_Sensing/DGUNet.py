@@ -241,7 +241,7 @@ class DGUNet(Network):
         for k in range(self.sizes["stages"] - 1):
             i = min(k, len(self.ipmm) - 1)  # DGUNet stays at its second stage's modules
             v = self.fgdm[i](x, start, self.A)
-            x, features = self.ipmm[i](v, features)
+            x, features = self.run_stage(k, self.ipmm[i], v, features)
             images.append(x)
         v = self.fgdm[-1](x, start, self.A)
         images.append(self.last(v, features))

@@ -251,7 +251,7 @@ class DGUNet(Network):
         for k in range(self.sizes["stages"] - 1):
             i = min(k, len(self.ipmm) - 1)  # DGUNet stays at its second stage's modules
             v = self.fgdm[i](x, degraded)
-            x, features = self.ipmm[i](v, features)
+            x, features = self.run_stage(k, self.ipmm[i], v, features)
             images.append(x)
         v = self.fgdm[-1](x, degraded)
         images.append(self.last(v, degraded, features))

@@ -81,6 +81,7 @@ DEFAULTS = {
         "PRECISION": "float32",  # or bf16, fp16: automatic mixed precision
         "CHANNELS_LAST": False,
         "COMPILE": False,  # torch.compile
+        "CHECKPOINT_STAGES": False,  # half the memory or less for about a third more time
     },
 }
 PATHS = (

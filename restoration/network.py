@@ -1,6 +1,8 @@
 """What every DGUNet is, whatever its task: a module that knows its sizes and checks its input."""
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 SIZES = {  # name → rule and its words; the limits keep a damaged file from asking for all memory
     "width": (lambda n: 4 <= n <= 4096 and n % 4 == 0, "a multiple of 4, from 4 to 4096"),
@@ -27,6 +29,7 @@ class Network(nn.Module):
     multiple: int
     least: int
     prepared = False  # by `restoration.inference.prepare`
+    checkpoint_stages = False  # in training: less memory for more time, see `run_stage`
 
     def __init__(self, **sizes: int):
         super().__init__()
@@ -43,6 +46,16 @@ class Network(nn.Module):
         """What the network is, in plain types: {"task", "model", "sizes"}. With it
         `restoration.tasks.build_model(**config)` makes the same network."""
         return {"task": self.task, "model": type(self).__name__, "sizes": dict(self.sizes)}
+
+    def run_stage(self, k: int, module: nn.Module, *inputs):
+        """Return what the module of stage k, counted from 0, makes of its inputs.
+
+        With `checkpoint_stages`, all that is kept of it for the backward pass is its inputs; the
+        rest is computed again there (Chen et al., "Training Deep Nets with Sublinear Memory Cost",
+        2016). Not so in the last stage that has a U-Net: the backward pass begins with it."""
+        if self.checkpoint_stages and torch.is_grad_enabled() and k < self.sizes["stages"] - 2:
+            return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return module(*inputs)
 
     def check_image(self, image: Tensor) -> None:
         """Raise a ValueError that says what is expected, unless the network takes this batch."""

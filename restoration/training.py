@@ -190,6 +190,7 @@ class Trainer:
             torch.channels_last if config.TRAINING.CHANNELS_LAST else torch.contiguous_format
         )
         self.model.to(self.devices.device, memory_format=self.memory_format)
+        self.model.checkpoint_stages = config.TRAINING.CHECKPOINT_STAGES
         self.average = None
         if optim.EMA:
             self.average = AveragedModel(self.model, multi_avg_fn=self.moving_average)

@@ -482,6 +482,27 @@ def test_accumulation_gives_the_step_of_the_whole_batch(task, data, tmp_path):
     assert found[3][1] == pytest.approx(found[1][1], rel=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_checkpointed_stages_train_as_others_do_and_keep_less(precision, data, tmp_path):
+    kept, steps = [], []
+    for checkpoint in (False, True):
+        keys = {"MODEL__STAGES": 5, "TRAINING__CHECKPOINT_STAGES": checkpoint}
+        keys |= {"TRAINING__PRECISION": precision}
+        trainer = trainer_for(data, tmp_path / str(checkpoint), **keys)
+        bytes_kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, kept=bytes_kept: kept.append(tensor.nbytes) or tensor, lambda t: t
+        ):
+            samples = batches(trainer)[0]
+            with trainer.autocast():
+                trainer.network(trainer.images(samples)[0])
+        kept.append(sum(bytes_kept))
+        trainer.step(samples)
+        steps.append(weights(trainer))
+    assert_same(*steps)
+    assert kept[1] < 0.6 * kept[0]
+
+
 def test_gradient_is_that_of_the_mean_over_samples(data, tmp_path):
     """And so the last batch of an epoch, here of one sample, weighs each sample equally."""
     trainer = trainer_for(data, tmp_path, "Deraining", OPTIM__ACCUMULATE=2)
