@@ -11,6 +11,7 @@ JSON file that says how they were made and how they score.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -66,7 +67,11 @@ def keep(best: Path, trainer: Trainer, scores: dict) -> None:
         if before >= checkpoint["psnr"]:
             print(f"{file}: stays, {before:.2f} dB on the photographs held out")
             return
+    save_checkpoint(file, network)
     content = {
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "task": TASK.name,
         "model": model,
         "cs_ratio": ratio,
         "minutes": round(checkpoint["seconds"] / 60, 1),
@@ -81,7 +86,6 @@ def keep(best: Path, trainer: Trainer, scores: dict) -> None:
     }
     for key in ("TRAIN_DIR", "VAL_DIR", "SAVE_DIR"):  # which say nothing elsewhere
         content["config"]["TRAINING"][key] = Path(trainer.config.TRAINING[key]).name
-    save_checkpoint(file, network)
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     write_atomically(record, lambda stream: stream.write(text.encode()))
     print(f"wrote {file} and {record}")
