@@ -424,6 +424,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--local_statistics", type=int, nargs="?", const=WINDOW, default=0, metavar="N", help=text)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (auto: the best there is)")
     add("--precision", choices=PRECISIONS, default="float32", help="(%(default)s)")
+    text = "torch.compile: minutes for every size of image or tile, and faster from then on"
+    add("--compile", action="store_true", help=text)
     text = "threads that read and write, and images held by them (%(default)s)"
     add("--jobs", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help=text)
     text = "also write every stage's image and a contact sheet, into NAME.stages"
@@ -463,6 +465,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tile_overlap=options.tile_overlap,
         self_ensemble=options.self_ensemble,
         precision=options.precision,
+        compile=options.compile,
         local_statistics=options.local_statistics,
     )
     if text := describe_weights(options.weights):

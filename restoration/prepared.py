@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def prepare(
             later processes find it in the cache, $TORCHINDUCTOR_CACHE_DIR or ~/.cache/dgunet.
 
     Raises:
-        InputError: a precision or mode that there is none of.
+        InputError: a precision or mode that there is none of, or no C++ compiler to compile with.
         ValueError: the network has been prepared before.
 
     >>> from restoration.tasks import build_model
@@ -72,6 +73,8 @@ def prepare(
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     prepared.register_forward_pre_hook(_to_channels_last)
     if compile:
+        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))):
+            raise InputError("torch.compile needs a C++ compiler, such as g++; found none")
         folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dgunet"
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_writable(folder)))
         prepared.compile(mode="default" if compile is True else compile, dynamic=False)

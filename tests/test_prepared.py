@@ -134,8 +134,12 @@ def test_compiled(monkeypatch, tmp_path):
     assert any(tmp_path.iterdir())
 
 
-def test_unknown_settings_are_named():
+def test_unknown_settings_are_named(monkeypatch):
     network = network_of("Deraining")
+    with monkeypatch.context() as context:
+        context.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(InputError, match=r"needs a C\+\+ compiler, such as g\+\+; found none"):
+            prepare(network, compile=True)
     with pytest.raises(InputError, match="precision is 'int8'; expected one of float32, bf16"):
         prepare(network, precision="int8")
     with pytest.raises(InputError, match="compile is 'fast'; expected one of default"):
