@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restoration.layers import PReLU
 from restoration.network import Network
 
 TASK = "Compressive_Sensing"
@@ -66,7 +67,7 @@ class CAB(nn.Module):
     """Channel attention block:  z + a·g,  g = conv(PReLU(conv(z))),  with one weight per channel,
     a = σ(conv(ReLU(conv(mean of g over H, W)))).  N×C×H×W → N×C×H×W."""
 
-    def __init__(self, width: int, slope: nn.PReLU):
+    def __init__(self, width: int, slope: PReLU):
         super().__init__()
         self.conv1 = conv(width, width, bias=False)
         self.slope = slope
@@ -143,7 +144,7 @@ class IPMM(nn.Module):
 
     The encoder's blocks are w₀→w₁, w₁→w₂, w₂→w₃ wide at scale 1, ½, ¼, and w₃→w₃ at ⅛."""
 
-    def __init__(self, widths: list[int], slope: nn.PReLU, first: bool):
+    def __init__(self, widths: list[int], slope: PReLU, first: bool):
         super().__init__()
         steps = list(pairwise(widths))
         self.shallow = nn.Sequential(conv(1, widths[0], bias=False), CAB(widths[0], slope))
@@ -180,7 +181,7 @@ class IPMM(nn.Module):
 class LastIPMM(nn.Module):
     """The last stage's proximal step: no U-Net.  v: N×1×H×W → x: N×1×H×W."""
 
-    def __init__(self, width: int, slope: nn.PReLU, extra: int):
+    def __init__(self, width: int, slope: PReLU, extra: int):
         super().__init__()
         self.shallow = nn.Sequential(conv(1, width, bias=False), CAB(width, slope))
         self.concat = conv(2 * width, width + extra, bias=False)
@@ -216,11 +217,11 @@ class DGUNet(Network):
             raise ValueError(f"cs_ratio is {cs_ratio}, must be one of {RATIOS}")
         widths = [width + width_step * i for i in range(4)]
         distinct = stages if self.separate_stages else min(stages, 3)
-        slope = nn.PReLU()
+        slope = PReLU()
         self.A = Measurement(-(-(BLOCK**2) * cs_ratio // 100))
         self.fgdm = nn.ModuleList(FGDM() for _ in range(distinct))
         self.ipmm = nn.ModuleList([IPMM(widths, slope, first=True)])
-        self.ipmm.extend(IPMM(widths, nn.PReLU(), first=False) for _ in range(distinct - 2))
+        self.ipmm.extend(IPMM(widths, PReLU(), first=False) for _ in range(distinct - 2))
         self.last = LastIPMM(width, slope, last_extra)
 
     def measure(self, image: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restoration.layers import PReLU
 from restoration.network import Network
 
 # The task and its sizes: all in which the three copies of this file differ.
@@ -34,7 +35,7 @@ def conv(in_width: int, out_width: int, kernel: int = 3, bias: bool = True) -> n
 class Operator(nn.Sequential):
     """A learned A or Aᵀ:  z + conv(PReLU(conv(z))).  N×3×H×W → N×3×H×W."""
 
-    def __init__(self, slope: nn.PReLU):
+    def __init__(self, slope: PReLU):
         super().__init__(conv(3, 64), slope, conv(64, 3))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class FGDM(nn.Module):
 
     All operators of a network share one PReLU slope."""
 
-    def __init__(self, slope: nn.PReLU):
+    def __init__(self, slope: PReLU):
         super().__init__()
         self.A = Operator(slope)
         self.A_adjoint = Operator(slope)
@@ -60,7 +61,7 @@ class CAB(nn.Module):
     """Channel attention block:  z + a·g,  g = conv(PReLU(conv(z))),  with one weight per channel,
     a = σ(conv(ReLU(conv(mean of g over H, W)))).  N×C×H×W → N×C×H×W."""
 
-    def __init__(self, width: int, slope: nn.PReLU):
+    def __init__(self, width: int, slope: PReLU):
         super().__init__()
         self.conv1 = conv(width, width, bias=False)
         self.slope = slope
@@ -133,13 +134,16 @@ class Merge(nn.Module):
         with torch.autocast(b.device.type, enabled=False):
             full = torch.promote_types(b.dtype, torch.float32)
             exact = full if b.device.type == "mps" else torch.float64  # mps has no float64
-            V, B = basis.to(full).flatten(2), b.to(full).flatten(2)
-            V = V / (1e-6 + V.abs().sum(2, keepdim=True))
-            gram = V.to(exact) @ V.to(exact).mT
+            # Transposed, a row for each pixel: so they lie in memory in channels_last.
+            V, B = (maps.to(full).permute(0, 2, 3, 1).flatten(1, 2) for maps in (basis, b))
+            V = V / (1e-6 + V.abs().sum(1, keepdim=True))
+            gram = V.to(exact)
+            gram = gram.mT @ gram
             ridge = max(1e-10, torch.finfo(exact).eps) * gram.diagonal(dim1=1, dim2=2).sum(1)
-            gram = gram + torch.diag_embed((ridge + 1e-30)[:, None].expand(-1, V.shape[1]))
-            weights = torch.linalg.solve_ex(gram, (V @ B.mT).to(exact))[0].to(full)
-            return (weights.mT @ V).view_as(b).to(b.dtype)
+            gram = gram + torch.diag_embed((ridge + 1e-30)[:, None].expand(-1, V.shape[2]))
+            weights = torch.linalg.solve_ex(gram, (V.mT @ B).to(exact))[0].to(full)
+            projection = (V @ weights).unflatten(1, b.shape[2:])
+            return projection.permute(0, 3, 1, 2).to(b.dtype)
 
 
 class SAM(nn.Module):
@@ -168,7 +172,7 @@ class IPMM(nn.Module):
 
     The encoder's blocks are w₀→w₁, w₁→w₂, w₂→w₃ wide at scale 1, ½, ¼, and w₃→w₃ at ⅛."""
 
-    def __init__(self, widths: list[int], slope: nn.PReLU, first: bool):
+    def __init__(self, widths: list[int], slope: PReLU, first: bool):
         super().__init__()
         steps = list(pairwise(widths))
         self.shallow = nn.Sequential(conv(3, widths[0], bias=False), CAB(widths[0], slope))
@@ -208,7 +212,7 @@ class LastIPMM(nn.Module):
     DGUNet joins the previous features by a convolution to C + `extra` channels, DGUNet_plus, where
     `extra` is None, by Merge."""
 
-    def __init__(self, width: int, slope: nn.PReLU, extra: int | None):
+    def __init__(self, width: int, slope: PReLU, extra: int | None):
         super().__init__()
         self.shallow = nn.Sequential(conv(3, width, bias=False), CAB(width, slope))
         self.merge = Merge(width) if extra is None else None
@@ -234,12 +238,12 @@ class DGUNet(Network):
         self, width: int = WIDTH, width_step: int = STEP, last_extra: int = EXTRA, stages: int = 7
     ):
         super().__init__(width=width, width_step=width_step, last_extra=last_extra, stages=stages)
-        self.build(min(stages, 3), nn.PReLU(), nn.PReLU(), last_extra)
+        self.build(min(stages, 3), PReLU(), PReLU(), last_extra)
 
-    def build(self, distinct: int, slope: nn.PReLU, middle_slope: nn.PReLU, extra: int | None):
+    def build(self, distinct: int, slope: PReLU, middle_slope: PReLU, extra: int | None):
         """Make the modules of as many stages as are distinct, with the PReLU slopes of the CABs."""
         widths = [self.sizes["width"] + self.sizes["width_step"] * i for i in range(4)]
-        operator_slope = nn.PReLU()
+        operator_slope = PReLU()
         self.fgdm = nn.ModuleList(FGDM(operator_slope) for _ in range(distinct))
         self.ipmm = nn.ModuleList([IPMM(widths, slope, first=True)])
         self.ipmm.extend(IPMM(widths, middle_slope, first=False) for _ in range(distinct - 2))
@@ -263,5 +267,5 @@ class DGUNet_plus(DGUNet):
 
     def __init__(self, width: int = PLUS_WIDTH, width_step: int = PLUS_STEP, stages: int = 7):
         Network.__init__(self, width=width, width_step=width_step, stages=stages)
-        slope = nn.PReLU()
+        slope = PReLU()
         self.build(stages, slope, slope, None)

@@ -197,9 +197,10 @@ class _Merge(nn.Module):
     def __init__(self, merge: nn.Module):
         super().__init__()
         self.basis, self.fuse = _Halves(merge.basis), _Halves(merge.fuse)
+        self.project = merge.project
 
     def forward(self, z: Tensor, b: Tensor) -> Tensor:
-        return self.fuse(z, project(b, self.basis(z, b))).add_(z)
+        return self.fuse(z, self.project(b, self.basis(z, b))).add_(z)
 
 
 class _Features:
@@ -280,20 +281,3 @@ def _merge(module: nn.Module | None) -> nn.Module | None:
 
 def _slope(prelu: nn.PReLU) -> float:
     return float(prelu.weight.detach())
-
-
-def project(b: Tensor, basis: Tensor) -> Tensor:
-    """Return the projection of b (N×C×H×W) onto the maps of a basis (N×16×H×W), as the model's
-    `Merge.project` does, but for tensors in channels_last, of which pixels are rows."""
-    with torch.autocast(b.device.type, enabled=False):
-        full = torch.promote_types(b.dtype, torch.float32)
-        exact = full if b.device.type == "mps" else torch.float64  # mps has no float64
-        V, B = (t.to(full).permute(0, 2, 3, 1).flatten(1, 2) for t in (basis, b))  # N×HW×16, N×HW×C
-        V = V / (1e-6 + V.abs().sum(1, keepdim=True))
-        gram = V.to(exact)
-        gram = gram.mT @ gram
-        ridge = max(1e-10, torch.finfo(exact).eps) * gram.diagonal(dim1=1, dim2=2).sum(1)
-        gram = gram + torch.diag_embed((ridge + 1e-30)[:, None].expand(-1, V.shape[2]))
-        weights = torch.linalg.solve_ex(gram, (V.mT @ B).to(exact))[0].to(full)
-        projected = (V @ weights).unflatten(1, b.shape[-2:])
-        return projected.permute(0, 3, 1, 2).to(b.dtype)
