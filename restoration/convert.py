@@ -1,13 +1,14 @@
 """Tell what a checkpoint is, check it, and write it in another format.
 
-    python -m restoration.convert FILE.pth              FILE.safetensors, for this project
-    python -m restoration.convert FILE.pth --published  FILE_published.pth, for the published code
-    python -m restoration.convert FILE.pth --info       nothing written
+    python -m restoration.convert FILE.pth                 writes FILE.safetensors
+    python -m restoration.convert FILE.pth --published     writes FILE_published.pth
+    python -m restoration.convert FILE.pth --info          writes nothing
 
-FILE is a published checkpoint, or one that training wrote here, or safetensors. Checked are that
-its entries are those of the network, each of its shape, and that all values are finite. What
-training needs to go on (the optimizer's state) stays behind. Several files may be given; those that
-fail are named, and the program exits with 2.
+FILE is a published checkpoint, one that training wrote here, or safetensors; FILE.safetensors is
+for this project, FILE_published.pth for the published code. Checked are that the entries are those
+of the network, each of its shape, and that all values are finite. What training needs to go on (the
+optimizer's state) is left out. Several files may be given; those that fail are named, and the
+program exits with 2.
 """
 
 from __future__ import annotations
