@@ -17,7 +17,12 @@ from restoration.synthesize import bundled_photos, degrade
 from restoration.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(file for task in TASKS for file in ROOT.glob(f"{task}/pretrained_models/*.*"))
+FILES = sorted(
+    file
+    for task in TASKS
+    for file in ROOT.glob(f"{task}/pretrained_models/*.*")
+    if not file.name.startswith("published")  # downloaded
+)
 WEIGHTS = [file for file in FILES if file.suffix == ".safetensors"]
 MEGABYTES = {"Compressive_Sensing": 11}
 REQUIRED = {"file", "sha256", "task", "model"}
