@@ -166,7 +166,7 @@ def ceilings(device: torch.device, size: int = 2048, runs: int = 5) -> dict[str,
         for function in functions.values():
             function()
         seconds = interleaved(functions, device, runs)
-    work = {name: 2 * size**3 / 1e9 for name in functions}
+    work = dict.fromkeys(functions, 2 * size**3 / 1000000000.0)
     work["copy"] = 2 * memory.numel() * memory.element_size() / 1e9
     return {n: summary([work[n] / s for s in seconds[n]["runs"]]) for n in functions}
 
