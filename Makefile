@@ -2,6 +2,7 @@
 # make demo-train  train a small denoiser from scratch, restore photographs with it
 # make test    install if needed, run the tests
 # make results check the scores in RESULTS.md; those of CBSD68 and Set11, too, with DATA=their folder
+# make bench   measure speed and memory, in under ten minutes; bench-full: every model and size
 # make fuzz    broken and odd inputs for FUZZ_MINUTES=10
 # make lint    formatting and static checks
 PYTHON ?= python3
@@ -11,7 +12,7 @@ RUN := demo_output
 FUZZ_MINUTES ?= 10
 PHOTOS := astronaut,hubble_deep_field,ihc,motorcycle_left,motorcycle_right
 
-.PHONY: demo demo-train test results fuzz lint clean
+.PHONY: demo demo-train test results bench bench-full fuzz lint clean
 
 $(VENV)/installed: pyproject.toml requirements.txt pytorch-gradual-warmup-lr/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +44,12 @@ test: $(VENV)/installed
 results: export OMP_NUM_THREADS = 1
 results: $(VENV)/installed
 	$(BIN)/python benchmarks/results.py $(if $(DATA),--data "$(DATA)")
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/bench.py
+
+bench-full: $(VENV)/installed
+	$(BIN)/python benchmarks/bench.py --full --compile --device auto
 
 fuzz: $(VENV)/installed
 	$(BIN)/python -W ignore tests/test_fuzz.py --minutes $(FUZZ_MINUTES)
