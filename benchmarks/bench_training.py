@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from measure import (
     run_alone,
     seconds_cell,
     summary,
+    tf32,
     timed,
 )
 
@@ -36,6 +37,9 @@ YAML = Path(__file__).resolve().parents[1] / "Deraining" / "training.yml"
 OURS = {"TRAINING.CHANNELS_LAST": True, "OPTIM.FUSED": True}
 BF16 = {"TRAINING.PRECISION": "bf16"}
 STAGEWISE = {"TRAINING.CHECKPOINT_STAGES": True}
+PYTORCHS_TF32 = "plain, TF32 as PyTorch sets it"  # as it is in ours
+KINDS = {"PNG folders": "pairs", "packed file": "pairs.h5"}
+_FOLDERS: list[tempfile.TemporaryDirectory] = []
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,15 @@ def cases(options: Options) -> list[Case]:
     return [small, full]
 
 
+def pairs(options: Options) -> int:
+    return 2 if options.smoke else 12
+
+
 def variants(options: Options) -> dict[str, dict | None]:
     """Return the ways to train: keys of the configuration; None is the plain step, written here."""
     found = {
         "plain": None,
+        **({PYTORCHS_TF32: None} if options.device.startswith("cuda") else {}),
         "ours": OURS,
         "ours, bf16": OURS | BF16,
         "ours, stages checkpointed": OURS | STAGEWISE,
@@ -73,18 +82,19 @@ def variants(options: Options) -> dict[str, dict | None]:
     return found
 
 
-@contextmanager
-def training_data(options: Options) -> Iterator[dict[str, Path]]:
-    """Make pairs of 1280×720 pixels, as files and packed, for as long as the context lasts."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {"PNG folders": Path(folder) / "pairs", "packed file": Path(folder) / "pairs.h5"}
-        make_pairs(paths["PNG folders"], 2 if options.smoke else 12)
-        pack(*paths.values())
-        yield paths
+@functools.cache
+def training_data(pairs: int) -> dict[str, Path]:
+    """Return pairs of 1280×720 pixels, as files and packed; they are there until the program ends."""
+    folder = tempfile.TemporaryDirectory()
+    _FOLDERS.append(folder)
+    paths = {name: Path(folder.name) / file for name, file in KINDS.items()}
+    make_pairs(paths["PNG folders"], pairs)
+    pack(*paths.values())
+    return paths
 
 
 def trainer(case: Case, data: Path, folder: str, options: Options, **keys) -> Trainer:
-    """Return the trainer that Deraining/train.py would make, with a seven-stage network's keys."""
+    """Return the trainer that Deraining/train.py would make, but for `keys`."""
     values = {
         "GPU": [0] if options.device.startswith("cuda") else [],
         "VERBOSE": False,
@@ -114,13 +124,16 @@ def our_step(run: Trainer, samples: dict) -> Callable[[], float]:
     return step
 
 
-def plain_step(network: torch.nn.Module, rate: float, samples: dict) -> Callable[[], float]:
+def plain_step(
+    network: torch.nn.Module, rate: float, samples: dict, allow: bool | None = False
+) -> Callable[[], float]:
     """Return a step as it is written without a thought about time: float32, NCHW, the default Adam,
-    and the losses stage by stage, each with its own Laplacians."""
+    and the losses stage by stage, each with its own Laplacians. `allow` is `tf32`'s."""
     device = next(network.parameters()).device
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     network.train()
 
+    @tf32(allow)
     def step() -> float:
         optimizer.zero_grad()
         degraded, target = samples["degraded"].to(device), samples["target"].to(device)
@@ -150,10 +163,11 @@ def steps(
         run.model.load_state_dict(weights)
         lr = run.optimizer.param_groups[0]["lr"]
         if keys is None:
-            if options.reference and not case.sizes:
+            if options.reference and not case.sizes and name == "plain":
                 code = published(options.reference, run.model).to(run.devices.device)
                 found["published code"] = plain_step(code, lr, samples)
-            found[name] = plain_step(run.model, lr, samples)
+            allow = None if name == PYTORCHS_TF32 else False
+            found[name] = plain_step(run.model, lr, samples, allow)
         else:
             found[name] = our_step(run, samples)
     return found, samples
@@ -163,9 +177,10 @@ def measure_training(options: Options) -> list[dict]:
     """Time the steps; before, compare the losses of the first two."""
     device = options.start()
     results = []
-    with training_data(options) as data, tempfile.TemporaryDirectory() as folder:
+    data = training_data(pairs(options))["packed file"]
+    with tempfile.TemporaryDirectory() as folder:
         for case in cases(options):
-            functions, _ = steps(case, data["packed file"], folder, options)
+            functions, _ = steps(case, data, folder, options)
             losses = {name: [step(), step()] for name, step in functions.items()}
             seconds = interleaved(functions, device, options.runs, limit=30)
             results.append(
@@ -224,10 +239,9 @@ def training_table(results: list[dict]) -> str:
 def measure_training_memory(options: Options) -> dict:
     """Measure the peak memory of a step of the largest case, each variant in its own process."""
     case = cases(options)[-1]
-    names = list(variants(replace(options, compile=False)))
-    with training_data(replace(options, smoke=True)) as data:
-        path = data["packed file"]
-        peaks = {name: run_alone(peak_of_step, name, case, path, options) for name in names}
+    names = list(variants(replace(options, compile=False)))[: 1 if options.smoke else None]
+    data = training_data(pairs(options))["packed file"]
+    peaks = {name: run_alone(peak_of_step, name, case, data, options) for name in names}
     return {"case": str(case), "megabytes": peaks}
 
 
@@ -256,12 +270,12 @@ def measure_loading(options: Options) -> dict:
     """Measure crops per second of one process, and training with loading beside the step alone."""
     device = options.start()
     runs = 2 if options.smoke else options.runs
-    case = cases(options)[0]
-    with training_data(options) as data, tempfile.TemporaryDirectory() as folder:
+    case, data = cases(options)[0], training_data(pairs(options))
+    with tempfile.TemporaryDirectory() as folder:
         patch = 64 if options.smoke else 256
         sources = {
-            "PNG folders": (PairedImages(data["PNG folders"], patch), 2 if options.smoke else 12),
-            "packed file": (PackedPairs(data["packed file"], patch), 4 if options.smoke else 240),
+            "PNG folders": (PairedImages(data["PNG folders"], patch), pairs(options)),
+            "packed file": (PackedPairs(data["packed file"], patch), 20 * pairs(options)),
         }
         crops = {name: [] for name in sources}
         for run in range(runs + 1):  # the first warms up
@@ -355,8 +369,9 @@ def profile_step(options: Options) -> dict[str, dict[str, float]]:
     case = cases(options)[-1]
     plain = replace(options, compile=False, reference=None)
     shares = {}
-    with training_data(replace(options, smoke=True)) as data, tempfile.TemporaryDirectory() as out:
-        for name, step in steps(case, data["packed file"], out, plain)[0].items():
+    data = training_data(pairs(options))["packed file"]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, step in steps(case, data, folder, plain)[0].items():
             step()
             shares[f"{case}: {name}"] = operator_shares(step, device)
     return shares

@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import platform
@@ -18,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,7 @@ def ratios(reference: dict, other: dict) -> dict:
     return summary([slow / fast for slow, fast in pairs])
 
 
-@contextmanager
+@contextlib.contextmanager
 def tf32(enabled: bool | None):
     """Let CUDA compute float32 products and convolutions in TF32, or not; None: as PyTorch does
     where nothing is said (convolutions only)."""
@@ -148,7 +148,6 @@ def ceilings(device: torch.device, size: int = 2048, runs: int = 5) -> dict[str,
     dtypes = {"float32": torch.float32, "bf16": torch.bfloat16}
     if device.type == "cuda":
         dtypes["fp16"] = torch.float16
-    if device.type == "cuda":
         size *= 4
     matrices = {name: torch.rand(size, size, device=device).to(d) for name, d in dtypes.items()}
     memory = torch.zeros(16 * size * size, device=device)
@@ -188,6 +187,8 @@ def peak_memory(function: Callable[[], object], device: torch.device) -> float:
         function()
         wait_for(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    with contextlib.suppress(OSError):  # the highest use begins anew with what is used now
+        Path("/proc/self/clear_refs").write_text("5")
     before = _highest_resident()
     function()
     return (_highest_resident() - before) / 1e6
@@ -220,7 +221,7 @@ def photographs(
         file = files[number % len(files)]
         pixels = read_gray(file) if task == "Compressive_Sensing" else read_rgb(file)
         pixels = pad_bottom_right(pixels, height, width)
-        top, left = ((have - need) // 2 for have, need in zip(pixels.shape, (height, width)))  # noqa: B905
+        top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
         image = pixels[top : top + height, left : left + width].astype(np.float32) / 255
         if DEGRADATIONS[task] and not clean:
             rng = pair_generator(0, DEGRADATIONS[task], f"{number} {file.stem}")
