@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from bench_inference import SMALL, TINY, Options, operator_shares, published
-from cost import gflop
+from bench_inference import TINY, Options, operator_shares, published
+from cost import SMALL, gflop
 from loader import make_pairs, rate
 from measure import (
     interleaved,
@@ -84,7 +84,7 @@ def variants(options: Options) -> dict[str, dict | None]:
 
 @functools.cache
 def training_data(pairs: int) -> dict[str, Path]:
-    """Return pairs of 1280×720 pixels, as files and packed; they are there until the program ends."""
+    """Return pairs of 1280×720 pixels, as files and packed, there until the program ends."""
     folder = tempfile.TemporaryDirectory()
     _FOLDERS.append(folder)
     paths = {name: Path(folder.name) / file for name, file in KINDS.items()}
