@@ -10,7 +10,7 @@
 Prints Markdown tables and writes them, and all that was measured as JSON, to
 benchmarks/results/bench-DEVICE.md and .json. Each figure is a median over runs with the lowest and
 highest; the variants of a case take turns (A B C A B C …) in one process, after a first round that
-warms up and in which their results are compared. With --only the other parts stay as they were.
+warms up and in which their results are compared. Parts not measured stay as they were.
 """
 
 from __future__ import annotations
@@ -74,10 +74,11 @@ def measure_startup(options: inference.Options) -> dict:
 
         functions = {name: start(words) for name, words in commands.items()}
         if options.smoke:
-            functions = {name: functions[name] for name in ("test.py --help",)}
+            help = "test.py --help"
+            return interleaved({help: functions[help]}, torch.device("cpu"), 1)
         for function in functions.values():
             function()  # into the disk cache
-        return interleaved(functions, torch.device("cpu"), 1 if options.smoke else options.runs)
+        return interleaved(functions, torch.device("cpu"), options.runs)
 
 
 def startup_table(results: dict) -> str:
@@ -195,23 +196,18 @@ def main(arguments: list[str] | None = None) -> None:
 
     name = f"bench-{device.type}" + "-full" * given.full + "-smoke" * given.smoke
     file = given.output / f"{name}.json"
-    before = json.loads(file.read_text(encoding="utf-8")) if given.only and file.is_file() else {}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     where = machine(device)
     limits = ceilings(device, size=128 if given.smoke else 2048)
-    results = {"ceilings": {"machine": where, "results": limits}}
-    for part, (title, measure, _) in PARTS.items():
-        if part not in parts:
-            if part in before:
-                results[part] = before[part]
-            continue
+    first = {"ceilings": {"machine": where, "results": limits}}
+    for part in parts:
+        title, measure, _ = PARTS[part]
         print(f"{title} …", file=sys.stderr, flush=True)
         start = time.perf_counter()
         measured = measure(options, limits) if part == "inference" else measure(options)
-        results[part] = {
-            "machine": where,
-            "seconds": time.perf_counter() - start,
-            "results": measured,
-        }
+        seconds = time.perf_counter() - start
+        before[part] = {"machine": where, "seconds": seconds, "results": measured}
+        results = first | {part: before[part] for part in PARTS if part in before}
         write_text(file, json.dumps(results, indent=1, default=str) + "\n")
         write_text(file.with_suffix(".md"), report(results))
     print(report(results))

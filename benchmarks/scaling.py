@@ -174,7 +174,7 @@ def report(where: dict, results: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def plot(results: Sequence[dict], file: Path) -> None:
+def plot(results: Sequence[dict], file: Path, smoke: bool = False) -> None:
     """Draw seconds above memory, for each axis; dashed: proportional to the first point."""
     import matplotlib
 
@@ -198,7 +198,7 @@ def plot(results: Sequence[dict], file: Path) -> None:
                     work = [r["gflop"] for r in of_axis]
                     line = [y[-1] * w / work[-1] for w in work]
                     panel.plot(x, line, "k--", lw=0.8, label="as the work grows")
-            if name in ("megapixels", "width", "batch"):
+            if name != "stages" and not smoke:
                 panel.set_xscale("log", base=2 if name == "batch" else 10)
                 panel.set_yscale("log")
             else:
@@ -240,7 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_text(given.output / f"{name}.json", json.dumps(content, indent=1) + "\n")
     text = report(where, results)
     write_text(given.output / f"{name}.md", text)
-    plot(results, given.output / f"{name}.png")
+    plot(results, given.output / f"{name}.png", given.smoke)
     print(text)
 
 

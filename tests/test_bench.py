@@ -2,6 +2,7 @@
 once at a tiny size."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -55,6 +56,13 @@ def small_pairs(monkeypatch):
     bench_training.training_data.cache_clear()
     yield
     bench_training.training_data.cache_clear()
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """What would have a process of its own has none: starting one takes seconds."""
+    for module in (bench_inference, bench_training, scaling):
+        monkeypatch.setattr(module, "run_alone", lambda function, *given: function(*given))
 
 
 @pytest.fixture
@@ -112,6 +120,10 @@ def test_peak_memory_is_that_of_the_call():
     assert 95 < measure.peak_memory(lambda: hold(100), CPU) < 115
 
 
+def test_alone_is_another_process():
+    assert measure.run_alone(os.getpid) != os.getpid()
+
+
 def test_work_is_the_known_one():
     assert cost.gflop("Deraining", "DGUNet", {}, (1, 320, 480)) == pytest.approx(909, abs=1)
     assert cost.parameters("Deraining", "DGUNet", {}) == 3_633_112
@@ -148,7 +160,7 @@ def test_the_plain_step_has_the_loss_of_ours(small_pairs, tmp_path):
         assert losses["ours, stages checkpointed"] == pytest.approx(losses["plain"], rel=1e-5)
 
 
-def test_every_part_runs(small_pairs, tmp_path, capsys):
+def test_every_part_runs(small_pairs, one_process, tmp_path, capsys):
     run("--output", tmp_path)
     results = json.loads((tmp_path / "bench-cpu-smoke.json").read_text())
     assert list(results) == ["ceilings", *bench.PARTS]
@@ -210,8 +222,7 @@ def test_a_file_missing_from_the_published_code_is_named(reference, tmp_path, ca
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_scaling_has_a_table_and_a_plot(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scaling, "run_alone", lambda function, *arguments: function(*arguments))
+def test_scaling_has_a_table_and_a_plot(one_process, tmp_path, capsys):
     scaling.main(["--smoke", "--threads", "1", "--runs", "2", "--output", str(tmp_path)])
     points = json.loads((tmp_path / "scaling-smoke.json").read_text())["points"]
     assert {point["axis"] for point in points} == set(scaling.LABELS)
