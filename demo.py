@@ -45,6 +45,7 @@ from restoration.errors import USER_ERRORS, InputError, command, first_few
 from restoration.evaluation import SETTINGS_FILE, read_settings, write_settings
 from restoration.images import write_image
 from restoration.inference import PRECISIONS, TILE_OVERLAP, Restorer
+from restoration.memory import keep_freed_memory
 from restoration.network import Network
 from restoration.photos import (
     MAX_PIXELS,
@@ -446,6 +447,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     options, report, start = parse_arguments(arguments), Report(), time.monotonic()
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes

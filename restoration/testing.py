@@ -39,6 +39,7 @@ from restoration.images import (
     write_image,
 )
 from restoration.inference import pick_device, prepare, restore
+from restoration.memory import keep_freed_memory
 from restoration.metrics import Score, format_images, mean_score, score_folders, write_csv
 from restoration.network import Network
 from restoration.pipeline import overlapped
@@ -151,6 +152,7 @@ def load_trained(task: str, options: argparse.Namespace) -> TrainedNetwork:
     if options.jobs == 0 or options.jobs < -1:
         raise InputError(f"--jobs is {options.jobs}; expected 1 or more, or -1 for one per core")
     device = pick_device(options.device)
+    keep_freed_memory()
     if options.config is None:
         network, _ = load_model(options.weights, task, options.model)
     else:
