@@ -15,6 +15,7 @@ from cost import gflop
 from measure import (
     interleaved,
     markdown,
+    megabytes_table,
     peak_memory,
     photographs,
     ratios,
@@ -340,10 +341,8 @@ def peak_of_inference(case: Case, variant: Variant, options: Options) -> float:
 def memory_table(results: list[dict]) -> str:
     tables = []
     for result in results:
-        plain = result["megabytes"]["plain"]
-        rows = [[n, f"{mb:,.0f}", f"{mb / plain:.0%}"] for n, mb in result["megabytes"].items()]
         tables.append(f"**{result['case']}**\n")
-        tables.append(markdown(["variant", "MB", "of plain"], rows) + "\n")
+        tables.append(megabytes_table("variant", result["megabytes"]) + "\n")
     return "\n".join(tables).strip()
 
 

@@ -17,6 +17,7 @@ from loader import make_pairs, rate
 from measure import (
     interleaved,
     markdown,
+    megabytes_table,
     peak_memory,
     ratios,
     run_alone,
@@ -258,11 +259,7 @@ def peak_of_step(name: str, case: Case, data: Path, options: Options) -> float:
 
 
 def training_memory_table(result: dict) -> str:
-    rows = []
-    plain = result["megabytes"]["plain"]
-    for name, megabytes in result["megabytes"].items():
-        rows.append([name, f"{megabytes:,.0f}", f"{megabytes / plain:.0%}"])
-    table = markdown(["step", "MB", "of plain"], rows)
+    table = megabytes_table("step", result["megabytes"])
     return f"**{result['case']}**, above the weights and Adam's state\n\n{table}"
 
 

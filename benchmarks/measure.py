@@ -249,6 +249,13 @@ def seconds_cell(spread: dict) -> str:
     return "{median:.{d}f} ({lowest:.{d}f}–{highest:.{d}f})".format(**spread, d=min(digits, 4))
 
 
+def megabytes_table(label: str, megabytes: dict[str, float]) -> str:
+    """Return peaks of memory as a Markdown table, beside their share of the plain one's."""
+    plain = megabytes["plain"] or float("nan")
+    rows = [[name, f"{mb:,.0f}", f"{mb / plain:.0%}"] for name, mb in megabytes.items()]
+    return markdown([label, "MB", "of plain"], rows)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
