@@ -1,6 +1,7 @@
 """The benchmarks: statistics on known numbers, work against the published figure, and every part
 once at a tiny size."""
 
+import doctest
 import json
 import os
 import sys
@@ -198,6 +199,11 @@ def test_the_published_code_joins_the_run(reference, tmp_path, capsys):
         names = list(case["variants"])
         assert names[:2] == ["plain", "published code"]
         assert case["variants"]["published code"]["largest_difference"] < 1e-6
+
+
+@pytest.mark.parametrize("module", [measure, scaling])
+def test_the_docstrings_examples_hold(module):
+    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize(
