@@ -78,7 +78,7 @@ def measure_startup(options: inference.Options) -> dict:
             return interleaved({help: functions[help]}, torch.device("cpu"), 1)
         for function in functions.values():
             function()  # into the disk cache
-        return interleaved(functions, torch.device("cpu"), options.runs)
+        return interleaved(functions, torch.device("cpu"), min(3, options.runs))
 
 
 def startup_table(results: dict) -> str:

@@ -224,7 +224,7 @@ def _measure_case(case, options, device, ceilings) -> dict:
             "psnr_to_plain": None if torch.equal(result, plain) else psnr(result, plain),
         }
         functions[name] = lambda run=run: run(image)
-    seconds = interleaved(functions, device, options.runs, limit=75)
+    seconds = interleaved(functions, device, options.runs, limit=60)
     for name, spread in seconds.items():
         rate = work / spread["median"]
         rows[name] |= {

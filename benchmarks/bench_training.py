@@ -266,7 +266,7 @@ def training_memory_table(result: dict) -> str:
 def measure_loading(options: Options) -> dict:
     """Measure crops per second of one process, and training with loading beside the step alone."""
     device = options.start()
-    runs = 2 if options.smoke else options.runs
+    runs = min(3, options.runs)
     case, data = cases(options)[0], training_data(pairs(options))
     with tempfile.TemporaryDirectory() as folder:
         patch = 64 if options.smoke else 256
