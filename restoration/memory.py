@@ -1,9 +1,12 @@
 """Memory that a process has freed, kept for its next tensors."""
 
+import contextlib
 import ctypes
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_… of glibc's malloc.h
+
+_kept = False
 
 
 def keep_freed_memory() -> bool:
@@ -11,12 +14,18 @@ def keep_freed_memory() -> bool:
     where the C library is glibc.
 
     glibc of itself gives memory of 32 MiB and more back to the system as soon as it is freed. For
-    features of a large tile the next page faults then cost as much as the arithmetic does. What the
-    process has once taken it keeps until it ends; so a program calls this, not a library."""
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # musl
-        return False
-    return bool(mallopt(_MMAP_THRESHOLD, 2**30) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    features of a large tile the next page faults then cost as much as the arithmetic does. It is a
+    setting of the whole process; so programs make it, not the library."""
+    global _kept
+    if sys.platform == "linux" and not _kept:
+        with contextlib.suppress(AttributeError, OSError):  # other C libraries
+            mallopt = ctypes.CDLL(None).mallopt
+            _kept = bool(mallopt(_MMAP_THRESHOLD, 2**30) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    return _kept
+
+
+def return_freed_memory() -> None:
+    """Give back to the system what `keep_freed_memory` has kept: between tiles, whose tensors would
+    not fit the gaps that those of a tile of another size have left."""
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)

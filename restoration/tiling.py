@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from restoration.memory import return_freed_memory
 from restoration.network import Network
 
 # Peak memory of a forward pass in floats, per pixel and channel of the U-Net's second level.
@@ -107,6 +108,7 @@ def strips(
         for column in columns:
             part = read(slice(row.start, row.stop), slice(column.start, column.stop))
             restored = restore(part).float().cpu()
+            return_freed_memory()
             done += 1
             if progress:
                 progress(done, len(rows) * len(columns))
