@@ -70,8 +70,12 @@ def processor() -> str:
 
 
 def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    """Return the commit, with -dirty after it if a file other than results differs."""
+    git = ["git", "-C", str(RESULTS.parents[1])]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    others = [".", ":!RESULTS.md", ":!benchmarks/results"]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *others]).returncode
+    return head.stdout.strip() + "-dirty" * bool(changed)
 
 
 def table(result: dict) -> str:

@@ -24,7 +24,6 @@ import importlib.metadata
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +36,7 @@ import baselines
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from loader import processor
+from loader import commit, processor
 
 from Compressive_Sensing.data import centre
 from Compressive_Sensing.DGUNet import RATIOS
@@ -252,15 +251,6 @@ def circumstances(case: Case, method: str, seconds: float) -> dict:
         "hardware": f"{processor()}, {os.cpu_count()} cores",
         "commit": commit(),
     }
-
-
-def commit() -> str:
-    """Return the commit, with -dirty after it if a file other than those written here differs."""
-    git = ["git", "-C", str(ROOT)]
-    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    others = [".", ":!RESULTS.md", ":!benchmarks/results"]
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *others]).returncode
-    return head.stdout.strip() + "-dirty" * bool(changed)
 
 
 def differences(name: str, found: dict, expected: dict) -> list[str]:

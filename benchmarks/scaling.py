@@ -41,6 +41,7 @@ from restoration.checkpoint import load_model, write_atomically
 from restoration.errors import command
 from restoration.images import to_uint8
 from restoration.inference import Restorer, prepare
+from restoration.memory import keep_freed_memory
 from restoration.shipped import default_weights
 from restoration.tasks import build_model
 
@@ -106,8 +107,10 @@ def points(quick: bool, smoke: bool) -> list[Point]:
 
 
 def measure(point: Point, options: Options) -> dict:
-    """Return seconds (a `summary`) and megabytes of one point, in this process."""
+    """Return seconds (a `summary`) and megabytes of one point, in this process, which keeps freed
+    memory as demo.py and test.py do."""
     device = options.start()
+    keep_freed_memory()
     torch.manual_seed(0)
     network = build_model("Denoising", "DGUNet", point.sizes).eval()
     if point.axis in ("tiled", "whole"):
@@ -180,6 +183,7 @@ def plot(results: Sequence[dict], file: Path, smoke: bool = False) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     groups = [("tiled", "whole"), ("stages",), ("width",), ("batch",)]
     names = ["megapixels", "stages", "width", "batch"]
@@ -201,6 +205,10 @@ def plot(results: Sequence[dict], file: Path, smoke: bool = False) -> None:
             if name != "stages" and not smoke:
                 panel.set_xscale("log", base=2 if name == "batch" else 10)
                 panel.set_yscale("log")
+                panel.xaxis.set_minor_formatter(NullFormatter())
+                panel.yaxis.set_minor_formatter(NullFormatter())
+                if name != "megapixels":
+                    panel.set_xticks(x, [f"{value:g}" for value in x])
             else:
                 panel.set_ylim(0)
             panel.set_xlabel(name)

@@ -7,6 +7,7 @@ import sys
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_… of glibc's malloc.h
 
 _kept = False
+_shape: tuple[int, ...] = ()
 
 
 def keep_freed_memory() -> bool:
@@ -24,8 +25,10 @@ def keep_freed_memory() -> bool:
     return _kept
 
 
-def return_freed_memory() -> None:
-    """Give back to the system what `keep_freed_memory` has kept: between tiles, whose tensors would
-    not fit the gaps that those of a tile of another size have left."""
-    if _kept:
+def return_freed_memory(shape: tuple[int, ...]) -> None:
+    """Give back to the system what `keep_freed_memory` has kept, if tensors of another shape than
+    the last time come next: they would not fit the gaps that those have left."""
+    global _shape
+    if _kept and shape != _shape:
         ctypes.CDLL(None).malloc_trim(0)
+    _shape = shape

@@ -24,7 +24,7 @@ from restoration.network import Network
 # Measured on a CPU: 4 to 7 for widths of 20 and 40, three and seven stages. Local statistics add to
 # it.
 _FLOATS = 10
-_GPU_SHARE, _SHARE, _MOST = 0.8, 0.5, 3 * 2**30  # of free memory; bytes, where programs share it
+_GPU_SHARE, _SHARE, _MOST = 0.8, 0.5, 2 * 2**30  # of free memory; bytes, where programs share it
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -107,8 +107,8 @@ def strips(
         strip = None
         for column in columns:
             part = read(slice(row.start, row.stop), slice(column.start, column.stop))
+            return_freed_memory(tuple(part.shape))
             restored = restore(part).float().cpu()
-            return_freed_memory()
             done += 1
             if progress:
                 progress(done, len(rows) * len(columns))
@@ -129,7 +129,7 @@ def strips(
 
 def largest_tile(network: Network, device: torch.device, images: int = 1) -> int:
     """Return the side of the largest square tile, a multiple of the network's, for which the memory
-    suffices that is free: 80 % of a GPU's; of the CPU's (and where the GPU shares it) half, 3 GB at
+    suffices that is free: 80 % of a GPU's; of the CPU's (and where the GPU shares it) half, 2 GB at
     most.
 
     Args:
