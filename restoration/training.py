@@ -34,6 +34,7 @@ from restoration.config import changes, load_config, model_sizes, plain
 from restoration.data import EpochBatchSampler, mixup
 from restoration.distributed import Devices
 from restoration.errors import InputError
+from restoration.memory import keep_freed_memory
 from restoration.runlog import Progress, RunLog
 from restoration.schedule import (
     Clock,
@@ -103,6 +104,7 @@ def main(task: Task, folder: str | os.PathLike, description: str | None = None) 
     opts = [word for key, value in given.items() if value is not None for word in (key, value)]
     config = load_config(arguments.config, opts + arguments.opts, task.recipe, task.checks)
     config.MODEL.MODE = config.MODEL.MODE or task.name
+    keep_freed_memory()
     trainer = Trainer(task, config)
     trainer.run()
     trainer.devices.close()
