@@ -83,6 +83,8 @@ class Report:
     done_before: list[Job] = field(default_factory=list)
     failed: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)  # of no known suffix
+    doubled: list[Path] = field(default_factory=list)  # other names of images that are restored
+    untried: int = 0
     stopped: bool = False
 
     def fail(self, source: Path, error: Exception) -> None:
@@ -112,6 +114,10 @@ class Report:
             kinds = Counter(path.suffix.lower() or "no suffix" for path in self.left_out)
             text = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(8))
             lines.append(f"left out {len(self.left_out)} of no known image format: {text}")
+        if self.doubled:
+            lines.append(f"left out other names of the same files: {first_few(self.doubled)}")
+        if self.untried:
+            lines.append(f"not tried: {self.untried}")
         if self.failed:
             lines.append(f"failed {len(self.failed)}: {first_few(self.failed)}")
         return "\n".join(lines)
@@ -149,11 +155,15 @@ def find_images(
         for file in natsorted(files, key=str):
             if nested and _real(file).is_relative_to(results):
                 continue
-            if file.suffix.lower() in PHOTO_SUFFIXES:
-                relative = Path(os.path.relpath(file, base))
-                found.setdefault(_real(file), (file, relative))
-            else:
+            if file.suffix.lower() not in PHOTO_SUFFIXES:
                 report.left_out.append(file)
+            elif file.exists() and not file.is_file():
+                report.fail(file, InputError("is no regular file; expected an image"))
+            else:
+                relative = Path(os.path.relpath(file, base))
+                first, _ = found.setdefault(_real(file), (file, relative))
+                if os.path.abspath(first) != os.path.abspath(file):
+                    report.doubled.append(file)
     if not found:
         hint = "" if recursive else " (--recursive looks into their folders)"
         raise InputError(
@@ -189,11 +199,13 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*parts[:fixed])
 
 
-def plan(images: Sequence[tuple[Path, Path]], result_dir: Path, report: Report) -> list[Job]:
+def plan(
+    images: Sequence[tuple[Path, Path]], result_dir: Path, report: Report, stages: bool = False
+) -> list[Job]:
     """Return the images with where their results go.
 
-    An image whose result would lie outside `result_dir` or where another's lies fails. Raises
-    `InputError` where results would replace inputs.
+    An image whose result would lie outside `result_dir`, where another's lies or (with `stages`)
+    among the stages of another fails. Raises `InputError` where results would replace inputs.
     """
     root, jobs, taken = _real(result_dir), [], {}
     sources = {_real(source) for source, _ in images}
@@ -213,13 +225,32 @@ def plan(images: Sequence[tuple[Path, Path]], result_dir: Path, report: Report) 
         else:
             taken[place] = source
             jobs.append(Job(source, result))
+    if stages:
+        folders = {stages_folder(place): source for place, source in taken.items()}
+        if inside := [source for source in sources if source.parent in folders]:
+            raise InputError(
+                f"{first_few(inside)}: would be replaced by stages of another image; choose "
+                "another --result_dir"
+            )
+        for job in list(jobs):
+            if other := folders.get(_real(job.result.parent)):
+                text = f"its result, {job.result}, would lie among the stages of {other}"
+                report.fail(job.source, InputError(text))
+                jobs.remove(job)
     return natsorted(jobs, key=lambda job: str(job.source))
 
 
-def _is_done(job: Job) -> bool:
-    """Tell whether the result is there and not older than the image. It is whole if it is there."""
+def stages_folder(result: Path) -> Path:
+    """Return the folder for the stages of an image whose result is that file."""
+    return result.with_name(f"{result.name}.stages")
+
+
+def _is_done(job: Job, since: float) -> bool:
+    """Tell whether the result is there and older neither than the image nor than `since`. It is
+    whole if it is there."""
     try:
-        return job.result.is_file() and job.result.stat().st_mtime >= job.source.stat().st_mtime
+        made = job.result.stat().st_mtime if job.result.is_file() else -math.inf
+        return made >= max(since, job.source.stat().st_mtime)
     except OSError:
         return False
 
@@ -316,9 +347,7 @@ def restore_images(
         photo, stages = made
         try:
             if options.stages:
-                write_stages(
-                    job.result.with_name(f"{job.result.name}.stages"), photo.pixels, stages
-                )
+                write_stages(stages_folder(job.result), photo.pixels, stages)
             write_photo(job.result, photo, stages[-1])
         except FAILURES as error:
             return report.fail(job.source, error)
@@ -328,9 +357,10 @@ def restore_images(
         restorer.progress = lambda done, of: bar.set_postfix_str(f"tile {done} of {of}" * (of > 1))
         done = overlapped(jobs, read, compute, write, options.jobs, ahead=options.jobs)
         with contextlib.closing(done):
-            for _ in done:
+            for count, _ in enumerate(done, 1):
                 bar.update()
                 if report.stopped:
+                    report.untried = len(jobs) - count
                     break
 
 
@@ -431,7 +461,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--jobs", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help=text)
     text = "also write every stage's image and a contact sheet, into NAME.stages"
     add("--stages", action="store_true", help=text)
-    add("--recursive", action="store_true", help="look into the folders of folders")
+    text = "look into the folders of folders, though not through links to folders"
+    add("--recursive", action="store_true", help=text)
     add("--overwrite", action="store_true", help="restore again what is in the result folder")
     text = "refuse larger images, which may be made to fill the memory (%(default)g; 0: no limit)"
     add("--max_megapixels", type=float, default=MAX_PIXELS / 1e6, metavar="N", help=text)
@@ -457,7 +488,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.result_dir.exists() and not options.result_dir.is_dir():
         raise NotADirectoryError(f"{options.result_dir}: is a file; expected a folder")
     images = find_images(options.input_dir, options.recursive, options.result_dir, report)
-    jobs = plan(images, options.result_dir, report)
+    jobs = plan(images, options.result_dir, report, options.stages)
     restorer = Restorer.from_checkpoint(
         options.weights,
         task=options.task,
@@ -472,18 +503,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if text := describe_weights(options.weights):
         print(text, flush=True)
-    settings = describe(restorer, options)
+    settings, since = describe(restorer, options), time.time()
     if not options.overwrite:
         claim(options.result_dir, settings, jobs)
-        report.done_before = [job for job in jobs if _is_done(job)]
-        jobs = [job for job in jobs if not _is_done(job)]
-    write_settings(options.result_dir, {**settings, "unfinished": True})
+        # Results of an --overwrite that was interrupted may be older, and of other settings.
+        since = (read_settings(options.result_dir) or {}).get("overwritten_since", -math.inf)
+        report.done_before = [job for job in jobs if _is_done(job, since)]
+        jobs = [job for job in jobs if not _is_done(job, since)]
+    unfinished = {"unfinished": True}
+    if since > -math.inf:
+        unfinished["overwritten_since"] = since
+    write_settings(options.result_dir, {**settings, **unfinished})
     try:
         with logging_redirect_tqdm():
             restore_images(restorer, jobs, options, report)
     except KeyboardInterrupt:
         print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
-        print("the same command goes on from here", file=sys.stderr)
+        without = ", without --overwrite," if options.overwrite else ""
+        print(f"the same command{without} goes on from here", file=sys.stderr)
         raise
     write_settings(options.result_dir, settings)
     print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FIGURE.png")
     add_network_options(parser)
     options = parser.parse_args()
-    network = load_network(options, options.cs_ratio)
+    network = load_network(options)
     figure = stages_figure(network, to_tensor(read_gray(options.image)))
     write_atomically(options.output, lambda file: figure.savefig(file, dpi=100))
     print(f"wrote {options.output}")

@@ -38,6 +38,7 @@ from restoration.tasks import MODELS
 
 FOLDER = Path(__file__).resolve().parent
 VERSION = 1
+RATIO = 25  # percent, where none is given
 FIELDS = ("version", "y", "ratio", "height", "width", "phi")
 
 
@@ -155,7 +156,9 @@ def read_measurements(path: str | Path) -> Measurements:
 
     number("version", lambda v: v == VERSION, f"{VERSION}")
     ratio = number("ratio", lambda v: v in RATIOS, f"one of {', '.join(map(str, RATIOS))}")
-    height, width = (number(side, lambda v: v > 0, "above 0") for side in ("height", "width"))
+    height, width = (
+        number(side, lambda v: v > 0, "a whole number, 1 or more") for side in ("height", "width")
+    )
     y, m = fields["y"], measurement_rows(ratio)
     wanted = (m, -(-height // BLOCK), -(-width // BLOCK))
     if y.ndim != 4 or y.shape[0] not in (1, 3) or y.shape[1:] != wanted:
@@ -177,21 +180,25 @@ def read_measurements(path: str | Path) -> Measurements:
     return Measurements(y, ratio, height, width, str(fields["phi"]))
 
 
-def add_network_options(parser: argparse.ArgumentParser, ratio: int | None = 25) -> None:
+def add_network_options(parser: argparse.ArgumentParser, ratio: bool = True) -> None:
     """Add the options that say which network measures or reconstructs, for `load_network`."""
     add = parser.add_argument
     add("--weights", type=Path, metavar="FILE", help="an own or a published checkpoint")
     add("--model", choices=MODELS, help="without --weights: whose weights of pretrained_models/")
     if ratio:
-        text = "without --weights: of which ratio, in percent (default: %(default)s)"
-        add("--cs_ratio", type=int, default=ratio, choices=RATIOS, help=text)
+        text = f"of which ratio, in percent (default: that of --weights, or {RATIO})"
+        add("--cs_ratio", type=int, choices=RATIOS, help=text)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: the best)")
 
 
-def load_network(options: argparse.Namespace, ratio: int) -> DGUNet:
-    """Load `options.weights`, or the ones that ship for the ratio, onto `options.device`."""
-    path = options.weights or shipped_weights(options.model, ratio)
+def load_network(options: argparse.Namespace, ratio: int | None = None) -> DGUNet:
+    """Load `options.weights`, or the ones that ship for a ratio, onto `options.device`. Raises
+    `InputError` if the weights are of another ratio than `options.cs_ratio`."""
+    asked = getattr(options, "cs_ratio", None)
+    path = options.weights or shipped_weights(options.model, ratio or asked or RATIO)
     network, _ = load_model(path, TASK, options.model)
+    if asked not in (None, network.sizes["cs_ratio"]):
+        raise InputError(f"{path}: is of ratio {network.sizes['cs_ratio']}; --cs_ratio is {asked}")
     return network.to(pick_device(options.device))
 
 
@@ -231,6 +238,11 @@ def parse_arguments() -> argparse.Namespace:
         raise InputError("IMAGE and -o FILE are given together")
     if not 0 <= options.noise < np.inf:
         raise InputError(f"--noise is {options.noise}; expected 0 or more")
+    if not 0 <= options.seed < 2**63:
+        raise InputError(f"--seed is {options.seed}; expected 0 or more, below 2⁶³")
+    for file, suffix in ((options.output, ".npz"), (options.export_phi, ".npy")):
+        if file and file.suffix.lower() != suffix:
+            raise InputError(f"{file}: would not be called what it is; expected a name in {suffix}")
     if not 0 <= options.bits <= 16:
         raise InputError(f"--bits is {options.bits}; expected 1 to 16, or 0 for float32")
     return options
@@ -239,7 +251,7 @@ def parse_arguments() -> argparse.Namespace:
 @command
 def main() -> None:
     options = parse_arguments()
-    network = load_network(options, options.cs_ratio)
+    network = load_network(options)
     if options.export_phi:
         phi = network.A.Phi.detach().cpu().numpy()
         write_atomically(options.export_phi, lambda file: np.save(file, phi))
@@ -247,6 +259,8 @@ def main() -> None:
     if options.image:
         pixels = read_rgb(options.image) if options.color else read_gray(options.image)
         measurements = measure(network, to_tensor(pixels), options.noise, options.seed)
+        if not measurements.y.isfinite().all():
+            raise InputError(f"--noise is {options.noise}: too much for numbers in float32")
         write_measurements(options.output, measurements, options.bits)
         print(
             f"{options.output}: {measurements.y.numel():,} measurements of {pixels.size:,} values, "

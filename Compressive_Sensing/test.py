@@ -15,6 +15,7 @@ scores the PNGs. Beside the results lie settings.json and scores.csv.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK
-from Compressive_Sensing.measure import shipped_weights
+from Compressive_Sensing.measure import RATIO, shipped_weights
 from Compressive_Sensing.reconstruct import measure_and_reconstruct
 from restoration.errors import InputError, command
 from restoration.images import (
@@ -37,7 +38,7 @@ from restoration.images import (
     to_uint8,
     write_image,
 )
-from restoration.metrics import Score, format_images, get_protocol
+from restoration.metrics import Score, TooSmall, format_images, get_protocol
 from restoration.testing import (
     TrainedNetwork,
     claim_results,
@@ -114,10 +115,14 @@ def score_set(
         try:
             restored = restore(trained, pixels, tile)
             scores.append(Score(path.stem, *protocol(restored, pixels)))
+        except TooSmall as error:
+            tqdm.write(f"{path}: no score: {error}", sys.stderr)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         channels_first = restored[None] if restored.ndim == 2 else restored.transpose(2, 0, 1)
         write_image(folder / f"{path.stem}.png", to_uint8(torch.from_numpy(channels_first)))
+    if not scores:
+        raise InputError(f"{photos.name}: no image is large enough to be scored")
     return scores
 
 
@@ -157,7 +162,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     text = f"folders in --input_dir (default: {', '.join(SETS)}, unless --input_dir holds images)"
     add("--dataset", nargs="+", metavar="SET", help=text)
     text = "without --weights: the ratio, in percent, of those in pretrained_models/"
-    add("--cs_ratio", type=int, choices=RATIOS, default=25, help=f"{text} (default: %(default)s)")
+    add("--cs_ratio", type=int, choices=RATIOS, help=f"{text} (default: {RATIO})")
     add("--tile", type=int, default=0, metavar="N", help="reconstruct N×N tiles on their own")
     add("--color", action="store_true", help="each channel of a colour image, not Y alone")
     options = parser.parse_args(arguments)
@@ -165,7 +170,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         raise InputError(f"--tile is {options.tile}; expected a multiple of {BLOCK}")
     if options.self_ensemble:
         raise InputError("--self_ensemble would measure every image eight times; leave it out")
-    options.weights = options.weights or shipped_weights(options.model, options.cs_ratio)
+    if options.weights and options.cs_ratio:
+        raise InputError("--cs_ratio: the weights have theirs; leave it out, or --weights")
+    options.weights = options.weights or shipped_weights(options.model, options.cs_ratio or RATIO)
     return options
 
 

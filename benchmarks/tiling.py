@@ -72,10 +72,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name, values in rows.items():
         gain, distance, near, far, most = np.asarray(values, float).T
-        print(
-            f"| {name:32} | {gain.mean():+.3f} | {distance.mean():8.1f} | {np.nanmean(near):5.2f} "
-            f"| {np.nanmean(far):9.2f} | {np.nanmax(most):7.1f} |"
-        )
+        line = f"| {name:32} | {gain.mean():+.3f} | {distance.mean():8.1f} |"
+        if np.isfinite(near).any():
+            line += f" {np.nanmean(near):5.2f} | {np.nanmean(far):9.2f} | {np.nanmax(most):7.1f} |"
+        print(line)
 
 
 if __name__ == "__main__":

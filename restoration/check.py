@@ -17,6 +17,7 @@ from pathlib import Path
 
 from restoration.errors import InputError, command, first_few
 from restoration.images import list_images, read_image
+from restoration.pipeline import in_parallel
 
 PARTS = ("input", "target")
 _COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}
@@ -53,17 +54,15 @@ def find_sets(folder: str | Path) -> list[Path]:
 def check_folder(folder: str | Path, *, jobs: int = -1, progress: bool = False) -> Report:
     """Decode every image of a folder of pairs (`input/`, `target/`) or of photographs, `jobs` at
     once (-1: as many as there are cores), and return what was found."""
-    from joblib import Parallel, delayed
     from tqdm import tqdm
 
     if jobs < 1 and jobs != -1:
         raise InputError(f"jobs is {jobs}; expected 1 or more, or -1 for one per core")
     report = Report(Path(folder))
     groups = _group(report)
-    calls = (delayed(_describe)(path) for paths in groups for path in paths)
     files = [path for paths in groups for path in paths]
     # Threads suffice: decoding runs outside Python.
-    described = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(calls)
+    described = in_parallel(_describe, files, jobs)
     kinds = {}
     for path, (kind, problem) in zip(
         files, tqdm(described, str(folder), len(files), disable=not progress), strict=True

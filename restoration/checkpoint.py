@@ -10,10 +10,13 @@ import contextlib
 import functools
 import json
 import os
+import pickletools
 import re
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -69,6 +72,7 @@ def _is_weight(value: object) -> bool:
 def _read_safetensors(path: Path) -> dict:
     from safetensors import SafetensorError, safe_open
 
+    open(path, "rb").close()  # says what is wrong where it cannot be read
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -86,17 +90,35 @@ def _read_safetensors(path: Path) -> dict:
 def _read_pickle(path: Path):
     with open(path, "rb") as file:
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # of pickles that torch.save did not write
+                warnings.simplefilter("ignore")
+                return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can raise nearly anything
-            code = re.search(r"GLOBAL ([\w.]+)", str(error))
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            file.seek(0)
+            code = found[1] if found else _imported(file)
             if code:
                 raise InputError(
-                    f"{path}: refused: loading it would run code ({code[1]}), "
+                    f"{path}: refused: loading it would run code ({code}), "
                     "expected tensors and plain values only"
                 ) from error
             raise InputError(
                 f"{path}: not a readable checkpoint: cut off, damaged or not written by torch.save"
             ) from error
+
+
+def _imported(file: BinaryIO) -> str:
+    """Return the first name that a pickle would import, without doing so; or nothing."""
+    words: list[str] = []
+    with contextlib.suppress(Exception):  # damaged, or no pickle
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ("GLOBAL", "INST"):
+                return argument.replace(" ", ".")
+            if opcode.name == "STACK_GLOBAL":
+                return ".".join(words[-2:])
+            if isinstance(argument, str):
+                words.append(argument)
+    return ""
 
 
 def load_weights(model: Network, path: str | os.PathLike) -> dict:
@@ -321,6 +343,8 @@ def write_atomically(path: str | os.PathLike, write: Callable) -> None:
     that a process killed in between leaves the old file whole. Parent folders are made; a link is
     followed."""
     path = Path(path).resolve()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, expected the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:

@@ -13,6 +13,7 @@ import yaml
 from yacs.config import CfgNode
 
 from restoration.errors import InputError
+from restoration.network import SIZES
 from restoration.tasks import MODELS
 
 DEFAULTS = {
@@ -96,6 +97,17 @@ SCHEDULES = ("cosine", "constant")
 TYPES = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
 
 
+class _Loader(yaml.SafeLoader):
+    """As YAML demands, and PyYAML does not: no key twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if doubled := [str(key) for key in keys if keys.count(key) > 1]:
+            place = node.start_mark
+            raise yaml.YAMLError(f"{doubled[0]} is there twice, from line {place.line + 1} on")
+        return super().construct_mapping(node, deep)
+
+
 def load_config(
     file: str | os.PathLike,
     opts: Sequence[str] = (),
@@ -118,14 +130,7 @@ def load_config(
             range or a path that does not exist. The message names key, value and file (or --opts).
     """
     file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such configuration file")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a YAML file ({' '.join(str(error).split())})") from error
-    if content is not None and not isinstance(content, Mapping):
-        raise InputError(f"{file}: holds a {type(content).__name__}, expected keys and values")
+    content = _read_yaml(file)
     if len(opts) % 2:
         raise InputError(f"--opts: {opts[-1]!r} has no value, expected KEY VALUE pairs")
 
@@ -133,7 +138,7 @@ def load_config(
     sources = {}  # key → who set it, to be named where the value turns out to be unusable
     for key, value in (recipe or {}).items():
         _set(config, key, value, "recipe")
-    for key, value in _flatten(content or {}, file):
+    for key, value in _flatten(content, file):
         _set(config, key, value, file, base=file.parent)
         sources[key] = file
     for key, value in zip(opts[::2], opts[1::2], strict=True):
@@ -147,9 +152,29 @@ def load_config(
     return config
 
 
+def load_model_section(file: str | os.PathLike) -> CfgNode:
+    """Read the MODEL section of a YAML configuration file, and nothing else of it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: as `load_config` does; or there is no such section.
+    """
+    file = Path(file)
+    content = _read_yaml(file)
+    if not isinstance(content.get("MODEL"), Mapping):
+        raise InputError(f"{file}: holds no MODEL section, expected that of a training")
+    config = CfgNode(plain(DEFAULTS))
+    for key, value in _flatten({"MODEL": content["MODEL"]}, file):
+        _set(config, key, value, file)
+    _check_model(_requirement(config, {}, file, {}))
+    return config
+
+
 def model_sizes(config: CfgNode, task: str = "") -> dict[str, int]:
     """Return the sizes that the configuration sets for a task, as `build_model` takes them."""
-    names = ("WIDTH", "WIDTH_STEP", "LAST_EXTRA", "STAGES")
+    names = ["WIDTH", "WIDTH_STEP", "LAST_EXTRA", "STAGES"]
+    if config.MODEL.NAME == "DGUNet_plus":  # which has no such size
+        names.remove("LAST_EXTRA")
     sizes = {name.lower(): config.MODEL[name] for name in names if config.MODEL[name] != -1}
     return sizes | ({"cs_ratio": config.MODEL.CS_RATIO} if task == "Compressive_Sensing" else {})
 
@@ -175,6 +200,18 @@ def _leaves(node: Mapping, prefix: str = ""):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _read_yaml(file: Path) -> Mapping:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such configuration file")
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a YAML file ({' '.join(str(error).split())})") from error
+    if content is not None and not isinstance(content, Mapping):
+        raise InputError(f"{file}: holds a {type(content).__name__}, expected keys and values")
+    return content or {}
 
 
 def _flatten(content: Mapping, file: Path):
@@ -220,13 +257,31 @@ def _absolute(path: str, base: Path) -> str:
     return os.path.abspath(base / os.path.expanduser(path)) if path else path
 
 
-def _check(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> None:
+def _requirement(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> Callable:
+    """Return a function of a key, whether a value will do and which would, that raises where the
+    key's does not."""
+
     def require(key: str, holds, expected: str) -> None:
         holds, expected = checks.get(key, (holds, expected))
         section, _, name = key.rpartition(".")
         value = config[section][name] if section else config[name]
         if not holds(value):
             raise InputError(f"{sources.get(key, file)}: {key} is {value!r}, expected {expected}")
+
+    return require
+
+
+def _check_model(require: Callable) -> None:
+    require("MODEL.NAME", lambda v: v in MODELS, f"one of {', '.join(MODELS)}")
+    require("MODEL.CS_RATIO", lambda v: 0 < v <= 100, "a percentage")
+    for name in ("width", "width_step", "last_extra", "stages"):
+        holds, expected = SIZES[name]
+        text = f"{expected}, or -1, the published size"
+        require(f"MODEL.{name.upper()}", lambda v, holds=holds: v == -1 or holds(v), text)
+
+
+def _check(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> None:
+    require = _requirement(config, sources, file, checks)
 
     def numbers(least: int):
         return lambda values: all(type(v) is int and v >= least for v in values)
@@ -237,12 +292,11 @@ def _check(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> No
     for key in ("MODEL.MODE", "MODEL.SESSION"):
         require(key, lambda v: Path(v).name == v and v != "..", "a folder's name")
     require("MODEL.SESSION", bool, "a folder's name")
-    require("MODEL.NAME", lambda v: v in MODELS, f"one of {', '.join(MODELS)}")
-    require("MODEL.CS_RATIO", lambda v: 0 < v <= 100, "a percentage")
+    _check_model(require)
     require("MODEL.PHI_INIT", lambda v: v in ("", "pca"), "pca, or '' for random values")
     require("MODEL.PHI", lambda v: not v or os.path.isfile(v), "a file that exists")
     require("OPTIM.SCHEDULE", lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
-    require("SEED", lambda v: v >= 0, "0 or more")
+    require("SEED", lambda v: 0 <= v < 2**32, "0 or more, below 2³²")
     for key in ("OPTIM.BATCH_SIZE", "OPTIM.NUM_EPOCHS", "OPTIM.ACCUMULATE", "DATA.REPEATS"):
         require(key, lambda v: v > 0, "at least 1")
     for key in ("TRAINING.VAL_AFTER_EVERY", "TRAINING.VAL_TIMES"):
@@ -255,6 +309,8 @@ def _check(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> No
         require(key, lambda v: 0 <= v < math.inf, "0 or more")
     require("OPTIM.WARMUP_SHARE", lambda v: 0 <= v < 1, "from 0 to below 1")
     require("OPTIM.LR_INITIAL", lambda v: 0 < v < math.inf, "above 0")
+    require("OPTIM.LR_MIN", lambda v: v <= config.OPTIM.LR_INITIAL, "at most OPTIM.LR_INITIAL")
+    require("OPTIM.ACCUMULATE", lambda v: v <= config.OPTIM.BATCH_SIZE, "at most OPTIM.BATCH_SIZE")
     require("OPTIM.EMA", lambda v: 0 <= v < 1, "from 0 to below 1")
     require("TRAINING.SAVE_MINUTES", lambda v: v > 0, "above 0")
     require("TRAINING.PRECISION", lambda v: v in PRECISIONS, f"one of {', '.join(PRECISIONS)}")

@@ -7,6 +7,7 @@ error as one line and exits with 2; any other exception is a bug and keeps its t
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -37,7 +38,8 @@ def first_few(names: Sequence, limit: int = 3) -> str:
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a program's `main`: user errors become one line on stderr and exit code 2,
+    """Decorate a program's `main`: user errors, and the system's (a full disk, a folder that may
+    not be written), become one line on stderr and exit code 2,
     Ctrl-C becomes exit code 130, a closed pipe (`| head`) ends the program quietly."""
 
     @functools.wraps(main)
@@ -48,11 +50,25 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except USER_ERRORS as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        except (*USER_ERRORS, OSError) as error:
+            print(f"error: {_in_a_line(error)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
     return run
+
+
+def _in_a_line(error: Exception) -> str:
+    """Return what an error says.
+
+    >>> _in_a_line(PermissionError(13, "Permission denied", "out/.a.png.0123abcd.part"))
+    'out/a.png: Permission denied'
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        name = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
+        name = re.sub(r"(^|/)\.([^/]+?)(\.[0-9a-f]{8,})?\.part$", r"\1\2", name)
+        text = f"{name}: {error.strerror}" if name else error.strerror
+    return " ".join(text.split())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restoration.errors import InputError
-from restoration.images import IMAGE_SUFFIXES, pair_by_name
+from restoration.images import IMAGE_SUFFIXES, pair_by_name, write_bytes
 from restoration.metrics import (
     PROTOCOLS,
     Protocol,
@@ -101,7 +101,8 @@ def evaluate_folders(
     If `--target_dir` itself holds images, its pair with `--result_dir` is scored: as the set
     `--dataset` names, or else as an unknown one by `default_protocol`. Otherwise `--target_dir` is
     the data folder, and of each set <result_dir>/<set> is scored, or <result_dir> itself if it
-    holds the images of the only set.
+    holds the images of the only set: of the sets that `--dataset` names, or else of those of
+    `default_sets` that are there.
 
     Raises `InputError` where folders or files are missing or unfit, as `score_folders` says.
     """
@@ -116,7 +117,9 @@ def evaluate_folders(
         name = names[0] if names else f"{target.parent.name}/{target.name}"
         folders = {name: (options.result_dir, options.target_dir)}
     elif names or default_sets:
-        names = names or default_sets
+        if not names:
+            names = [n for n in default_sets if (options.target_dir / test_sets[n].target).is_dir()]
+            names = names or default_sets
         folders = {
             name: (
                 _result_folder(options.result_dir, name, alone=len(names) == 1),
@@ -189,11 +192,7 @@ def report(
 def write_settings(folder: str | Path, settings: Mapping[str, object]) -> None:
     """Note beside results how they were made (`model`, `self_ensemble`, `local_statistics`, …), for
     `evaluate.py` to print. The file appears whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{SETTINGS_FILE}.part"
-    partial.write_text(json.dumps(dict(settings), indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / SETTINGS_FILE)
+    write_bytes(Path(folder) / SETTINGS_FILE, f"{json.dumps(dict(settings), indent=1)}\n".encode())
 
 
 def read_settings(*folders: str | Path) -> dict | None:

@@ -35,6 +35,7 @@ _PNM_GAP = rb"(?:\s|#[^\n\r]*[\n\r])+"
 _PNM_HEADER = re.compile(rb"P[2356]" + 2 * (_PNM_GAP + rb"\d+") + _PNM_GAP + rb"(\d+)")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _JPEG_START_OF_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_EXTRA_SAMPLES = 258, 262, 338  # tags
 _WHITE_IS_ZERO, _PLAIN_ALPHA = 0, (2,)  # values of the last two; alpha not multiplied in
 
@@ -268,6 +269,9 @@ def _decode(data: bytes) -> np.ndarray:
         if int(header[1]) not in (255, 65535):  # OpenCV takes no notice of it
             raise ValueError(f"its largest value is {int(header[1])}; expected 255 or 65535")
     elif data:
+        planar = _decode_planar_tiff(data) if data.startswith(TIFF_STARTS) else None
+        if planar is not None:
+            return planar
         try:
             picture = Image.open(io.BytesIO(data))
         except Image.UnidentifiedImageError:
@@ -295,6 +299,24 @@ def _decode(data: bytes) -> np.ndarray:
     if array.shape[2] not in (3, 4):
         raise ValueError(f"it has {array.shape[2]} channels; expected 1, 3 or 4")
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def _decode_planar_tiff(data: bytes) -> np.ndarray | None:
+    """Return the pixels of a TIFF whose channels lie apart, which OpenCV and Pillow mistake; None
+    for other TIFFs."""
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        if page.planarconfig != 2 or page.samplesperpixel == 1:
+            return None
+        turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
+        if turned or page.photometric.name not in ("RGB", "MINISBLACK"):
+            raise ValueError(f"its {page.photometric.name} channels lie apart; expected them mixed")
+        array = np.moveaxis(page.asarray(), 0, -1)
+    if array.dtype not in (np.uint8, np.uint16, np.float32) or array.shape[2] not in (2, 3, 4):
+        raise ValueError(f"it has {array.shape[2]} channels of {array.dtype}")
+    return np.ascontiguousarray(array if array.shape[2] > 2 else array[..., [0, 0, 0, 1]])
 
 
 def _decode_with_pillow(picture: Image.Image) -> np.ndarray:

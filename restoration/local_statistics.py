@@ -90,5 +90,6 @@ def _sliding_mean(features: Tensor, window: int, axis: int) -> Tensor:
     sums = F.pad(features.cumsum(axis, dtype=torch.float32), padding)
     places = size - window + 1
     means = (sums.narrow(axis, window, places) - sums.narrow(axis, 0, places)) / window
+    means = means.to(features.dtype)
     middle = torch.arange(size, device=features.device)
     return means.index_select(axis, (middle - window // 2).clamp(0, places - 1))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ class Score:
     name: str
     psnr: float
     ssim: float
+
+
+class TooSmall(InputError):
+    """An image is smaller than the window of SSIM."""
 
 
 @dataclass(frozen=True)
@@ -238,14 +243,18 @@ def score_folders(
     Returns the scores in natural order of the names. `jobs` images at a time (-1: one per core, by
     threads: the time goes into code that lets other threads run); `progress` shows a bar.
 
+    Images smaller than the window of SSIM have no score: they are left out, and named on standard
+    error.
+
     Raises `InputError` that names the first few and how many: targets without a result and results
-    without a target, unreadable files, results of another size or number of channels.
+    without a target, unreadable files, results of another size or number of channels; and if no
+    image has a score.
     """
     from restoration.images import pair_by_name
 
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
     pairs = pair_by_name(result_dir, target_dir)
-    outcomes = _in_parallel(
+    outcomes = _with_progress(
         lambda pair: _score_files(*pair, protocol), pairs, jobs, Path(result_dir).name, progress
     )
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
@@ -254,7 +263,17 @@ def score_folders(
             f"{len(problems)} of {len(pairs)} results in {result_dir} cannot be scored: "
             f"{first_few(problems)}"
         )
-    return outcomes
+    small = [pair[0].name for pair, o in zip(pairs, outcomes, strict=True) if _is_too_small(o)]
+    found = f"{result_dir}: {len(small)} images are smaller than the window of SSIM"
+    if len(small) == len(pairs):
+        raise InputError(f"{found}; expected some that can be scored")
+    if small:
+        print(f"{found}, and left out of the scores: {first_few(small)}", file=sys.stderr)
+    return [outcome for outcome in outcomes if not _is_too_small(outcome)]
+
+
+def _is_too_small(outcome: Score | TooSmall) -> bool:
+    return isinstance(outcome, TooSmall)
 
 
 def score_blocks(
@@ -283,7 +302,7 @@ def score_blocks(
         except InputError as error:
             raise InputError(f"block {name}: {error}") from error
 
-    return _in_parallel(score, list(np.ndindex(restored.shape[:2])), jobs, "blocks", progress)
+    return _with_progress(score, list(np.ndindex(restored.shape[:2])), jobs, "blocks", progress)
 
 
 def mean_score(scores: Sequence[Score], name: str = "mean") -> Score:
@@ -411,7 +430,7 @@ def _check(restored: np.ndarray, target: np.ndarray, window: np.ndarray) -> None
             f"restored image is {_size(restored)}, target {_size(target)}; expected the same size"
         )
     if min(target.shape[:2]) < len(window):
-        raise InputError(
+        raise TooSmall(
             f"image is {_size(target)}; expected at least {len(window)}×{len(window)}, the window "
             "of SSIM"
         )
@@ -499,7 +518,7 @@ def _ssim_map(
     return similarity
 
 
-def _score_files(result: Path, target: Path, protocol: Protocol) -> Score | str:
+def _score_files(result: Path, target: Path, protocol: Protocol) -> Score | TooSmall | str:
     """Return the score, or in a line why there is none."""
     try:
         restored, wanted = _read(result), _read(target)
@@ -507,6 +526,8 @@ def _score_files(result: Path, target: Path, protocol: Protocol) -> Score | str:
         return str(error)
     try:
         return Score(result.stem, *protocol(restored, wanted))
+    except TooSmall as error:
+        return error
     except InputError as error:
         return f"{result.name}: {error}"
 
@@ -519,14 +540,14 @@ def _read(path: Path) -> np.ndarray:
     return image[..., :3] if image.ndim == 3 else image
 
 
-def _in_parallel(function: Callable, items: list, jobs: int, label: str, progress: bool) -> list:
-    from joblib import Parallel, delayed
+def _with_progress(function: Callable, items: list, jobs: int, label: str, progress: bool) -> list:
     from tqdm import tqdm
+
+    from restoration.pipeline import in_parallel
 
     if jobs == 0:
         raise InputError("0 jobs score nothing; expected 1 or more, or -1 for one per core")
-    parallel = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
-    results = parallel(delayed(function)(item) for item in items)
+    results = in_parallel(function, items, jobs)
     # disable=None: no bar where standard error is not a terminal
     bar = tqdm(
         results, total=len(items), desc=label, unit="image", disable=None if progress else True

@@ -23,13 +23,18 @@ import numpy as np
 from PIL import Image
 
 from restoration.errors import InputError
-from restoration.images import IMAGE_SUFFIXES, decode_image, encode_image, write_bytes
+from restoration.images import (
+    IMAGE_SUFFIXES,
+    TIFF_STARTS,
+    decode_image,
+    encode_image,
+    write_bytes,
+)
 
 PHOTO_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 MAX_PIXELS = 250_000_000
 QUALITY = 95  # of JPEG and lossy WebP, of 100
 
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NUMPY_START = b"\x93NUMPY"
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")  # Pillow's
 _PAGED = ("GIF", "PNG", "WEBP")  # several images are an animation; in a JPEG they are by-products
@@ -39,6 +44,7 @@ _KEPT_PNG_CHUNKS = (
 )  # fmt: skip
 _ESSENTIAL = ("lossless", "alpha_kind")  # of the metadata: what makes other pixels
 _PNG_START = 33  # signature and header
+_PNG_BITS = 24  # where the header has the bits of a value
 _WEBP_START = 64  # within which the kind of its image data is named
 _KEPT_TIFF_TAGS = (
     "InterColorProfile", "XResolution", "YResolution", "ResolutionUnit", "ExtraSamples",
@@ -83,7 +89,7 @@ def read_photo(path: str | Path, max_pixels: int | None = MAX_PIXELS) -> Photo:
         raise InputError(f"{path}: is empty (0 bytes); expected an image")
     if data.startswith(_NUMPY_START):
         return _read_numpy(path, data)
-    read = _read_tiff if data.startswith(_TIFF_STARTS) else _read_with_pillow
+    read = _read_tiff if data.startswith(TIFF_STARTS) else _read_with_pillow
     try:
         return read(path, data, max_pixels)
     except InputError:
@@ -146,6 +152,11 @@ def _read_with_pillow(path: Path, data: bytes, max_pixels: int | None) -> Photo:
         array = decode_image(data, path)
     if picture.mode in _GREY_MODES and array.ndim == 3:
         array = array[..., [0, 3]] if array.shape[2] == 4 else array[..., 0]
+    if kind == "PNG" and array.ndim == 2:
+        for chunk in _png_chunks(data):
+            if chunk[4:8] == b"tRNS":
+                value = int.from_bytes(chunk[8:10], "big")
+                array = _with_transparent_value(array, value, data[_PNG_BITS])
     icc = _fitting_profile(icc, array)
 
     metadata: dict = {}
@@ -244,6 +255,13 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int | None) -> 
 def _too_large(path: Path, found: str, max_pixels: int | None = None) -> InputError:
     limit = f"at most {max_pixels / 1e6:g} megapixels" if max_pixels else "a smaller image"
     return InputError(f"{path}: {found}; expected {limit} (--max_megapixels lifts the limit)")
+
+
+def _with_transparent_value(grey: np.ndarray, value: int, bits: int) -> np.ndarray:
+    """Return H×W pixels as H×W×2, with an alpha of zero where they have that value of `bits`."""
+    most = np.iinfo(grey.dtype).max
+    stored = value * most // (2**bits - 1)  # fewer than 8 bits are decoded to 8
+    return np.dstack([grey, np.where(grey == stored, 0, most).astype(grey.dtype)])
 
 
 def _from_cmyk(picture: Image.Image, icc: bytes | None) -> tuple[np.ndarray, bytes | None]:

@@ -1,5 +1,7 @@
-"""Reading and writing beside computing."""
+"""Work in threads: reading and writing beside computing, many items at a time."""
 
+import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,3 +33,44 @@ def overlapped(
             yield item
         for future in writing:
             future.result()
+
+
+def in_parallel(function: Callable, items: Iterable, jobs: int) -> Iterator:
+    """Yield `function(item)` of every item, in their order, by `jobs` threads (-1: one per core).
+
+    An error of the function ends it, once the calls that have begun have returned: left running,
+    they would be killed where they are when the program ends.
+    """
+    from joblib import Parallel, delayed
+
+    idle, running, stopped = threading.Condition(), 0, False
+
+    def run(item):
+        nonlocal running
+        with idle:
+            if stopped:
+                return None, None
+            running += 1
+        try:
+            return function(item), None
+        except Exception as error:
+            return None, error
+        finally:
+            with idle:
+                running -= 1
+                idle.notify_all()
+
+    parallel = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
+    results = parallel(delayed(run)(item) for item in items)
+    try:
+        for result, error in results:
+            if error:
+                raise error
+            yield result
+    finally:
+        with idle:
+            stopped = True
+            idle.wait_for(lambda: not running)
+        with warnings.catch_warnings():  # joblib's, of calls that were not needed
+            warnings.simplefilter("ignore")
+            results.close()

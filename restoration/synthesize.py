@@ -43,6 +43,7 @@ from PIL import Image
 from restoration.errors import InputError, command, first_few
 from restoration.images import IMAGE_SUFFIXES, list_images, read_rgb, write_image
 from restoration.metrics import psnr
+from restoration.pipeline import in_parallel
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 
@@ -273,10 +274,10 @@ def synthesize(
     leaves out smaller photographs; `max_side` keeps the middle, no side longer than that. `jobs`
     photographs are worked on at once (-1: one per core), in threads.
 
-    Raises `InputError` for an unknown preset, two photographs of one name, and an `output` that
-    holds images already (with `overwrite`: images which this call would not replace).
+    Raises `InputError`, before anything is written, for an unknown preset, photographs of one name
+    or unreadable, and an `output` that holds images already (with `overwrite`: images which this
+    call would not replace).
     """
-    from joblib import Parallel, delayed
     from tqdm import tqdm
 
     _parameters(preset)
@@ -299,9 +300,12 @@ def synthesize(
     if small:
         print(f"left out, smaller than a patch: {first_few(small)}")
 
-    runs = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(
-        delayed(_write_pairs)(photo, of_photo, preset, output, seed)
-        for photo, of_photo in boxes.items()
+    broken = [problem for problem in in_parallel(_problem, photos, jobs) if problem]
+    if broken:
+        raise InputError(f"{len(broken)} of {len(photos)} are unusable: {first_few(broken)}")
+
+    runs = in_parallel(
+        lambda photo: _write_pairs(photo, boxes[photo], preset, output, seed), boxes, jobs
     )
     psnr_of = {}
     # disable=None: no bar where standard error is not a terminal
@@ -310,6 +314,15 @@ def synthesize(
             psnr_of.update(psnrs)
             progress.update(len(psnrs))
     return psnr_of
+
+
+def _problem(photo: Path) -> str:
+    """Return in a line why a photograph cannot be read, or nothing."""
+    try:
+        read_rgb(photo)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _write_pairs(

@@ -180,19 +180,13 @@ def load_trained(task: str, options: argparse.Namespace) -> TrainedNetwork:
 
 def _build_from_config(task: str, path: Path) -> Network:
     """Build the network that the MODEL section of a training configuration describes."""
-    import yaml
-    from yacs.config import CfgNode
+    from restoration.config import load_model_section, model_sizes
 
-    from restoration.config import DEFAULTS, model_sizes
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such configuration file")
+    config = load_model_section(path)
     try:
-        section = (yaml.safe_load(path.read_text(encoding="utf-8")) or {})["MODEL"]
-        model = CfgNode({**DEFAULTS["MODEL"], **section})
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: holds no MODEL section in YAML ({error})") from error
-    return build_model(task, model.NAME, model_sizes(CfgNode({"MODEL": model}), task))
+        return build_model(task, config.MODEL.NAME, model_sizes(config, task))
+    except InputError as error:  # a size that is none of the task's
+        raise InputError(f"{path}: {error}") from error
 
 
 def _program(task: str) -> str:

@@ -31,7 +31,7 @@ from yacs.config import CfgNode
 
 from restoration.checkpoint import load_weights, save_checkpoint
 from restoration.config import changes, load_config, model_sizes, plain
-from restoration.data import EpochBatchSampler, mixup
+from restoration.data import EpochBatchSampler, degradation, mixup
 from restoration.distributed import Devices
 from restoration.errors import InputError
 from restoration.memory import keep_freed_memory
@@ -48,6 +48,7 @@ from restoration.tasks import build_model
 AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The attributes of a `Trainer` that say where a run stands.
 POSITION = ("epoch", "batch", "validated", "psnr", "best", "loss_sum", "samples_done", "skipped")
+STATE = {*POSITION, "optimizer", "scaler", "random", "samples", "config"}
 
 
 def last_stage(model: nn.Module, images: Tensor, _config: CfgNode) -> Tensor:
@@ -104,6 +105,10 @@ def main(task: Task, folder: str | os.PathLike, description: str | None = None) 
     opts = [word for key, value in given.items() if value is not None for word in (key, value)]
     config = load_config(arguments.config, opts + arguments.opts, task.recipe, task.checks)
     config.MODEL.MODE = config.MODEL.MODE or task.name
+    try:
+        degradation(config.DATA.DEGRADATION)
+    except InputError as error:
+        raise InputError(f"{arguments.config} or --opts: {error}") from error
     keep_freed_memory()
     trainer = Trainer(task, config)
     trainer.run()
@@ -463,6 +468,8 @@ class Trainer:
             self.average.n_averaged.copy_(state["averaged"])
         elif "model" in state:
             raise InputError(f"{self.latest}: holds a moving average, but OPTIM.EMA is 0")
+        if missing := STATE - state.keys():
+            raise InputError(f"{self.latest}: its training state lacks {', '.join(missing)}")
         for name in POSITION:
             setattr(self, name, state[name])
         self.clock.load(state)

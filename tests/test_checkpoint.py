@@ -2,12 +2,14 @@
 
 import json
 import os
+import pickle
 import re
 import signal
 import stat
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
@@ -456,6 +458,21 @@ def test_malicious_pickles_are_refused(tmp_path, suffix, legacy):
             )
         assert not ran.exists()
     torch.load(file, weights_only=False)  # the test's own bait works
+    assert ran.exists()
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_malicious_pickles_of_others_are_refused(tmp_path, protocol):
+    """Written without torch, which then cannot say what is wrong with them."""
+    file, ran = tmp_path / "a.pth", tmp_path / "ran"
+    file.write_bytes(pickle.dumps({"state_dict": RunsCode(ran)}, protocol))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        message = error_of(read_checkpoint, file)
+    assert message.startswith(f"{file}: refused: loading it would run code (")
+    assert f"{os.system.__module__}.system" in message
+    assert not ran.exists()
+    pickle.loads(file.read_bytes())  # the test's own bait works
     assert ran.exists()
 
 

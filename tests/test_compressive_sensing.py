@@ -563,8 +563,8 @@ def test_unusable_files_are_refused_in_one_line(tmp_path):
         (good | {"y": good["y"][:, :50]}, "y is 1×50×2×2, expected 1×103×2×2"),
         (good | {"y": good["y"][0]}, "y is 103×2×2"),
         (good | {"height": 70}, "expected 1×103×3×2 .* for ratio 10 and 70×40 pixels"),
-        (good | {"height": -1}, "height is -1, expected above 0"),
-        (good | {"width": 40.5}, r"width is 40\.5, expected above 0"),
+        (good | {"height": -1}, "height is -1, expected a whole number, 1 or more"),
+        (good | {"width": 40.5}, r"width is 40\.5, expected a whole number"),
         (good | {"ratio": 11}, "ratio is 11, expected one of 1, 4, 10"),
         (good | {"version": 2}, "version is 2, expected 1"),
         (good | {"y": good["y"].astype(str)}, "y is <U"),
@@ -626,6 +626,7 @@ def test_measure_and_reconstruct_from_the_command_line(tmp_path, capsys):
 
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])
     save_checkpoint(tmp_path / "other.pth", network(4))
+    to_file = [measuring, tmp_path / "a.png", "-o", "b.npz", *weights]
     for arguments, message in (
         ([reconstructing, tmp_path / "cut.npz", *weights], "cut.npz: not a readable measurement"),
         ([reconstructing, tmp_path / "none.npz", *weights], "none.npz: no such measurement file"),
@@ -635,9 +636,18 @@ def test_measure_and_reconstruct_from_the_command_line(tmp_path, capsys):
         ),
         ([measuring, *weights], "nothing to do"),
         ([measuring, tmp_path / "a.png", *weights], "are given together"),
-        ([measuring, tmp_path / "a.png", "-o", "b", "--bits", 17, *weights], "--bits is 17"),
-        ([measuring, tmp_path / "a.png", "-o", "b", "--noise", "nan", *weights], "--noise is nan"),
-        ([measuring, tmp_path / "cut.npz", "-o", "b", *weights], "cannot be read as an image"),
+        ([*to_file, "--bits", 17], "--bits is 17"),
+        ([*to_file, "--noise", "nan"], "--noise is nan"),
+        ([*to_file, "--noise", "1e42"], "too much for numbers in float32"),
+        ([*to_file, "--seed", 2**63], f"--seed is {2**63}; expected 0 or more"),
+        ([*to_file, "--cs_ratio", 25], "net.pth: is of ratio 10; --cs_ratio is 25"),
+        ([measuring, tmp_path / "cut.npz", *to_file[2:]], "cannot be read as an image"),
+        (
+            [measuring, tmp_path / "a.png", "-o", tmp_path / "a.png", *weights],
+            "a.png: would not be called what it is; expected a name in .npz",
+        ),
+        ([measuring, "--export_phi", "phi", *weights], "expected a name in .npy"),
+        ([test, "--cs_ratio", 25, *weights], "--cs_ratio: the weights have theirs"),
         ([test, "--tile", 48, *weights], "--tile is 48; expected a multiple of 32"),
         ([test, "--self_ensemble", *weights], "measure every image eight times"),
         ([test, "--input_dir", tmp_path / "stages" / "no", *weights], "does not exist"),

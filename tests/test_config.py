@@ -11,7 +11,7 @@ import yaml
 import Deblurring.train
 import Denoising.train
 import Deraining.train
-from restoration.config import changes, load_config, model_sizes
+from restoration.config import changes, load_config, load_model_section, model_sizes
 from restoration.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -206,6 +206,12 @@ def test_relative_paths(tmp_path, monkeypatch):
         ({"MODEL": {"SESSION": 7}}, "MODEL.SESSION is 7, expected text"),
         ({"MODEL": {"SESSION": "a/b"}}, "MODEL.SESSION is 'a/b', expected a folder's name"),
         ({"MODEL": {"NAME": "UNet"}}, "MODEL.NAME is 'UNet', expected one of DGUNet, DGUNet_plus"),
+        ({"MODEL": {"WIDTH": 6}}, "MODEL.WIDTH is 6, expected a multiple of 4, from 4 to 4096, or"),
+        ({"MODEL": {"STAGES": 1}}, "MODEL.STAGES is 1, expected from 2 to 100, or -1, the publi"),
+        ({"MODEL": {"WIDTH_STEP": -5}}, "MODEL.WIDTH_STEP is -5, expected even"),
+        ({"SEED": 10**20}, f"SEED is {10**20}, expected 0 or more, below 2³²"),
+        ({"OPTIM": {"LR_MIN": 1.0}}, "OPTIM.LR_MIN is 1.0, expected at most OPTIM.LR_INITIAL"),
+        ({"OPTIM": {"BATCH_SIZE": 2, "ACCUMULATE": 3}}, "OPTIM.ACCUMULATE is 3, expected at most"),
         ({"TRAINING": {"TRAIN_PS": 100}}, "TRAINING.TRAIN_PS is 100, expected a multiple of 8"),
         (
             {"TRAINING": {"VAL_PS": 8}},
@@ -307,3 +313,31 @@ def test_the_program_prints_one_line_and_exits_with_2(tmp_path):
     assert result.stdout == ""
     expected = "error: --opts: unknown key OPTIM.BATCHSIZE, did you mean OPTIM.BATCH_SIZE?\n"
     assert result.stderr == expected
+
+
+@pytest.mark.parametrize("text", ["SEED: 1\nSEED: 2\n", "OPTIM:\n  EMA: 0.9\nOPTIM: {}\n"])
+def test_a_key_that_is_there_twice(tmp_path, text):
+    """PyYAML would keep the last without a word."""
+    with pytest.raises(InputError, match=r"not a YAML file .*(SEED|OPTIM) is there twice"):
+        load_config(write(tmp_path, text))
+
+
+def test_the_larger_model_of_a_small_recipe(tmp_path, data):
+    file = minimal(tmp_path, data, MODEL={"NAME": "DGUNet_plus", "WIDTH": 8, "LAST_EXTRA": 4})
+    assert model_sizes(load_config(file)) == {"width": 8}
+
+
+def test_the_model_section_alone(tmp_path):
+    file = write(tmp_path, "MODEL: {WIDTH: 8, NAME: DGUNet}\nTRAINING: {TRAIN_DIR: nowhere}\n")
+    assert model_sizes(load_model_section(file)) == {"width": 8}
+    for text, message in {
+        "MODEL: {WIDTH: abc}\n": "MODEL.WIDTH is 'abc', expected a whole number",
+        "MODEL: {WIDTH: 3}\n": "MODEL.WIDTH is 3, expected a multiple of 4",
+        "MODEL: {WITDH: 8}\n": "unknown key MODEL.WITDH, did you mean MODEL.WIDTH",
+        "MODEL: {NAME: foo}\n": "MODEL.NAME is 'foo', expected one of",
+        "SEED: 1\n": "holds no MODEL section",
+    }.items():
+        file = write(tmp_path, text)
+        with pytest.raises(InputError) as error:
+            load_model_section(file)
+        assert str(error.value).startswith(f"{file}: {message}")

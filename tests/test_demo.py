@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import demo
+import restoration.evaluation
 import restoration.photos
 from restoration import shipped, showcase
 from restoration.checkpoint import load_model, save_checkpoint
@@ -610,6 +611,8 @@ def test_a_full_disk_stops_the_run(run, tmp_path, monkeypatch):
     code, text, err = run("--input_dir", photos, "--result_dir", out, "--jobs", "1")
     assert code == 1 and "No space left on device" in err and "restored 1 image " in text
     assert 1 <= err.count("failed: ") <= 4 and files(out) == ["0.png"]
+    untried = 9 - 1 - err.count("failed: ")
+    assert f"not tried: {untried}" in text
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
@@ -751,3 +754,91 @@ def test_other_files_in_the_result_folder_stay(run, tmp_path):
 
 def test_the_command_is_installed():
     assert 'dgunet = "demo:main"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_an_interrupted_overwrite_goes_on_without_it(run, tmp_path, monkeypatch):
+    """… and takes no result for done that is from before."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in "abcd":
+        save(photos / f"{name}.png")
+    arguments = ("--input_dir", photos, "--result_dir", out)
+    assert run(*arguments, "--self_ensemble")[0] == 0
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    time.sleep(0.02)
+    calls, restore = [], Restorer.__call__
+
+    def interrupted(self, image):
+        calls.append(image)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return restore(self, image)
+
+    monkeypatch.setattr(Restorer, "__call__", interrupted)
+    code, _, err = run(*arguments, "--overwrite")
+    assert code == 130 and "the same command, without --overwrite, goes on from here" in err
+    code, text, _ = run(*arguments)
+    assert code == 0 and "restored 3 images" in text and "skipped 1 " in text
+    assert all((out / name).read_bytes() != content for name, content in before.items())
+    code, text, _ = run(*arguments)
+    assert "skipped 4 " in text
+    assert "overwritten_since" not in json.loads((out / "settings.json").read_text())
+
+
+def test_no_result_lies_among_the_stages_of_another(run, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    save(photos / "a.png")
+    save(photos / "a.png.stages" / "1.png", pixels(7, 8, 3))
+    arguments = ("--input_dir", photos, "--result_dir", out, "--recursive")
+    code, text, err = run(*arguments, "--stages")
+    assert code == 1 and "restored 1 image" in text
+    assert f"would lie among the stages of {photos}/a.png" in err
+    assert read_image(out / "a.png.stages" / "1.png").shape == (9, 12, 3)
+    before = files(photos)
+    code, _, err = run("--input_dir", photos / "a.png.stages", "--result_dir", photos / "x")
+    assert code == 0
+    two = ("--input_dir", out / "a.png", out / "a.png.stages")
+    code, _, err = run(*two, "--result_dir", out, "--stages")
+    assert code == 2 and err.count("\n") == 1
+    code, _, err = run(
+        "--input_dir", photos / "a.png", photos / "a.png.stages", "--result_dir", photos / "y",
+    )  # fmt: skip
+    assert code == 0 and set(before) <= set(files(photos))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with a name")
+def test_only_regular_files_are_opened(run, tmp_path):
+    photos = tmp_path / "photos"
+    save(photos / "a.png")
+    os.mkfifo(photos / "pipe.png")
+    (photos / "full.png").symlink_to("/dev/full")
+    (photos / "again.png").symlink_to("a.png")
+    code, text, err = run("--input_dir", photos, "--result_dir", tmp_path / "out")
+    assert code == 1 and "restored 1 image" in text
+    for name in ("pipe", "full"):
+        assert f"failed: {photos}/{name}.png: is no regular file" in err
+    assert f"left out other names of the same files: {photos}/again.png" in text or (
+        f"left out other names of the same files: {photos}/a.png" in text
+    )
+
+
+def test_a_disk_that_was_full_before(run, tmp_path, monkeypatch):
+    save(tmp_path / "a.png")
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(restoration.evaluation, "write_bytes", full)
+    code, _, err = run("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    assert code == 2
+    assert err == f"error: {tmp_path}/out/settings.json: {os.strerror(errno.ENOSPC)}\n"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_local_statistics_in_half_precision(run, tmp_path, precision):
+    save(tmp_path / "a.png", pixels(64, 80, 3))
+    arguments = ("--input_dir", tmp_path / "a.png", "--local_statistics", 16)
+    assert run(*arguments, "--result_dir", tmp_path / "full")[0] == 0
+    half = ("--result_dir", tmp_path / "half", "--precision", precision)
+    assert run(*arguments, *half)[0] == 0
+    full, half = (read_image(tmp_path / n / "a.png").astype(int) for n in ("full", "half"))
+    assert abs(full - half).mean() < 2

@@ -487,3 +487,30 @@ def test_user_error_is_one_line_and_exit_code_2(task, tmp_path):
     assert run.returncode == 2
     assert run.stderr.startswith("error: ")
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("protocol", ["matlab_rgb", "deraining_y", "gaussian_rgb"])
+def test_images_without_room_for_ssim_are_left_out(tmp_path, capsys, protocol):
+    results, targets = tmp_path / "results", tmp_path / "targets"
+    write_pairs(results, targets, ["a", "b", "c"])
+    expected = [s for s in metrics.score_folders(results, targets, protocol) if s.name != "b"]
+    for folder in (results, targets):
+        write_image(folder / "b.png", np.zeros((5, 30, 3), np.uint8))
+    assert metrics.score_folders(results, targets, protocol) == expected
+    assert f"{results}: 1 images are smaller than the window of SSIM" in capsys.readouterr().err
+    for folder in (results, targets):
+        for name in "ac":
+            (folder / f"{name}.png").unlink()
+    with pytest.raises(InputError, match="expected some that can be scored"):
+        metrics.score_folders(results, targets, protocol)
+
+
+def test_evaluate_the_sets_that_are_there(tmp_path, monkeypatch, capsys):
+    results, data = tmp_path / "results", tmp_path / "data"
+    for name in ("Rain100L", "Test100"):
+        write_pairs(results / name, data / name / "target", ["1", "2"])
+    folders = ["--result_dir", results, "--input_dir", data]
+    code, out, _ = run_main("Deraining", monkeypatch, capsys, *folders)
+    assert code == 0 and "Rain100L" in out and "Test100" in out and "Rain100H" not in out
+    code, _, err = run_main("Deraining", monkeypatch, capsys, *folders, "--dataset", "Rain100H")
+    assert code == 2 and "Rain100H: does not exist" in err

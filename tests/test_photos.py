@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import cv2
 import numpy as np
@@ -374,3 +375,52 @@ def test_odd_sizes(tmp_path, shape):
         photo = read_photo(tmp_path / f"a{suffix}")
         again, _ = written(tmp_path / f"a{suffix}", photo, photo.pixels)
         assert again.pixels.shape == shape
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiff_whose_channels_lie_apart(tmp_path, dtype, channels, compression):
+    array = pixels(40, 50, 4, dtype=np.uint16)[..., :channels]
+    array = (array / 65535).astype(np.float32) if dtype == np.float32 else array.astype(dtype)
+    tifffile.imwrite(
+        tmp_path / "a.tif", array.transpose(2, 0, 1), planarconfig="separate", metadata=None,
+        photometric="rgb" if channels > 2 else "minisblack", compression=compression,
+        extrasamples=["unassalpha"] if channels in (2, 4) else None, tile=(16, 16),
+    )  # fmt: skip
+    photo = read_photo(tmp_path / "a.tif")
+    colours = channels - (channels in (2, 4))
+    assert np.array_equal(photo.pixels, array[..., :colours] if colours > 1 else array[..., 0])
+    if channels in (2, 4):
+        assert np.array_equal(photo.alpha, array[..., -1])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_grey_value_that_is_transparent(tmp_path, bits):
+    """PNG's tRNS, which OpenCV takes no notice of; written chunk by chunk."""
+    most = 2**bits - 1
+    stored = np.arange(64).reshape(8, 8) * 7 % (most + 1)
+    value = int(stored[2, 3])
+    if bits == 16:
+        rows = [row.astype(">u2").tobytes() for row in stored]
+    else:
+        shifts = np.arange(8 - bits, -1, -bits)
+        packed = (stored.reshape(8, -1, 8 // bits) << shifts).sum(2).astype(np.uint8)
+        rows = [row.tobytes() for row in packed]
+
+    def chunk(name, data):
+        return (
+            len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+        )
+
+    header = (8).to_bytes(4, "big") * 2 + bytes([bits, 0, 0, 0, 0])
+    content = zlib.compress(b"".join(b"\0" + row for row in rows))
+    chunks = [(b"IHDR", header), (b"tRNS", value.to_bytes(2, "big")), (b"IDAT", content)]
+    data = b"".join(chunk(*c) for c in (*chunks, (b"IEND", b"")))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    photo = read_photo(tmp_path / "a.png")
+    scale = 65535 if bits == 16 else 255
+    assert np.array_equal(photo.pixels, stored * scale // most)
+    assert np.array_equal(photo.alpha, np.where(stored == value, 0, scale))
+    again, _ = written(tmp_path / "a.png", photo, photo.pixels)
+    assert np.array_equal(again.alpha, photo.alpha)

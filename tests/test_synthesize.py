@@ -389,3 +389,12 @@ def test_import_needs_neither_torch_nor_skimage():
         "assert not {'torch', 'skimage', 'matplotlib', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unreadable_photograph_is_named_before_anything_is_written(photos, tmp_path, capsys):
+    files = list_images(photos)
+    content = files[1].read_bytes()
+    files[1].write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=f"1 of 3 are unusable: {files[1]}: cannot be read"):
+        synthesize("gaussian25", tmp_path / "set", files)
+    assert not (tmp_path / "set").exists()
