@@ -74,12 +74,19 @@ def keep(best: Path, trainer: Trainer, scores: dict) -> None:
         "task": TASK.name,
         "model": model,
         "cs_ratio": ratio,
-        "minutes": round(checkpoint["seconds"] / 60, 1),
-        "crops": checkpoint["samples"],
+        "sizes": network.sizes,
+        "training": {
+            "config": "Compressive_Sensing/fast.yml",
+            "data": f"BSD400, {trainer.config.TRAINING.HOLD_OUT} photographs held out",
+            "seed": trainer.config.SEED,
+            "commit": _commit(),
+            "patches": checkpoint["samples"],
+            "patch_size": trainer.config.TRAINING.TRAIN_PS,
+            "minutes": round(checkpoint["seconds"] / 60, 1),
+            "hardware": str(trainer.devices),
+            "torch": torch.__version__,
+        },
         "held_out_psnr": checkpoint["psnr"],
-        "device": str(trainer.devices),
-        "torch": torch.__version__,
-        "commit": _commit(),
         "mean": {n: [mean_score(s).psnr, mean_score(s).ssim] for n, s in scores.items()},
         "scores": {n: {i.name: [i.psnr, i.ssim] for i in s} for n, s in scores.items()},
         "config": plain(trainer.config),
@@ -111,9 +118,9 @@ def table() -> str:
             published = published_scores(TASK.name, model).get(f"{name}_{ratio}")
             for score in (record["mean"].get(f"{name}_{ratio}"), published):
                 cells.append(f"{score[0]:.2f} / {score[1]:.4f}" if score else "–")
-        size = record["config"]["TRAINING"]["TRAIN_PS"]
-        cells += [f"{record['minutes']:g}", f"{record['crops']:,} × {size}²"]
-        rows.append([*cells, record["device"], record["commit"]])
+        made = record["training"]
+        cells += [f"{made['minutes']:g}", f"{made['patches']:,} × {made['patch_size']}²"]
+        rows.append([*cells, made["hardware"], made["commit"]])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

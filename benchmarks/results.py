@@ -354,23 +354,18 @@ def weights_table() -> str:
     for task in TASKS:
         for file in sorted((ROOT / task / "pretrained_models").glob("*.safetensors")):
             record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-            if "training" in record:
-                made = record["training"]
-                data = f"{made['data'].partition(',')[0]}, {made['degradation']}"
-                patches, size, hardware = made["patches"], made["patch_size"], made["hardware"]
-            else:  # as Compressive_Sensing/reproduce.py writes it
-                made, patches = record, record["crops"]
-                size = record["config"]["TRAINING"]["TRAIN_PS"]
-                data, hardware = record["config"]["TRAINING"]["TRAIN_DIR"], record["device"]
+            made = record["training"]
+            measured = f"{record['cs_ratio']} % measured" if "cs_ratio" in record else ""
+            data = f"{made['data'].partition(',')[0]}, {made.get('degradation', measured)}"
             lines.append(
                 [
                     f"[{task}/{file.name}]({file.relative_to(ROOT).as_posix()})",
                     f"`{sha256(file)[:12]}`",
                     f"{file.stat().st_size / 1e6:.1f}",
                     data,
-                    f"{patches:,} × {size}²",
+                    f"{made['patches']:,} × {made['patch_size']}²",
                     f"{made['minutes']:g}",
-                    hardware,
+                    made["hardware"],
                     made["commit"],
                 ]
             )
