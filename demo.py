@@ -44,7 +44,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from restoration.errors import USER_ERRORS, InputError, command, first_few
 from restoration.evaluation import SETTINGS_FILE, read_settings, write_settings
 from restoration.images import write_image
-from restoration.inference import PRECISIONS, TILE_OVERLAP, Restorer
+from restoration.inference import COMPILE_MODES, PRECISIONS, TILE_OVERLAP, Restorer
 from restoration.memory import keep_freed_memory
 from restoration.network import Network
 from restoration.photos import (
@@ -455,8 +455,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--local_statistics", type=int, nargs="?", const=WINDOW, default=0, metavar="N", help=text)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (auto: the best there is)")
     add("--precision", choices=PRECISIONS, default="float32", help="(%(default)s)")
-    text = "torch.compile: minutes for every size of image or tile, and faster from then on"
-    add("--compile", action="store_true", help=text)
+    text = "torch.compile: minutes for every size of image or tile, and faster from then on; "
+    text += "reduce-overhead: with CUDA graphs (on a GPU, for tiles of one size)"
+    add("--compile", nargs="?", const="default", default=False, choices=COMPILE_MODES, help=text)
     text = "threads that read and write, and images held by them (%(default)s)"
     add("--jobs", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help=text)
     text = "also write every stage's image and a contact sheet, into NAME.stages"

@@ -21,10 +21,18 @@ from restoration.errors import InputError
 from restoration.images import pad_to_multiple, to_tensor
 from restoration.local_statistics import use_local_statistics
 from restoration.network import Network
-from restoration.prepared import PRECISIONS, prepare
+from restoration.prepared import COMPILE_MODES, PRECISIONS, prepare
 from restoration.tiling import is_out_of_memory, largest_tile, spans, strips
 
-__all__ = ["PRECISIONS", "TILE_OVERLAP", "Restorer", "pick_device", "prepare", "restore"]
+__all__ = [
+    "COMPILE_MODES",
+    "PRECISIONS",
+    "TILE_OVERLAP",
+    "Restorer",
+    "pick_device",
+    "prepare",
+    "restore",
+]
 
 TILE_OVERLAP = 64
 _INTEGERS = (np.uint8, np.uint16)
