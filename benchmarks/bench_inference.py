@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -347,16 +348,17 @@ def memory_table(results: list[dict]) -> str:
 
 
 def profile_forward(options: Options) -> dict[str, dict[str, float]]:
-    """Return the share of each operator in a forward pass, for every variant."""
+    """Return the share of each operator in a forward pass, for every variant, of image restoration
+    and of compressive sensing."""
     device = options.start()
-    case = cases(options)[0]
-    network = case.network().to(device)
-    image = photographs(case.task, *case.shape[1:], folder=options.data).to(device)
     shares = {}
-    for name, variant in variants(replace(options, compile=False, reference=None)).items():
-        run = variant.build(network, options)
-        run(image)
-        shares[f"{case}: {name}"] = operator_shares(lambda run=run: run(image), device)
+    for case in (cases(options)[0], cases(options)[-1]):
+        network = case.network().to(device)
+        image = photographs(case.task, *case.shape[1:], folder=options.data).to(device)
+        for name, variant in variants(replace(options, compile=False, reference=None)).items():
+            run = variant.build(network, options)
+            run(image)
+            shares[f"{case}: {name}"] = operator_shares(partial(run, image), device)
     return shares
 
 
