@@ -88,6 +88,15 @@ def _to_channels_last(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
     return (image,)
 
 
+def _as_channels_last(image: Tensor) -> Tensor:
+    """Return an image with the strides of channels_last. For one channel both layouts are the same
+    memory, and a convolution takes it for the other and answers in that."""
+    if image.shape[1] > 1 or not image.is_contiguous():
+        return image
+    count, _, height, width = image.shape
+    return image.as_strided(image.shape, (height * width, 1, width, 1))
+
+
 def _writable(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +239,7 @@ class _IPMM(nn.Module):
         if previous is not None:
             for fusion in self.fusion:
                 joined.append(fusion.join(previous.encoder.pop(0), previous.decoder.pop(0)))
-        z = self.shallow(v.to(self.dtype))
+        z = self.shallow(_as_channels_last(v.to(self.dtype)))
         if previous is not None:
             z = self.merge(z, previous.sam)
             previous.sam = None
@@ -249,7 +258,7 @@ class _IPMM(nn.Module):
         x = self.sam.image(z) + v
         features = self.sam.features(z)
         if self.attention is not None:
-            features.mul_(self.attention(x.to(self.dtype)).sigmoid_())
+            features.mul_(self.attention(_as_channels_last(x.to(self.dtype))).sigmoid_())
         return x, _Features(encoded, decoded, features.add_(z))
 
 
@@ -268,7 +277,7 @@ class _Last(nn.Module):
         *y, previous = y_and_previous
         previous.encoder.clear()
         previous.decoder.clear()
-        z = self.merge(self.shallow(v.to(self.dtype)), previous.sam)
+        z = self.merge(self.shallow(_as_channels_last(v.to(self.dtype))), previous.sam)
         return self.image(z) + (y[0] if y else v)
 
 
