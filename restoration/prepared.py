@@ -93,7 +93,7 @@ def _as_channels_last(image: Tensor) -> Tensor:
     memory, and a convolution takes it for the other and answers in that."""
     if image.shape[1] > 1 or not image.is_contiguous():
         return image
-    count, _, height, width = image.shape
+    height, width = image.shape[2:]
     return image.as_strided(image.shape, (height * width, 1, width, 1))
 
 
