@@ -353,6 +353,10 @@ def write_atomically(path: str | os.PathLike, write: Callable) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno:
+            error.filename, error.filename2 = str(path), None  # not the temporary name
+        raise
     finally:
         partial.unlink(missing_ok=True)
     with contextlib.suppress(OSError, AttributeError):  # where folders can be synchronised

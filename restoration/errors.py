@@ -7,7 +7,6 @@ error as one line and exits with 2; any other exception is a bug and keeps its t
 
 import functools
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -63,12 +62,11 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 def _in_a_line(error: Exception) -> str:
     """Return what an error says.
 
-    >>> _in_a_line(PermissionError(13, "Permission denied", "out/.a.png.0123abcd.part"))
+    >>> _in_a_line(PermissionError(13, "Permission denied", "out/a.png"))
     'out/a.png: Permission denied'
     """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         name = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
-        name = re.sub(r"(^|/)\.([^/]+?)(\.[0-9a-f]{8,})?\.part$", r"\1\2", name)
         text = f"{name}: {error.strerror}" if name else error.strerror
     return " ".join(text.split())

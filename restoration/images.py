@@ -142,6 +142,10 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno:
+            error.filename, error.filename2 = str(path), None  # not the temporary name
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
