@@ -764,7 +764,7 @@ def test_an_interrupted_overwrite_goes_on_without_it(run, tmp_path, monkeypatch)
     arguments = ("--input_dir", photos, "--result_dir", out)
     assert run(*arguments, "--self_ensemble")[0] == 0
     before = {name: (out / name).read_bytes() for name in files(out)}
-    time.sleep(0.02)
+    time.sleep(0.1)
     calls, restore = [], Restorer.__call__
 
     def interrupted(self, image):
