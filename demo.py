@@ -413,7 +413,10 @@ def _as_bytes(image: np.ndarray) -> np.ndarray:
 
 
 def _tile(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected auto, or pixels") from None
 
 
 def choose_weights(weights: str | None, task: str | None) -> Path:

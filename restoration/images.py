@@ -273,9 +273,8 @@ def _decode(data: bytes) -> np.ndarray:
         if int(header[1]) not in (255, 65535):  # OpenCV takes no notice of it
             raise ValueError(f"its largest value is {int(header[1])}; expected 255 or 65535")
     elif data:
-        planar = _decode_planar_tiff(data) if data.startswith(TIFF_STARTS) else None
-        if planar is not None:
-            return planar
+        if data.startswith(TIFF_STARTS) and _is_planar(data):
+            return _decode_with_tifffile(data)
         try:
             picture = Image.open(io.BytesIO(data))
         except Image.UnidentifiedImageError:
@@ -294,6 +293,8 @@ def _decode(data: bytes) -> np.ndarray:
     array = None
     if data:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None and data.startswith(TIFF_STARTS):
+        return _decode_with_tifffile(data)
     if array is None:
         raise ValueError(f"{len(data)} bytes of no known format, or cut short")
     if array.dtype not in (np.uint8, np.uint16, np.float32):
@@ -305,22 +306,31 @@ def _decode(data: bytes) -> np.ndarray:
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
-def _decode_planar_tiff(data: bytes) -> np.ndarray | None:
-    """Return the pixels of a TIFF whose channels lie apart, which OpenCV and Pillow mistake; None
-    for other TIFFs."""
+def _is_planar(data: bytes) -> bool:
+    """Tell whether the channels of a TIFF lie apart, which OpenCV and Pillow mistake."""
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
-        if page.planarconfig != 2 or page.samplesperpixel == 1:
-            return None
+        return page.planarconfig == 2 and page.samplesperpixel > 1
+
+
+def _decode_with_tifffile(data: bytes) -> np.ndarray:
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
         turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
-        if turned or page.photometric.name not in ("RGB", "MINISBLACK"):
-            raise ValueError(f"its {page.photometric.name} channels lie apart; expected them mixed")
-        array = np.moveaxis(page.asarray(), 0, -1)
-    if array.dtype not in (np.uint8, np.uint16, np.float32) or array.shape[2] not in (2, 3, 4):
-        raise ValueError(f"it has {array.shape[2]} channels of {array.dtype}")
-    return np.ascontiguousarray(array if array.shape[2] > 2 else array[..., [0, 0, 0, 1]])
+        kind = page.photometric.name
+        if turned or kind not in ("RGB", "MINISBLACK"):
+            raise ValueError(f"it is a {kind} TIFF{' turned' * turned}, of a layout that is rare")
+        array = page.asarray()
+        if page.planarconfig == 2 and page.samplesperpixel > 1:
+            array = np.moveaxis(array, 0, -1)
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    if array.dtype not in (np.uint8, np.uint16, np.float32) or channels > 4:
+        raise ValueError(f"it has {channels} channels of {array.dtype}")
+    return np.ascontiguousarray(array if channels != 2 else array[..., [0, 0, 0, 1]])
 
 
 def _decode_with_pillow(picture: Image.Image) -> np.ndarray:

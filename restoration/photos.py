@@ -178,6 +178,8 @@ def _read_tiff(path: Path, data: bytes, max_pixels: int | None) -> Photo:
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file is told of once, here
     with tifffile.TiffFile(io.BytesIO(data)) as file:
+        if not file.pages:
+            raise InputError(f"{path}: holds no image; expected one")
         page, *others = islice(file.pages, _MOST_PAGES_COUNTED)
         pages = 1 + sum(not other.is_reduced for other in others)  # the others are thumbnails
         if pages > 1:

@@ -424,3 +424,25 @@ def test_a_grey_value_that_is_transparent(tmp_path, bits):
     assert np.array_equal(photo.alpha, np.where(stored == value, 0, scale))
     again, _ = written(tmp_path / "a.png", photo, photo.pixels)
     assert np.array_equal(again.alpha, photo.alpha)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiff_in_tiles(tmp_path, dtype, channels):
+    if (dtype, channels) == (np.uint16, 2):
+        pytest.skip("refused, as without tiles")
+    array = pixels(40, 50, 4, dtype=np.uint16)[..., :channels]
+    array = (array / 65535).astype(np.float32) if dtype == np.float32 else array.astype(dtype)
+    array = array[..., 0] if channels == 1 else array
+    save(tmp_path / "a.tif", array, tile=(16, 16), compression="zlib")
+    photo = read_photo(tmp_path / "a.tif")
+    if channels in (2, 4):
+        assert np.array_equal(photo.alpha, array[..., -1])
+        array = array[..., 0] if channels == 2 else array[..., :3]
+    assert np.array_equal(photo.pixels, array)
+
+
+def test_tiff_without_an_image(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"II*\0\0\0\0\0")
+    with pytest.raises(InputError, match=r"a\.tif: "):
+        read_photo(tmp_path / "a.tif")
