@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from restoration.arrange import sidd_pairs
+from restoration.data import check_sizes, image_size
 from restoration.errors import InputError, command, first_few
 from restoration.images import list_images, pair_by_name, read_rgb, write_image
 
@@ -26,14 +27,10 @@ def cut_patches(
 ) -> None:
     """Write `count` patches of `size`×`size` pixels, at random places, of pair `number`.
 
-    Raises `InputError` for images that are unreadable, of different size or smaller than a patch.
+    Raises `InputError` for images that are unreadable.
     """
     images = read_rgb(noisy), read_rgb(truth)
-    if images[0].shape != images[1].shape:
-        raise InputError(f"{noisy}: {images[0].shape[:2]} pixels, its GT {images[1].shape[:2]}")
     height, width = images[0].shape[:2]
-    if min(height, width) < size:
-        raise InputError(f"{noisy}: {width}×{height} pixels; expected at least {size}×{size}")
     rng = np.random.default_rng([seed, number])
     for patch in range(1, count + 1):
         top = rng.integers(height - size + 1)
@@ -92,6 +89,13 @@ def main(arguments: list[str] | None = None) -> None:
         pairs = pair_by_name(source / "input", source / "target")
     else:
         pairs = [(noisy, truth) for noisy, truth, _ in sidd_pairs(source)]
+    check_sizes(pairs)
+    sizes = {noisy: image_size(noisy) for noisy, _ in pairs}
+    if small := [f"{path} ({w}×{h})" for path, (h, w) in sizes.items() if min(h, w) < args.ps]:
+        raise InputError(
+            f"{len(small)} images are smaller than a patch of {args.ps}×{args.ps} pixels: "
+            f"{first_few(small)}"
+        )
     make_room(folder, args.overwrite)
     done = Parallel(n_jobs=args.num_cores, return_as="generator")(
         delayed(cut_patches)(noisy, truth, number, folder, args.ps, args.num_patches, args.seed)

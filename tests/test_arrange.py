@@ -278,4 +278,17 @@ def test_too_large_patches_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         cut(tmp_path / "SIDD", tmp_path / "train", "--ps", 25)
     assert exit_.value.code == 2
-    assert "30×24 pixels; expected at least 25×25" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "smaller than a patch of 25×25 pixels" in error and " (30×24)" in error
+    assert not (tmp_path / "train").exists()
+
+
+def test_unequal_pairs_are_refused_before_anything_is_cut(tmp_path, capsys):
+    sidd(tmp_path / "SIDD")
+    truth = next((tmp_path / "SIDD").rglob("*GT*"))
+    write_image(truth, np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(SystemExit) as exit_:
+        cut(tmp_path / "SIDD", tmp_path / "train")
+    assert exit_.value.code == 2
+    assert "differ in size" in capsys.readouterr().err
+    assert not (tmp_path / "train").exists()
