@@ -256,9 +256,9 @@ def _is_done(job: Job, since: float) -> bool:
         return False
 
 
-def claim(result_dir: Path, settings: dict, jobs: Sequence[Job]) -> None:
-    """Raise `InputError` for a result folder that holds results of other settings, or files in the
-    place of results that this program did not make."""
+def claim(result_dir: Path, settings: dict, jobs: Sequence[Job]) -> dict:
+    """Return the settings noted in the result folder. Raise `InputError` if they are others, or for
+    files in the place of results that this program did not make."""
     there = read_settings(result_dir)
     existing = [job.result for job in jobs if job.result.exists()]
     if there is None and existing:
@@ -276,6 +276,7 @@ def claim(result_dir: Path, settings: dict, jobs: Sequence[Job]) -> None:
             f"{result_dir}: holds results of other settings: {first_few(differing)}; choose "
             "another --result_dir, or --overwrite"
         )
+    return there or {}
 
 
 def describe(restorer: Restorer, options: argparse.Namespace) -> dict:
@@ -510,11 +511,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(text, flush=True)
     settings, since = describe(restorer, options), time.time() - CLOCK_LAG
     if not options.overwrite:
-        claim(options.result_dir, settings, jobs)
+        there = claim(options.result_dir, settings, jobs)
         # Results of an --overwrite that was interrupted may be older, and of other settings.
-        since = (read_settings(options.result_dir) or {}).get("overwritten_since", -math.inf)
+        since = there.get("overwritten_since", -math.inf)
         report.done_before = [job for job in jobs if _is_done(job, since)]
-        jobs = [job for job in jobs if not _is_done(job, since)]
+        done = set(report.done_before)
+        jobs = [job for job in jobs if job not in done]
     unfinished = {"unfinished": True}
     if since > -math.inf:
         unfinished["overwritten_since"] = since

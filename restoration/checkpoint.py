@@ -21,7 +21,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from restoration.errors import InputError, first_few
+from restoration.errors import InputError, first_few, naming
 from restoration.network import Network
 from restoration.published_names import published_names, unused_entries
 from restoration.tasks import TASKS, build_model
@@ -205,16 +205,23 @@ def identify(checkpoint: dict) -> list[dict]:
             sizes["stages"] = max(int(match[1]) for match in numbered if match)
     except (LookupError, ValueError, StopIteration):
         return []
-    published = [task for task in tasks if published_sizes(task, model) == sizes]
+    published = [task for task in tasks if _published_sizes(task, model) == sizes]
     return [{"task": task, "model": model, "sizes": sizes} for task in published or tasks]
 
 
 @functools.cache
-def published_sizes(task: str, model: str) -> dict[str, int]:
+def _published_sizes(task: str, model: str) -> dict[str, int]:
     """Return the sizes of a task's published model; in compressive sensing, where ratios are
     several, of the default one."""
     with torch.device("meta"):
         return build_model(task, model).sizes
+
+
+def is_of_published_size(network: Network) -> bool:
+    """Tell whether a network has the sizes of its task's published model, at any ratio."""
+    sizes = network.sizes
+    ratio = {name: sizes[name] for name in ("cs_ratio",) if name in sizes}
+    return _published_sizes(network.task, type(network).__name__) | ratio == sizes
 
 
 def _describe(configs: list[dict]) -> str:
@@ -348,15 +355,12 @@ def write_atomically(path: str | os.PathLike, write: Callable) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with open(partial, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno:
-            error.filename, error.filename2 = str(path), None  # not the temporary name
-        raise
+        with naming(path):
+            with open(partial, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     with contextlib.suppress(OSError, AttributeError):  # where folders can be synchronised

@@ -25,8 +25,8 @@ import torch
 
 from restoration.checkpoint import (
     identify,
+    is_of_published_size,
     load_model,
-    published_sizes,
     published_state_dict,
     read_checkpoint,
     save_checkpoint,
@@ -78,7 +78,7 @@ def describe(path: str | os.PathLike, network: Network, checkpoint: dict, tasks:
     state, config = checkpoint["state_dict"], network.config
     names = "this project's" if network.state_dict().keys() & state.keys() else "published"
     sizes = ", ".join(f"{name} {value}" for name, value in network.sizes.items())
-    if _of_published_size(network):
+    if is_of_published_size(network):
         sizes += ", as published"
     count = sum(parameter.numel() for parameter in network.parameters())
     precision = ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in state.values()}))
@@ -201,13 +201,6 @@ def _shown(key: str, value: object) -> str:
         return f"{value:.2f} dB in validation"
     text = json.dumps(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
-
-
-def _of_published_size(network: Network) -> bool:
-    published = published_sizes(network.task, type(network).__name__)
-    return all(
-        network.sizes[name] == size for name, size in published.items() if name != "cs_ratio"
-    )
 
 
 def _container(path: Path) -> str:

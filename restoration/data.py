@@ -495,6 +495,9 @@ def mixup(
     )
 
 
+DEGRADATIONS = f"gaussian25 (any σ), gaussian0-50 (any range) or one of {', '.join(PRESETS)}"
+
+
 def degradation(name: str) -> Degradation | None:
     """Return the degradation that `DATA.DEGRADATION` names; None for the empty name.
 
@@ -515,11 +518,17 @@ def degradation(name: str) -> Degradation | None:
         if low <= high:
             return partial(_gaussian, low=low, high=high)
     if name not in PRESETS:
-        raise InputError(
-            f"DATA.DEGRADATION: {name}; expected gaussian25 (any σ), gaussian0-50 (any range) or "
-            f"one of {', '.join(PRESETS)}"
-        )
+        raise InputError(f"DATA.DEGRADATION: {name}; expected {DEGRADATIONS}")
     return partial(_preset, name=name)
+
+
+def is_degradation(name: str) -> bool:
+    """Tell whether `degradation` knows the name."""
+    try:
+        degradation(name)
+    except InputError:
+        return False
+    return True
 
 
 def check_sizes(pairs: list[tuple[Path, Path]], *, ignore_unreadable: bool = False) -> None:

@@ -5,10 +5,11 @@ image, a key that does not exist. A program wraps its `main` in `command`, which
 error as one line and exits with 2; any other exception is a bug and keeps its traceback.
 """
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 
 class InputError(ValueError):
@@ -49,7 +50,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except (*USER_ERRORS, OSError) as error:
+        except (InputError, OSError) as error:
             print(f"error: {_in_a_line(error)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
@@ -57,6 +58,17 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(130)
 
     return run
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Let an error of the system name that file, not a temporary one in its stead."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno:
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _in_a_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from natsort import natsorted
 from PIL import Image
 
-from restoration.errors import InputError, first_few
+from restoration.errors import InputError, first_few, naming
 
 if TYPE_CHECKING:
     import torch
@@ -140,12 +140,9 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{uuid.uuid4().hex}.part")  # the name may be as long as names can be
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno:
-            error.filename, error.filename2 = str(path), None  # not the temporary name
-        raise
+        with naming(path):
+            partial.write_bytes(data)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -11,10 +11,9 @@ Identical images have a PSNR of inf, and so has a mean with such an image in it.
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 import sys
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,17 +262,15 @@ def score_folders(
             f"{len(problems)} of {len(pairs)} results in {result_dir} cannot be scored: "
             f"{first_few(problems)}"
         )
-    small = [pair[0].name for pair, o in zip(pairs, outcomes, strict=True) if _is_too_small(o)]
+    scores = [outcome for outcome in outcomes if isinstance(outcome, Score)]
+    scored = {score.name for score in scores}
+    small = [result.name for result, _ in pairs if result.stem not in scored]
     found = f"{result_dir}: {len(small)} images are smaller than the window of SSIM"
-    if len(small) == len(pairs):
+    if not scores:
         raise InputError(f"{found}; expected some that can be scored")
     if small:
         print(f"{found}, and left out of the scores: {first_few(small)}", file=sys.stderr)
-    return [outcome for outcome in outcomes if not _is_too_small(outcome)]
-
-
-def _is_too_small(outcome: Score | TooSmall) -> bool:
-    return isinstance(outcome, TooSmall)
+    return scores
 
 
 def score_blocks(
@@ -379,21 +376,17 @@ def write_csv(
     """Write every image's score, in full precision: set, image, psnr, ssim, protocol, settings (a
     text on how the results were made). Its folder is made; the file appears whole or not at all.
     """
-    path = Path(path)
+    from restoration.images import write_bytes
+
     protocol_name = protocol if isinstance(protocol, str) else protocol.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["set", "image", "psnr", "ssim", "protocol", "settings"])
-            for set_name, scores in sets.items():
-                for score in scores:
-                    numbers = [repr(float(score.psnr)), repr(float(score.ssim))]
-                    writer.writerow([set_name, score.name, *numbers, protocol_name, settings])
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["set", "image", "psnr", "ssim", "protocol", "settings"])
+    for set_name, scores in sets.items():
+        for score in scores:
+            numbers = [repr(float(score.psnr)), repr(float(score.ssim))]
+            writer.writerow([set_name, score.name, *numbers, protocol_name, settings])
+    write_bytes(path, file.getvalue().encode("utf-8"))
 
 
 def _as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:

@@ -88,9 +88,10 @@ def _to_channels_last(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
     return (image,)
 
 
-def _as_channels_last(image: Tensor) -> Tensor:
-    """Return an image with the strides of channels_last. For one channel both layouts are the same
-    memory, and a convolution takes it for the other and answers in that."""
+def _for_convolutions(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return an image in that precision, with the strides of channels_last. For one channel both
+    layouts are the same memory, and a convolution takes it for the other and answers in that."""
+    image = image.to(dtype)
     if image.shape[1] > 1 or not image.is_contiguous():
         return image
     height, width = image.shape[2:]
@@ -239,7 +240,7 @@ class _IPMM(nn.Module):
         if previous is not None:
             for fusion in self.fusion:
                 joined.append(fusion.join(previous.encoder.pop(0), previous.decoder.pop(0)))
-        z = self.shallow(_as_channels_last(v.to(self.dtype)))
+        z = self.shallow(_for_convolutions(v, self.dtype))
         if previous is not None:
             z = self.merge(z, previous.sam)
             previous.sam = None
@@ -258,7 +259,7 @@ class _IPMM(nn.Module):
         x = self.sam.image(z) + v
         features = self.sam.features(z)
         if self.attention is not None:
-            features.mul_(self.attention(_as_channels_last(x.to(self.dtype))).sigmoid_())
+            features.mul_(self.attention(_for_convolutions(x, self.dtype)).sigmoid_())
         return x, _Features(encoded, decoded, features.add_(z))
 
 
@@ -277,7 +278,7 @@ class _Last(nn.Module):
         *y, previous = y_and_previous
         previous.encoder.clear()
         previous.decoder.clear()
-        z = self.merge(self.shallow(_as_channels_last(v.to(self.dtype))), previous.sam)
+        z = self.merge(self.shallow(_for_convolutions(v, self.dtype)), previous.sam)
         return self.image(z) + (y[0] if y else v)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from restoration.checkpoint import load_model, load_weights
+from restoration.checkpoint import is_of_published_size, load_model, load_weights
 from restoration.errors import InputError, first_few
 from restoration.evaluation import (
     SETTINGS_FILE,
@@ -106,10 +106,7 @@ class TrainedNetwork:
 
     @property
     def of_published_size(self) -> bool:
-        task, model, sizes = self.config["task"], self.config["model"], self.network.sizes
-        ratio = {key: sizes[key] for key in ("cs_ratio",) if key in sizes}  # published are several
-        with torch.device("meta"):
-            return build_model(task, model, ratio).sizes == sizes
+        return is_of_published_size(self.network)
 
     def restore(self, pixels: np.ndarray, self_ensemble: bool = False) -> Tensor:
         """Return the restored image, C×H×W in [0,1] on the CPU.

@@ -31,7 +31,7 @@ from yacs.config import CfgNode
 
 from restoration.checkpoint import load_weights, save_checkpoint
 from restoration.config import changes, load_config, model_sizes, plain
-from restoration.data import EpochBatchSampler, degradation, mixup
+from restoration.data import EpochBatchSampler, mixup
 from restoration.distributed import Devices
 from restoration.errors import InputError
 from restoration.memory import keep_freed_memory
@@ -105,10 +105,6 @@ def main(task: Task, folder: str | os.PathLike, description: str | None = None) 
     opts = [word for key, value in given.items() if value is not None for word in (key, value)]
     config = load_config(arguments.config, opts + arguments.opts, task.recipe, task.checks)
     config.MODEL.MODE = config.MODEL.MODE or task.name
-    try:
-        degradation(config.DATA.DEGRADATION)
-    except InputError as error:
-        raise InputError(f"{arguments.config} or --opts: {error}") from error
     keep_freed_memory()
     trainer = Trainer(task, config)
     trainer.run()

@@ -212,6 +212,7 @@ def test_relative_paths(tmp_path, monkeypatch):
         ({"SEED": 10**20}, f"SEED is {10**20}, expected 0 or more, below 2³²"),
         ({"OPTIM": {"LR_MIN": 1.0}}, "OPTIM.LR_MIN is 1.0, expected at most OPTIM.LR_INITIAL"),
         ({"OPTIM": {"BATCH_SIZE": 2, "ACCUMULATE": 3}}, "OPTIM.ACCUMULATE is 3, expected at most"),
+        ({"DATA": {"DEGRADATION": "fog"}}, "DATA.DEGRADATION is 'fog', expected gaussian25 (any"),
         ({"TRAINING": {"TRAIN_PS": 100}}, "TRAINING.TRAIN_PS is 100, expected a multiple of 8"),
         (
             {"TRAINING": {"VAL_PS": 8}},
