@@ -495,15 +495,19 @@ def mixup(
     )
 
 
-DEGRADATIONS = f"gaussian25 (any σ), gaussian0-50 (any range) or one of {', '.join(PRESETS)}"
+DEGRADATIONS = (
+    "gaussian25 (any σ), gaussian0-50 (any range), clean, one of "
+    f"{', '.join(PRESETS)}, or several joined by +"
+)
 
 
 def degradation(name: str) -> Degradation | None:
     """Return the degradation that `DATA.DEGRADATION` names; None for the empty name.
 
     `gaussian25` adds Gaussian noise of σ = 25 (of 255), neither clipped nor rounded (the protocol
-    of DnCNN and Restormer); `gaussian0-50` draws σ uniformly for each sample; any other name is a
-    preset of `restoration.synthesize`.
+    of DnCNN and Restormer); `gaussian0-50` draws σ uniformly for each sample; `clean` changes
+    nothing; any other name is a preset of `restoration.synthesize`. Of several names, joined by +,
+    each sample draws one.
 
     Raises `InputError` for an unknown name.
 
@@ -512,6 +516,13 @@ def degradation(name: str) -> Degradation | None:
     """
     if not name:
         return None
+    if "+" in name:
+        parts = name.split("+")
+        if not all(parts):
+            raise InputError(f"DATA.DEGRADATION: {name}; expected {DEGRADATIONS}")
+        return partial(_one_of, choices=[degradation(part) for part in parts])
+    if name == "clean":
+        return _unchanged
     noise = re.fullmatch(r"gaussian(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?", name)
     if noise:
         low, high = float(noise[1]), float(noise[2] or noise[1])
@@ -580,6 +591,16 @@ def image_size(path: str | Path) -> tuple[int, int]:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def _unchanged(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return crop
+
+
+def _one_of(
+    crop: np.ndarray, rng: np.random.Generator, choices: list[Degradation | None]
+) -> np.ndarray:
+    return choices[rng.integers(len(choices))](crop, rng)
 
 
 def _gaussian(crop: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
