@@ -31,6 +31,7 @@ from Compressive_Sensing.data import (
 from Compressive_Sensing.DGUNet import BLOCK, RATIOS, DGUNet
 from Compressive_Sensing.reconstruct import measure_and_reconstruct
 from restoration import training
+from restoration.checkpoint import load_model
 from restoration.errors import InputError, command
 from restoration.losses import LOSSES
 
@@ -59,9 +60,17 @@ def paper(cfg: CfgNode) -> tuple[int, int, int]:
 
 
 def prepare(model: DGUNet, cfg: CfgNode, photographs: Photographs, fresh: bool) -> None:
-    """Give the model the Φ that the configuration asks for.
+    """Give the model the Φ that the configuration asks for, and the weights of another ratio.
 
-    Raises `InputError` for a file `MODEL.PHI` that holds no Φ of `MODEL.CS_RATIO`."""
+    Raises `InputError` for a file `MODEL.PHI` that holds no Φ of `MODEL.CS_RATIO`, or a file
+    `MODEL.BODY_WEIGHTS` that does not fit."""
+    if cfg.MODEL.BODY_WEIGHTS and fresh:
+        body, _ = load_model(cfg.MODEL.BODY_WEIGHTS, TASK.name, cfg.MODEL.NAME)
+        if body.sizes | {"cs_ratio": 0} != model.sizes | {"cs_ratio": 0}:
+            raise InputError(
+                f"{cfg.MODEL.BODY_WEIGHTS}: sizes {body.sizes}, expected {model.sizes} of any ratio"
+            )
+        model.load_state_dict(body.state_dict() | {"A.Phi": model.A.Phi})
     phi = model.A.Phi
     if cfg.MODEL.PHI:
         phi.data.copy_(read_phi(cfg.MODEL.PHI, tuple(phi.shape), cfg.MODEL.CS_RATIO))

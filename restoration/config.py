@@ -33,6 +33,7 @@ DEFAULTS = {
         "CS_RATIO": 25,  # compressive sensing: percent measured
         "WEIGHTS": "",  # a checkpoint to start from, with a fresh optimizer
         "ZERO_IMAGE_CONVOLUTIONS": False,  # every stage begins as its gradient step
+        "BODY_WEIGHTS": "",  # compressive sensing: start from these, but for Φ: any ratio's
         "PHI_INIT": "",  # compressive sensing: pca, the principal components of the photographs
         "PHI": "",  # compressive sensing: a fixed Φ, not to be trained: a file .npy, m×1024
     },
@@ -87,6 +88,7 @@ DEFAULTS = {
 }
 PATHS = (
     "MODEL.WEIGHTS",
+    "MODEL.BODY_WEIGHTS",
     "MODEL.PHI",
     "TRAINING.TRAIN_DIR",
     "TRAINING.VAL_DIR",
@@ -296,7 +298,8 @@ def _check(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> No
     require("MODEL.SESSION", bool, "a folder's name")
     _check_model(require)
     require("MODEL.PHI_INIT", lambda v: v in ("", "pca"), "pca, or '' for random values")
-    require("MODEL.PHI", lambda v: not v or os.path.isfile(v), "a file that exists")
+    for key in ("MODEL.PHI", "MODEL.BODY_WEIGHTS"):
+        require(key, lambda v: not v or os.path.isfile(v), "a file that exists")
     require("OPTIM.SCHEDULE", lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
     require("SEED", lambda v: 0 <= v < 2**32, "0 or more, below 2³²")
     for key in ("OPTIM.BATCH_SIZE", "OPTIM.NUM_EPOCHS", "OPTIM.ACCUMULATE", "DATA.REPEATS"):
