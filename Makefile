@@ -24,17 +24,17 @@ $(VENV)/installed: pyproject.toml requirements.txt pytorch-gradual-warmup-lr/pyp
 # On one thread: several wait for each other where the machine has other work to do.
 demo demo-train: export OMP_NUM_THREADS = 1
 demo: $(VENV)/installed
-	$(BIN)/python -m restoration.showcase --output $(RUN)
+	$(BIN)/python -m dgunet.tools.showcase --output $(RUN)
 
 demo-train: $(VENV)/installed
 	rm -rf $(addprefix $(RUN)/,train test checkpoints results)
-	$(BIN)/python -m restoration.synthesize gaussian25 --images $(PHOTOS) --patch_size 128 --output $(RUN)/train
-	$(BIN)/python -m restoration.synthesize gaussian25 --split test --output $(RUN)/test
+	$(BIN)/python -m dgunet.data.degradations gaussian25 --images $(PHOTOS) --patch_size 128 --output $(RUN)/train
+	$(BIN)/python -m dgunet.data.degradations gaussian25 --split test --output $(RUN)/test
 	$(BIN)/python Denoising/train.py --config Denoising/demo.yml --opts \
 		TRAINING.TRAIN_DIR $(RUN)/train TRAINING.VAL_DIR $(RUN)/test TRAINING.SAVE_DIR $(RUN)/checkpoints
 	$(BIN)/python Denoising/test.py --weights $(RUN)/checkpoints/Denoising/models/demo/model_latest.pth \
 		--input_dir $(RUN)/test --result_dir $(RUN)/results
-	$(BIN)/python -m restoration.figure $(RUN)/before_after.png \
+	$(BIN)/python -m dgunet.tools.figure $(RUN)/before_after.png \
 		degraded=$(RUN)/test/input restored=$(RUN)/results/test target=$(RUN)/test/target
 
 test: export OMP_NUM_THREADS = 1
@@ -52,7 +52,7 @@ bench-full: $(VENV)/installed
 	$(BIN)/python benchmarks/bench.py --full --compile --device auto
 
 fuzz: $(VENV)/installed
-	$(BIN)/python -W ignore tests/test_fuzz.py --minutes $(FUZZ_MINUTES)
+	$(BIN)/python -W ignore tests/tools/test_fuzz.py --minutes $(FUZZ_MINUTES)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration.layers import PReLU
-from restoration.network import Network
+from dgunet.model.layers import PReLU
+from dgunet.model.network import Network
 
 TASK = "Compressive_Sensing"
 BLOCK = 32

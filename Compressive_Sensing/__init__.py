@@ -1,1 +1,8 @@
-"""Compressive sensing with DGUNet."""
+import sys
+from importlib import import_module
+
+if (
+    __name__ == "Compressive_Sensing"
+):  # imported from a checkout: the same modules as dgunet.Compressive_Sensing's, not copies
+    for _name in ("DGUNet", "data"):
+        sys.modules[f"{__name__}.{_name}"] = import_module(f"dgunet.{__name__}.{_name}")

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
-from restoration.data import EpochBatchSampler, SampleKey
-from restoration.errors import InputError, first_few
-from restoration.images import list_images, pad_bottom_right, read_gray, read_image, to_tensor
-from restoration.metrics import studio_luma
+from dgunet.base.errors import InputError, first_few
+from dgunet.data.crops import EpochBatchSampler, SampleKey
+from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_image, to_tensor
+from dgunet.scoring.protocols import studio_luma
 
 BLOCK = 32
 HELD_OUT_CROP = 256  # pixels: the size of most of Set11's images
@@ -106,7 +106,7 @@ class Photographs(Dataset):
 
     def batch(self, keys: Sequence[SampleKey], samples: int) -> dict:
         """Return the samples of the keys, all of one epoch, which has so many `samples`: a dict as
-        `restoration.data.CropSource` describes it, the images on the device."""
+        `dgunet.data.crops.CropSource` describes it, the images on the device."""
         self._draw(keys[0].epoch, samples)
         positions = [max(key.position, 0) for key in keys]
         indices = np.array([key.index for key in keys])

@@ -12,10 +12,11 @@ at 41 dB that costs 0.07 dB, at 31 dB nothing.
 
 from pathlib import Path
 
-from Compressive_Sensing.DGUNet import RATIOS, TASK
-from Compressive_Sensing.test import PROTOCOL, SETS
-from restoration.errors import command
-from restoration.evaluation import EvaluationSet, evaluate_folders, make_parser
+from dgunet.Compressive_Sensing.DGUNet import RATIOS, TASK
+from dgunet.Compressive_Sensing.test import PROTOCOL, SETS
+
+from dgunet.base.errors import command
+from dgunet.scoring.evaluate import EvaluationSet, evaluate_folders, make_parser
 
 TEST_SETS = {f"{name}_{ratio}": EvaluationSet(name, PROTOCOL) for name in SETS for ratio in RATIOS}
 

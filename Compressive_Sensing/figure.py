@@ -7,15 +7,15 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from dgunet.Compressive_Sensing.DGUNet import DGUNet
+from dgunet.Compressive_Sensing.measure import add_network_options, load_network, measure
+from dgunet.Compressive_Sensing.reconstruct import reconstruct
 from torch import Tensor
 
-from Compressive_Sensing.DGUNet import DGUNet
-from Compressive_Sensing.measure import add_network_options, load_network, measure
-from Compressive_Sensing.reconstruct import reconstruct
-from restoration.checkpoint import write_atomically
-from restoration.errors import command
-from restoration.images import read_gray, to_tensor
-from restoration.metrics import psnr
+from dgunet.base.errors import command
+from dgunet.images.files import read_gray, to_tensor
+from dgunet.model.checkpoint import write_atomically
+from dgunet.scoring.protocols import psnr
 
 COLUMNS = 5
 

@@ -27,14 +27,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK, DGUNet
 from torch import Tensor
 
-from Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK, DGUNet
-from restoration.checkpoint import load_model, write_atomically
-from restoration.errors import InputError, command
-from restoration.images import read_gray, read_rgb, to_tensor
-from restoration.inference import pick_device
-from restoration.tasks import MODELS
+from dgunet.base.errors import InputError, command
+from dgunet.images.files import read_gray, read_rgb, to_tensor
+from dgunet.inference.restorer import pick_device
+from dgunet.model.checkpoint import load_model, write_atomically
+from dgunet.model.registry import MODELS
 
 FOLDER = Path(__file__).resolve().parent
 VERSION = 1

@@ -12,10 +12,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
-from Compressive_Sensing.DGUNet import BLOCK, DGUNet
-from Compressive_Sensing.measure import (
+from dgunet.Compressive_Sensing.DGUNet import BLOCK, DGUNet
+from dgunet.Compressive_Sensing.measure import (
     Measurements,
     add_network_options,
     load_network,
@@ -23,8 +21,10 @@ from Compressive_Sensing.measure import (
     read_measurements,
     zero_pad,
 )
-from restoration.errors import InputError, command
-from restoration.images import to_uint8, write_image
+from torch import Tensor
+
+from dgunet.base.errors import InputError, command
+from dgunet.images.files import to_uint8, write_image
 
 TILE_PIXELS = 2**18  # that a batch of tiles has at most, unless a single tile has more
 

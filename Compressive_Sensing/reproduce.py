@@ -17,19 +17,19 @@ import subprocess
 from pathlib import Path
 
 import torch
+from dgunet.Compressive_Sensing import test
+from dgunet.Compressive_Sensing.DGUNet import RATIOS
+from dgunet.Compressive_Sensing.measure import FOLDER
+from dgunet.Compressive_Sensing.train import TASK
 
-from Compressive_Sensing import test
-from Compressive_Sensing.DGUNet import RATIOS
-from Compressive_Sensing.measure import FOLDER
-from Compressive_Sensing.train import TASK
-from restoration.checkpoint import load_model, save_checkpoint, write_atomically
-from restoration.config import load_config, plain
-from restoration.errors import InputError, command
-from restoration.metrics import mean_score
-from restoration.published import published_scores
-from restoration.tasks import MODELS
-from restoration.testing import load_trained
-from restoration.training import Trainer
+from dgunet.base.errors import InputError, command
+from dgunet.model.checkpoint import load_model, save_checkpoint, write_atomically
+from dgunet.model.registry import MODELS
+from dgunet.scoring.protocols import mean_score
+from dgunet.scoring.published import published_scores
+from dgunet.scoring.test import load_trained
+from dgunet.training.configuration import load_config, plain
+from dgunet.training.trainer import Trainer
 
 WEIGHTS = FOLDER / "pretrained_models"
 RESULTS = FOLDER / "RESULTS.md"

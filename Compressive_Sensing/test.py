@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK
+from dgunet.Compressive_Sensing.measure import RATIO, shipped_weights
+from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
 from tqdm import tqdm
 
-from Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK
-from Compressive_Sensing.measure import RATIO, shipped_weights
-from Compressive_Sensing.reconstruct import measure_and_reconstruct
-from restoration.errors import InputError, command
-from restoration.images import (
+from dgunet.base.errors import InputError, command
+from dgunet.images.files import (
     IMAGE_SUFFIXES,
     list_images,
     read_gray,
@@ -38,8 +38,8 @@ from restoration.images import (
     to_uint8,
     write_image,
 )
-from restoration.metrics import Score, TooSmall, format_images, get_protocol
-from restoration.testing import (
+from dgunet.scoring.protocols import Score, TooSmall, format_images, get_protocol
+from dgunet.scoring.test import (
     TrainedNetwork,
     claim_results,
     load_trained,

@@ -5,7 +5,7 @@
     python train.py --config fast.yml --cs_ratio 25 --minutes 20 --opts TRAINING.TRAIN_DIR PHOTOS
 
 - training.yml and training_deblock.yml are the published recipe; fast.yml gets as near to it as the
-  minutes given allow. restoration/config.py lists all keys; --opts KEY VALUE … overrides any, such
+  minutes given allow. dgunet/training/configuration.py lists all keys; --opts KEY VALUE … overrides any, such
   as MODEL.NAME DGUNet_plus.
 - PHOTOS: a folder of images, grey or colour, of any format and size, its sub-folders included.
 - MODEL.PHI FILE.npy (m×1024) trains for a fixed Φ of your own.
@@ -19,21 +19,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from yacs.config import CfgNode
-
-from Compressive_Sensing.data import (
+from dgunet.Compressive_Sensing.data import (
     Photographs,
     principal_components,
     training_data,
     validation_data,
 )
-from Compressive_Sensing.DGUNet import BLOCK, RATIOS, DGUNet
-from Compressive_Sensing.reconstruct import measure_and_reconstruct
-from restoration import training
-from restoration.checkpoint import load_model
-from restoration.errors import InputError, command
-from restoration.losses import LOSSES
+from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, DGUNet
+from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from dgunet.base.errors import InputError, command
+from dgunet.model.checkpoint import load_model
+from dgunet.training import trainer as training
+from dgunet.training.losses import LOSSES
 
 RECIPE = {
     "OPTIM.SCHEDULE": "constant",

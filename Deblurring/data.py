@@ -2,7 +2,7 @@
 
 from yacs.config import CfgNode
 
-from restoration.data import CropSource, training_set, validation_set
+from dgunet.data.crops import CropSource, training_set, validation_set
 
 
 def training_data(cfg: CfgNode) -> CropSource:

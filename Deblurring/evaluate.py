@@ -10,8 +10,8 @@ RealBlur has a protocol of its own, which aligns results to targets, and no publ
 
 from pathlib import Path
 
-from restoration.errors import command
-from restoration.evaluation import EvaluationSet, evaluate_folders, make_parser
+from dgunet.base.errors import command
+from dgunet.scoring.evaluate import EvaluationSet, evaluate_folders, make_parser
 
 TEST_SETS = {
     "GoPro": EvaluationSet("GoPro/test/target", "matlab_rgb"),

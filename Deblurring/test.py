@@ -11,9 +11,10 @@ results again, also those of other programs.
 
 from pathlib import Path
 
-from Deblurring.evaluate import TEST_SETS
-from restoration.errors import command
-from restoration.testing import find_sets, load_trained, make_parser, run_sets
+from dgunet.Deblurring.evaluate import TEST_SETS
+
+from dgunet.base.errors import command
+from dgunet.scoring.test import find_sets, load_trained, make_parser, run_sets
 
 
 @command

@@ -4,7 +4,7 @@ For the latter `DATA.DEGRADATION` names the noise, such as `gaussian25`. (MixUp 
 batches: the training loop does it.)
 """
 
-from restoration.data import training_set, validation_set
+from dgunet.data.crops import training_set, validation_set
 
 training_data = training_set
 validation_data = validation_set

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from restoration.errors import InputError, command
-from restoration.evaluation import (
+from dgunet.base.errors import InputError, command
+from dgunet.scoring.evaluate import (
     describe_settings,
     evaluate_folders,
     make_parser,
@@ -21,7 +21,7 @@ from restoration.evaluation import (
     read_settings,
     report,
 )
-from restoration.metrics import score_blocks
+from dgunet.scoring.protocols import score_blocks
 
 FOLDER = Path(__file__).resolve().parent
 SIDD_PROTOCOL = "matlab_rgb"

@@ -3,7 +3,7 @@
     python generate_patches_SIDD.py --src_dir SIDD_Medium_Srgb/Data --tar_dir Datasets/train
 
 finds every NOISY image below `--src_dir` and the GT image of the same name beside it (or takes the
-pairs of its `input/` and `target/`, where `restoration.arrange` put them), and writes the patches
+pairs of its `input/` and `target/`, where `dgunet.tools.arrange` put them), and writes the patches
 to `input/` and `target/` of `--tar_dir`, PNG files `IMAGE_PATCH.png` numbered from 1. The same seed
 gives the same patches, whatever the number of cores.
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from restoration.arrange import sidd_pairs
-from restoration.data import check_sizes, image_size
-from restoration.errors import InputError, command, first_few
-from restoration.images import list_images, pair_by_name, read_rgb, write_image
+from dgunet.base.errors import InputError, command, first_few
+from dgunet.data.crops import check_sizes, image_size
+from dgunet.images.files import list_images, pair_by_name, read_rgb, write_image
+from dgunet.tools.arrange import sidd_pairs
 
 PARTS = ("input", "target")
 

@@ -22,15 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from dgunet.Denoising.evaluate import SIDD_PROTOCOL, read_blocks
 from tqdm import tqdm
 
-from Denoising.evaluate import SIDD_PROTOCOL, read_blocks
-from restoration.checkpoint import write_atomically
-from restoration.errors import InputError, command, first_few
-from restoration.images import list_images, read_gray, read_image, to_tensor, to_uint8, write_image
-from restoration.metrics import Score, get_protocol, score_blocks
-from restoration.synthesize import Noise, add_noise, pair_generator
-from restoration.testing import (
+from dgunet.base.errors import InputError, command, first_few
+from dgunet.data.degradations import Noise, add_noise, pair_generator
+from dgunet.images.files import list_images, read_gray, read_image, to_tensor, to_uint8, write_image
+from dgunet.model.checkpoint import write_atomically
+from dgunet.scoring.protocols import Score, get_protocol, score_blocks
+from dgunet.scoring.test import (
     ImageSet,
     TrainedNetwork,
     claim_results,

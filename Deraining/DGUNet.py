@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration.layers import PReLU
-from restoration.network import Network
+from dgunet.model.layers import PReLU
+from dgunet.model.network import Network
 
 # The task and its sizes: all in which the three copies of this file differ.
 TASK = "Deraining"

@@ -1,1 +1,8 @@
-"""Deraining with DGUNet."""
+import sys
+from importlib import import_module
+
+if (
+    __name__ == "Deraining"
+):  # imported from a checkout: the same modules as dgunet.Deraining's, not copies
+    for _name in ("DGUNet", "data"):
+        sys.modules[f"{__name__}.{_name}"] = import_module(f"dgunet.{__name__}.{_name}")

@@ -10,8 +10,8 @@ Any two folders, images matched by name:
 
 from pathlib import Path
 
-from restoration.errors import command
-from restoration.evaluation import EvaluationSet, evaluate_folders, make_parser
+from dgunet.base.errors import command
+from dgunet.scoring.evaluate import EvaluationSet, evaluate_folders, make_parser
 
 TEST_SETS = {
     name: EvaluationSet(f"{name}/target", "deraining_y")

@@ -3,7 +3,7 @@
     python train.py --opts TRAINING.TRAIN_DIR DATA/train TRAINING.VAL_DIR DATA/val
 
 - The published recipe is training.yml, DGUNet_plus's training_plus.yml (--config FILE).
-  restoration/config.py lists all keys, and --opts KEY VALUE … overrides any.
+  dgunet/training/configuration.py lists all keys, and --opts KEY VALUE … overrides any.
 - Several GPUs: GPU [0,1,2,3], with nn.DataParallel as published.
 - Faster, one process a GPU: torchrun --nproc_per_node 4 train.py …
 - Several machines, on each: torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d
@@ -16,10 +16,11 @@ Checkpoints, log and TensorBoard go to SAVE_DIR/MODE/models/SESSION/.
 
 from pathlib import Path
 
-from Deraining.data import training_data, validation_data
-from restoration import training
-from restoration.errors import command
-from restoration.losses import LOSSES
+from dgunet.Deraining.data import training_data, validation_data
+
+from dgunet.base.errors import command
+from dgunet.training import trainer as training
+from dgunet.training.losses import LOSSES
 
 RECIPE = {}  # training.yml holds it all
 PAPER = (250, 13712, 16)  # epochs, images of Rain13k, batch size

@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from dgunet.Compressive_Sensing.DGUNet import DGUNet
+from dgunet.Compressive_Sensing.measure import zero_pad
 from torch import Tensor
 
-from Compressive_Sensing.DGUNet import DGUNet
-from Compressive_Sensing.measure import zero_pad
-from restoration.images import to_tensor
-from restoration.synthesize import linear_to_srgb, srgb_to_linear
+from dgunet.data.degradations import linear_to_srgb, srgb_to_linear
+from dgunet.images.files import to_tensor
 
 MARGIN = 24  # pixels by which an image is continued before deconvolution; no kernel is wider
 

@@ -41,10 +41,10 @@ from measure import (
     write_text,
 )
 
-from restoration.errors import InputError, command
-from restoration.images import write_image
-from restoration.inference import pick_device
-from restoration.shipped import default_weights
+from dgunet.base.errors import InputError, command
+from dgunet.images.files import write_image
+from dgunet.inference.restorer import pick_device
+from dgunet.model.pretrained import default_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 

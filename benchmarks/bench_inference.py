@@ -26,13 +26,13 @@ from measure import (
 )
 from torch import Tensor, nn
 
-from restoration.checkpoint import load_model, published_state_dict
-from restoration.errors import InputError
-from restoration.inference import pick_device, prepare
-from restoration.network import Network
-from restoration.shipped import default_weights
-from restoration.tasks import MODELS, TASKS, build_model
-from restoration.tiling import is_out_of_memory
+from dgunet.base.errors import InputError
+from dgunet.inference.restorer import pick_device, prepare
+from dgunet.inference.tiling import is_out_of_memory
+from dgunet.model.checkpoint import load_model, published_state_dict
+from dgunet.model.network import Network
+from dgunet.model.pretrained import default_weights
+from dgunet.model.registry import MODELS, TASKS, build_model
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TINY = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 7}

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from bench_inference import TINY, Options, operator_shares, published
 from cost import SMALL, gflop
+from dgunet.Deraining.train import TASK
 from loader import make_pairs, rate
 from measure import (
     interleaved,
@@ -27,12 +28,11 @@ from measure import (
     timed,
 )
 
-from Deraining.train import TASK
-from restoration.config import load_config
-from restoration.data import PackedPairs, PairedImages
-from restoration.losses import EDGE_WEIGHT, charbonnier, laplacian
-from restoration.pack import pack
-from restoration.training import Trainer
+from dgunet.data.crops import PackedPairs, PairedImages
+from dgunet.data.packed import pack
+from dgunet.training.configuration import load_config
+from dgunet.training.losses import EDGE_WEIGHT, charbonnier, laplacian
+from dgunet.training.trainer import Trainer
 
 YAML = Path(__file__).resolve().parents[1] / "Deraining" / "training.yml"
 OURS = {"TRAINING.CHANNELS_LAST": True, "OPTIM.FUSED": True}

@@ -15,7 +15,7 @@ from measure import RESULTS, markdown, write_text
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from restoration.tasks import MODELS, TASKS, build_model
+from dgunet.model.registry import MODELS, TASKS, build_model
 
 SMALL = {"width": 20, "width_step": 10, "last_extra": 8, "stages": 3}  # each task's small.yml
 SIZES = ((256, 256), (320, 480), (736, 1280))

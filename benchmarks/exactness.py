@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from restoration.checkpoint import load_weights
-from restoration.losses import LOSSES
-from restoration.published_names import published_names
-from restoration.tasks import MODELS, TASKS, build_model
+from dgunet.model.checkpoint import load_weights
+from dgunet.model.published_format import published_names
+from dgunet.model.registry import MODELS, TASKS, build_model
+from dgunet.training.losses import LOSSES
 
-DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
+DATA = Path(__file__).resolve().parents[1] / "tests" / "fixtures"
 sys.path.insert(0, str(DATA))
 from synthetic_weights import published_checkpoint  # noqa: E402
 

@@ -23,10 +23,10 @@ import h5py
 import numpy as np
 import torch
 
-from restoration.data import PackedPairs, PairedImages, SampleKey
-from restoration.images import pad_bottom_right, read_rgb, write_image
-from restoration.pack import pack
-from restoration.synthesize import bundled_photos, degrade
+from dgunet.data.crops import PackedPairs, PairedImages, SampleKey
+from dgunet.data.degradations import bundled_photos, degrade
+from dgunet.data.packed import pack
+from dgunet.images.files import pad_bottom_right, read_rgb, write_image
 
 HEIGHT, WIDTH, PATCH = 720, 1280, 256
 RESULTS = Path(__file__).parent / "results"

@@ -37,13 +37,13 @@ from measure import (
     write_text,
 )
 
-from restoration.checkpoint import load_model, write_atomically
-from restoration.errors import command
-from restoration.images import to_uint8
-from restoration.inference import Restorer, prepare
-from restoration.memory import keep_freed_memory
-from restoration.shipped import default_weights
-from restoration.tasks import build_model
+from dgunet.base.errors import command
+from dgunet.images.files import to_uint8
+from dgunet.inference.memory import keep_freed_memory
+from dgunet.inference.restorer import Restorer, prepare
+from dgunet.model.checkpoint import load_model, write_atomically
+from dgunet.model.pretrained import default_weights
+from dgunet.model.registry import build_model
 
 MEGAPIXELS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 24)
 WHOLE_TO = 4  # megapixels that are also restored without tiles

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from restoration.errors import command
-from restoration.images import pair_by_name, read_rgb
-from restoration.inference import Restorer
-from restoration.metrics import psnr
-from restoration.tiling import spans
+from dgunet.base.errors import command
+from dgunet.images.files import pair_by_name, read_rgb
+from dgunet.inference.restorer import Restorer
+from dgunet.inference.tiling import spans
+from dgunet.scoring.protocols import psnr
 
 TILES = ((192, 0), (192, 16), (192, 64), (256, 64), (384, 64), (384, 128))
 WINDOWS = (96, 192, 384)

@@ -42,9 +42,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restoration.checkpoint import load_model
-from restoration.errors import InputError, command
-from restoration.images import (
+from dgunet.base.errors import InputError, command
+from dgunet.data.degradations import bundled_photos, synthesize
+from dgunet.images.files import (
     list_images,
     pair_by_name,
     read_gray,
@@ -53,9 +53,9 @@ from restoration.images import (
     to_uint8,
     write_bytes,
 )
-from restoration.metrics import psnr
-from restoration.network import Network
-from restoration.shipped import (
+from dgunet.model.checkpoint import load_model
+from dgunet.model.network import Network
+from dgunet.model.pretrained import (
     DEFAULT_WEIGHTS,
     default_weights,
     degradation_of,
@@ -63,7 +63,7 @@ from restoration.shipped import (
     read_record,
     trained_for,
 )
-from restoration.synthesize import bundled_photos, synthesize
+from dgunet.scoring.protocols import psnr
 
 FOLDER = Path(__file__).resolve().parent
 SENSING = "Compressive_Sensing"
@@ -196,7 +196,7 @@ def gradient_steps(
 
 
 def restore_photos(network: Network, preset: str, photos: Sequence[Path]) -> list[Example]:
-    """Return the photographs' middles, degraded by a preset of `restoration.synthesize` (in
+    """Return the photographs' middles, degraded by a preset of `dgunet.data.degradations` (in
     compressive sensing: measured) and restored."""
     if network.task == SENSING:
         targets = {photo.stem: _middle(to_tensor(read_gray(photo))) for photo in photos}
@@ -401,7 +401,7 @@ def starting_phi(photos: Path, weights: Path) -> np.ndarray:
     Raises:
         InputError: there is no such record.
     """
-    from Compressive_Sensing.data import Photographs, principal_components, read_luma, split
+    from dgunet.Compressive_Sensing.data import Photographs, principal_components, read_luma, split
 
     record = read_record(weights)
     if not record or "config" not in record:

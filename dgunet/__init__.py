@@ -1,0 +1,52 @@
+"""Deep generalized unfolding networks (DGUNet, CVPR 2022) for image restoration.
+
+    from dgunet import Restorer
+    restorer = Restorer.from_checkpoint("weights.safetensors")
+    restored = restorer(image)  # NumPy array or tensor, of any size
+
+The rooms, each of which says in its first line what belongs there; imports point from left to right:
+
+    tools → scoring → inference → model → images → base
+    training → inference, model, data; data → images
+
+In a checkout the task folders lie beside this package; in the installed wheel, inside it. Either way
+they are `dgunet.Deblurring`, `dgunet.Deraining`, `dgunet.Denoising`, `dgunet.Compressive_Sensing`.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dgunet.inference.optimize import optimize_for_inference
+    from dgunet.inference.restorer import Restorer
+    from dgunet.model.checkpoint import load_model, load_weights
+    from dgunet.model.published_format import published_state_dict
+    from dgunet.model.registry import build_model
+
+_PUBLIC = {  # name → module; imported when first used, so that `import dgunet` is quick
+    "Restorer": "dgunet.inference.restorer",
+    "build_model": "dgunet.model.registry",
+    "load_model": "dgunet.model.checkpoint",
+    "load_weights": "dgunet.model.checkpoint",
+    "optimize_for_inference": "dgunet.inference.optimize",
+    "published_state_dict": "dgunet.model.checkpoint",
+}
+__all__ = [
+    "Restorer",
+    "build_model",
+    "load_model",
+    "load_weights",
+    "optimize_for_inference",
+    "published_state_dict",
+]
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+if (_CHECKOUT / "Deraining" / "DGUNet.py").is_file():
+    __path__.append(str(_CHECKOUT))
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -1,0 +1,1 @@
+"""What training sees: the sampler, crops of image pairs, packed files, degradations."""

@@ -1,0 +1,1 @@
+"""Image files: reading and writing them, and photographs with their metadata."""

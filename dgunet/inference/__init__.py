@@ -1,0 +1,1 @@
+"""Running a network: the Restorer, optimisation, tiles and memory, local statistics."""

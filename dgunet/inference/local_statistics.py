@@ -1,0 +1,95 @@
+"""Statistics of the surroundings in place of the whole image's, at test time.
+
+A network trained on patches takes the statistics of its channel attention and instance
+normalisation from patches; a whole photograph has others. Chu et al., "Improving Image Restoration
+by Revisiting Global Information Aggregation" (ECCV 2022, "TLC"), take them, without training anew,
+at every pixel from a window around it, 1.5 times as large as the patches.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgunet.model.network import Network
+
+
+def use_local_statistics(network: Network, window: int) -> list:
+    """Make a network take, from now on, the mean of its channel attention and the mean and variance
+    of its instance normalisation from windows.
+
+    The subspace projection of DGUNet stays the whole image's.
+
+    Args:
+        network: any task's; its weights are left as they are.
+        window: side in pixels of the image; at scale ½ of the U-Net half as many. Where an image is
+            smaller its whole extent counts, which is the network as it was.
+
+    Returns:
+        The hooks; `remove()` on each makes the network as it was.
+    """
+    height = 0
+
+    def note_height(_: nn.Module, arguments: tuple[Tensor]) -> None:
+        nonlocal height
+        height = arguments[0].shape[-2]
+
+    def local_mean(features: Tensor) -> Tensor:
+        return box_mean(features, max(1, round(window * features.shape[-2] / height)))
+
+    def normalise(norm: nn.InstanceNorm2d, arguments: tuple[Tensor], _: Tensor) -> Tensor:
+        features = arguments[0].float()
+        features = features - features.mean((2, 3), keepdim=True)  # squares lose less to rounding
+        mean = local_mean(features)
+        variance = (local_mean(features.square()) - mean.square()).clamp(min=0)
+        scale = norm.weight[:, None, None] * (variance + norm.eps).rsqrt()
+        return ((features - mean) * scale + norm.bias[:, None, None]).to(arguments[0].dtype)
+
+    hooks = [network.register_forward_pre_hook(note_height)]
+    for module in network.modules():
+        if isinstance(module, nn.InstanceNorm2d):
+            hooks.append(module.register_forward_hook(normalise))
+        elif {"conv2", "squeeze", "excite"} <= dict(module.named_children()).keys():  # a CAB
+            hooks += _make_attention_local(module, local_mean)
+    return hooks
+
+
+def _make_attention_local(cab: nn.Module, local_mean) -> list:
+    """Give `squeeze`, a 1×1 convolution, the local means of what `conv2` made, not their mean."""
+    features: list[Tensor] = []
+    return [
+        cab.conv2.register_forward_hook(lambda _module, _given, made: features.append(made)),
+        cab.squeeze.register_forward_pre_hook(lambda *_: local_mean(features.pop())),
+    ]
+
+
+def box_mean(features: Tensor, window: int) -> Tensor:
+    """Return the mean over a window around each pixel.
+
+    At the border the window is moved inward: it always holds as many pixels.
+
+    Args:
+        features: N×C×H×W.
+        window: its side; along an axis that is shorter, the axis.
+
+    Returns:
+        N×C×H×W, but 1 along an axis whose whole length counts.
+
+    >>> box_mean(torch.tensor([[[[0.0, 3.0, 6.0, 9.0]]]]), 3)
+    tensor([[[[3., 3., 6., 6.]]]])
+    """
+    for axis in (-2, -1):
+        features = _sliding_mean(features, window, axis)
+    return features
+
+
+def _sliding_mean(features: Tensor, window: int, axis: int) -> Tensor:
+    size = features.shape[axis]
+    if window >= size:
+        return features.mean(axis, keepdim=True)
+    padding = (0, 0, 1, 0) if axis == -2 else (1, 0)
+    sums = F.pad(features.cumsum(axis, dtype=torch.float32), padding)
+    places = size - window + 1
+    means = (sums.narrow(axis, window, places) - sums.narrow(axis, 0, places)) / window
+    means = means.to(features.dtype)
+    middle = torch.arange(size, device=features.device)
+    return means.index_select(axis, (middle - window // 2).clamp(0, places - 1))

@@ -1,0 +1,371 @@
+"""Reading and writing weights: this project's checkpoints, safetensors and the published files.
+
+Nothing in a file is ever executed: pickles are read with `weights_only=True`. Saving is atomic.
+
+An own checkpoint is a dict with `config` (what `dgunet.model.registry.build_model` takes), `state_dict`
+and whatever training keeps beside them.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import pickletools
+import re
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from dgunet.base.errors import InputError, first_few, naming
+from dgunet.model.network import Network
+from dgunet.model.published_format import published_names, unused_entries
+from dgunet.model.registry import TASKS, build_model
+
+PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict:
+    """Read any checkpoint file onto the CPU.
+
+    Returns:
+        A dict with at least `state_dict` (name → tensor, without `PREFIXES`) and `config` (None in
+        files that are not this project's); whatever else the file holds.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
+        InputError: the file holds no state dict, is damaged, or holds objects that only running
+            code could load.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, expected a checkpoint file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such checkpoint file")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    if state is None:
+        content, state = {}, content  # a bare state dict
+    if not isinstance(state, Mapping) or not state or not all(map(_is_weight, state.values())):
+        raise InputError(f"{path}: holds no state dict, expected names and tensors")
+    names = [str(name) for name in state]
+    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names)), None):
+        names = [name.removeprefix(prefix) for name in names]
+    state = dict(zip(names, state.values(), strict=True))
+    config = content.get("config")
+    return {**content, "config": config if _is_config(config) else None, "state_dict": state}
+
+
+def _is_config(value: object) -> bool:
+    known = isinstance(value, Mapping) and {"task", "model", "sizes"} <= value.keys()
+    return known and isinstance(value["sizes"], Mapping)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+
+
+def _read_safetensors(path: Path) -> dict:
+    from safetensors import SafetensorError, safe_open
+
+    open(path, "rb").close()  # says what is wrong where it cannot be read
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    content: dict = {}
+    for key, value in metadata.items():
+        content[key] = value
+        with contextlib.suppress(json.JSONDecodeError, RecursionError):  # others' metadata
+            content[key] = json.loads(value)
+    return {**content, "state_dict": state}
+
+
+def _read_pickle(path: Path):
+    with open(path, "rb") as file:
+        try:
+            with warnings.catch_warnings():  # of pickles that torch.save did not write
+                warnings.simplefilter("ignore")
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can raise nearly anything
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            file.seek(0)
+            code = found[1] if found else _imported(file)
+            if code:
+                raise InputError(
+                    f"{path}: refused: loading it would run code ({code}), "
+                    "expected tensors and plain values only"
+                ) from error
+            raise InputError(
+                f"{path}: not a readable checkpoint: cut off, damaged or not written by torch.save"
+            ) from error
+
+
+def _imported(file: BinaryIO) -> str:
+    """Return the first name that a pickle would import, without doing so; or nothing."""
+    words: list[str] = []
+    with contextlib.suppress(Exception):  # damaged, or no pickle
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ("GLOBAL", "INST"):
+                return argument.replace(" ", ".")
+            if opcode.name == "STACK_GLOBAL":
+                return ".".join(words[-2:])
+            if isinstance(argument, str):
+                words.append(argument)
+    return ""
+
+
+def load_weights(model: Network, path: str | os.PathLike) -> dict:
+    """Load a file's weights into the model, whichever of the known formats it has.
+
+    Entries of published files that take no part in the computation are dropped.
+
+    Returns:
+        The whole checkpoint, as `read_checkpoint` does.
+
+    Raises:
+        InputError: entries missing, left over or of another shape, each kind named; or, where that
+            can be told, what the file is for instead. The model is then unchanged.
+    """
+    checkpoint = read_checkpoint(path)
+    model.load_state_dict(_fitting_state(model, checkpoint, path))
+    return checkpoint
+
+
+def load_model(
+    path: str | os.PathLike, task: str | None = None, model: str | None = None
+) -> tuple[Network, dict]:
+    """Build the network that a file holds the weights of, and load them.
+
+    Task and model are read from the file; where a published file fits several tasks (Deblurring's
+    and Denoising's DGUNet are of one size), `task` decides.
+
+    Returns:
+        The network, in evaluation mode on the CPU, and the checkpoint.
+
+    Raises:
+        InputError: the file is of another task or model than asked for, of several, or of none.
+    """
+    checkpoint = read_checkpoint(path)
+    candidates = identify(checkpoint)
+    if not candidates:
+        raise InputError(
+            f"{path}: does not say which network it is of; its entries: {_sample(checkpoint)}"
+        )
+    fitting = [
+        config
+        for config in candidates
+        if task in (None, config["task"]) and model in (None, config["model"])
+    ]
+    if not fitting:
+        asked = " ".join(filter(None, [task, model]))
+        raise InputError(f"{path}: this is a {_describe(candidates)} checkpoint, expected {asked}")
+    if len(fitting) > 1:
+        raise InputError(f"{path}: this is a {_describe(fitting)} checkpoint, say which task's")
+    try:
+        with torch.device("meta"):  # no memory is taken for sizes that the file does not have
+            network = build_model(**fitting[0])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    state = _fitting_state(network, checkpoint, path)
+    network.to_empty(device="cpu").load_state_dict(state)
+    return network.eval(), checkpoint
+
+
+def identify(checkpoint: dict) -> list[dict]:
+    """Return the configs (`build_model`'s arguments) that a checkpoint may be of: the one that this
+    project's files carry; several where published tasks share their sizes; none for others."""
+    if checkpoint["config"] is not None:
+        return [{key: checkpoint["config"][key] for key in ("task", "model", "sizes")}]
+    state = checkpoint["state_dict"]
+    try:
+        width, channels = state["shallow_feat1.0.weight"].shape[:2]
+        step = state["stage1_encoder.body.0.conv_1.weight"].shape[0] - width
+        if channels == 1:
+            tasks = ["Compressive_Sensing"]
+            ratio = next(r for r in range(1, 101) if -(-1024 * r // 100) == len(state["Phi"]))
+            extra = state["concat_final.weight"].shape[0] - width
+            sizes = {"cs_ratio": ratio, "width": width, "width_step": step, "last_extra": extra}
+            separate = [int(n.split(".")[1]) for n in state if re.match(r"body\.\d+\.", n)]
+            model = "DGUNet_plus" if separate else "DGUNet"
+            sizes["stages"] = max(separate, default=4) + 3
+        else:
+            tasks = [task for task in TASKS if task != "Compressive_Sensing"]
+            model = "DGUNet" if "concat67.weight" in state else "DGUNet_plus"
+            sizes = {"width": width, "width_step": step}
+            if model == "DGUNet":
+                sizes["last_extra"] = state["concat67.weight"].shape[0] - width
+            numbered = (re.match(r"shallow_feat(\d+)\.", name) for name in state)
+            sizes["stages"] = max(int(match[1]) for match in numbered if match)
+    except (LookupError, ValueError, StopIteration):
+        return []
+    published = [task for task in tasks if _published_sizes(task, model) == sizes]
+    return [{"task": task, "model": model, "sizes": sizes} for task in published or tasks]
+
+
+@functools.cache
+def _published_sizes(task: str, model: str) -> dict[str, int]:
+    """Return the sizes of a task's published model; in compressive sensing, where ratios are
+    several, of the default one."""
+    with torch.device("meta"):
+        return build_model(task, model).sizes
+
+
+def is_of_published_size(network: Network) -> bool:
+    """Tell whether a network has the sizes of its task's published model, at any ratio."""
+    sizes = network.sizes
+    ratio = {name: sizes[name] for name in ("cs_ratio",) if name in sizes}
+    return _published_sizes(network.task, type(network).__name__) | ratio == sizes
+
+
+def _describe(configs: list[dict]) -> str:
+    """Name what `identify` found, such as "Deblurring or Denoising DGUNet"."""
+    return " or ".join(str(config["task"]) for config in configs) + f" {configs[0]['model']}"
+
+
+def _sample(checkpoint: dict) -> str:
+    return first_few(list(checkpoint["state_dict"]))
+
+
+def _fitting_state(model: Network, checkpoint: dict, path: str | os.PathLike) -> dict[str, Tensor]:
+    """Return the checkpoint's tensors under the model's names.
+
+    Raises:
+        InputError: they do not fit one to one.
+    """
+    state, ours = checkpoint["state_dict"], model.config
+    if checkpoint["config"] is not None and not _is_of(identify(checkpoint)[0], ours):
+        raise InputError(f"{path}: {_other_network(ours, identify(checkpoint))}")
+    own = model.state_dict(keep_vars=True)
+    published = not own.keys() & state.keys()
+    names = published_names(model) if published else {name: name for name in own}
+    tied = [[names[name] for name in group] for group in _tied_groups(model)]
+    if Path(path).suffix == ".safetensors":  # holds a shared parameter once
+        for group in tied:
+            kept = [state[name] for name in group if name in state]
+            state = dict.fromkeys(group, kept[0]) | state if kept else state
+
+    expected = {names[name]: tuple(value.shape) for name, value in own.items()}
+    expected |= unused_entries(model) if published else {}
+    misfits = {
+        "missing": [name for name in expected if name not in state],
+        "left over": [name for name in state if name not in expected],
+        "of another shape": [
+            f"{name} is {tuple(state[name].shape)}, expected {shape}"
+            for name, shape in expected.items()
+            if name in state and tuple(state[name].shape) != shape
+        ],
+        "not floating-point": [
+            name for name in expected if name in state and not state[name].is_floating_point()
+        ],
+        "one parameter, but of different values": [
+            f"{group[0]} and {name}"
+            for group in tied
+            for name in group[1:]
+            if {name, group[0]} <= state.keys() and not torch.equal(state[name], state[group[0]])
+        ],
+    }
+    if any(misfits.values()):
+        candidates = identify(checkpoint)
+        if candidates and not any(_is_of(config, ours) for config in candidates):
+            raise InputError(f"{path}: {_other_network(ours, candidates)}")
+        kinds = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in misfits.items() if v)
+        raise InputError(f"{path}: does not fit {_describe([ours])}; entries {kinds}")
+    return {name: state[names[name]] for name in own}
+
+
+def _is_of(config: dict, ours: dict) -> bool:
+    return (
+        _describe([config]) == _describe([ours])
+        and config["sizes"].items() <= ours["sizes"].items()  # sizes left out are the published
+    )
+
+
+def _other_network(ours: dict, candidates: list[dict]) -> str:
+    """Say what the checkpoint is of and what was expected; of one network, in which sizes."""
+    found, expected = f"this is a {_describe(candidates)} checkpoint", _describe([ours])
+    for config in candidates:
+        if _describe([config]) == expected:
+            sizes, others = ours["sizes"], config["sizes"]
+            differing = [name for name in others if sizes.get(name) != others[name]]
+            found += " with " + ", ".join(f"{k} {others[k]}" for k in differing)
+            expected = ", ".join(f"{k} {sizes.get(k)}" for k in differing)
+    return f"{found}, expected {expected}"
+
+
+def _tied_groups(model: Network) -> list[list[str]]:
+    """Return the names of each parameter that has several."""
+    groups: dict[int, list[str]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        groups.setdefault(id(value), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def published_state_dict(model: Network) -> dict[str, Tensor]:
+    """Return the model's weights as the published code loads them: its names (with `module.`), the
+    unused entries filled with zeros.
+
+    Raises:
+        ValueError: the model has not the seven stages that the published code fixes.
+    """
+    if model.sizes["stages"] != 7:
+        raise ValueError(f"the published code has 7 stages, this model {model.sizes['stages']}")
+    names = published_names(model)
+    state = {names[name]: value.detach().clone() for name, value in model.state_dict().items()}
+    state |= {name: torch.zeros(shape) for name, shape in unused_entries(model).items()}
+    return {f"module.{name}": value for name, value in state.items()}
+
+
+def save_checkpoint(path: str | os.PathLike, model: Network, /, **extra) -> None:
+    """Save the model's config and weights, and whatever else training keeps: tensors and plain
+    values. A path that ends in `.safetensors` gets that format, with `extra` as JSON metadata.
+
+    Raises:
+        ValueError: the model has been prepared for inference and its weights with it.
+    """
+    if model.prepared:
+        raise ValueError("the model is prepared for inference; save the one that was prepared")
+    path = Path(path)
+    content = {**extra, "config": model.config}
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    if path.suffix != ".safetensors":
+        content["state_dict"] = state
+        return write_atomically(path, lambda file: torch.save(content, file))
+    from safetensors.torch import save
+
+    repeated = {name for group in _tied_groups(model) for name in group[1:]}
+    state = {name: value.contiguous() for name, value in state.items() if name not in repeated}
+    data = save(state, {key: json.dumps(value) for key, value in content.items()})
+    return write_atomically(path, lambda file: file.write(data))
+
+
+def write_atomically(path: str | os.PathLike, write: Callable) -> None:
+    """Call `write` with a binary file that becomes `path` only when it is complete and on disk, so
+    that a process killed in between leaves the old file whole. Parent folders are made; a link is
+    followed."""
+    path = Path(path).resolve()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, expected the name of a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with naming(path):
+            with open(partial, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, AttributeError):  # where folders can be synchronised
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,100 @@
+"""The weights that come with the project: which file is a task's default, and what each is for.
+
+They lie in `<task>/pretrained_models`, a safetensors file and a JSON record each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from dgunet.base.errors import InputError
+from dgunet.data.degradations import PRESETS, Blur, Noise, Rain
+from dgunet.model.registry import TASKS
+
+DEFAULT_WEIGHTS: Mapping[str, str] = {  # task → name, without .safetensors
+    "Deblurring": "small_blur_mild",
+    "Deraining": "small_rain_medium",
+    "Denoising": "small_gaussian25",
+    "Compressive_Sensing": "DGUNet_25",
+}
+ROOT = Path(__file__).resolve().parents[2]  # of the clone, or site-packages
+
+
+def default_weights(task: str) -> Path:
+    """Return the file of a task's default weights.
+
+    Raises:
+        FileNotFoundError: this installation lacks it.
+    """
+    path = _folder(task) / f"{DEFAULT_WEIGHTS[task]}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: {task}'s default weights are not there")
+    return path
+
+
+def find_weights(name: str | Path) -> Path:
+    """Return the file that a path, or the name of shipped weights, stands for. A path to what does
+    not exist is returned as it is.
+
+    Raises:
+        InputError: a bare name without suffix that nothing has.
+
+    >>> find_weights("small_gaussian25").relative_to(ROOT).as_posix()
+    'Denoising/pretrained_models/small_gaussian25.safetensors'
+    """
+    path = Path(name)
+    if path.exists() or path.name != str(name) or path.suffix:
+        return path
+    shipped = {file.stem: file for task in TASKS for file in _shipped(task)}
+    if path.name not in shipped:
+        known = ", ".join(shipped) or "none"
+        raise InputError(f"{name}: neither a file nor shipped weights; shipped are: {known}")
+    return shipped[path.name]
+
+
+def read_record(weights: str | Path) -> dict | None:
+    """Return the JSON record beside a file of weights, None where there is none of this project."""
+    try:
+        record = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # others may keep what they like there
+        return None
+    known = isinstance(record, dict) and (degradation_of(record) or "cs_ratio" in record)
+    return record if known else None
+
+
+def degradation_of(record: Mapping) -> str | None:
+    """Return which degradation, such as a preset of `dgunet.data.degradations`, a record says."""
+    training = record.get("training")
+    degradation = training.get("degradation") if isinstance(training, Mapping) else None
+    return degradation if isinstance(degradation, str) else None
+
+
+def trained_for(record: Mapping) -> str:
+    """Return in words what weights were trained for.
+
+    >>> trained_for({"training": {"degradation": "gaussian25"}})
+    'Gaussian noise, σ = 25 of 255'
+    >>> trained_for({"cs_ratio": 10})
+    'from 10 % of the numbers'
+    """
+    if "cs_ratio" in record:
+        return f"from {record['cs_ratio']} % of the numbers"
+    degradation = degradation_of(record)
+    match PRESETS.get(degradation):
+        case Noise(sigma, shot):
+            return f"Gaussian noise, σ = {sigma:g} of 255" + " and photon noise" * bool(shot)
+        case Blur((low, high)):
+            return f"camera shake of {low:g} to {high:g} pixels"
+        case Rain():
+            return f"rain streaks, {degradation.removeprefix('rain_')}"
+    return str(degradation)
+
+
+def _folder(task: str) -> Path:
+    return ROOT / task / "pretrained_models"
+
+
+def _shipped(task: str) -> list[Path]:
+    return sorted(_folder(task).glob("*.safetensors"))

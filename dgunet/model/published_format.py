@@ -1,0 +1,120 @@
+"""Our parameter names and those of the published checkpoints.
+
+Each entry of a network's state dict has one published name; a parameter that several modules share
+stands under several names on both sides. Published files also hold entries that take no part in the
+computation: `unused_entries`.
+"""
+
+from dgunet.model.network import Network
+
+# Names inside one part: ours → published.
+OPERATOR = {str(i): f"body.{i}" for i in range(3)}
+SHALLOW = {
+    "0": "0",
+    "1.conv1": "1.body.0",
+    "1.slope": "1.body.1",
+    "1.conv2": "1.body.2",
+    "1.squeeze": "1.CA.conv_du.0",
+    "1.excite": "1.CA.conv_du.2",
+}
+MERGE = {"basis": "subnet", "fuse": "conv_block"}
+SAM = {"features": "conv1", "image": "conv2", "attention": "conv3"}
+BLOCK = {"conv1": "conv_1", "norm": "norm", "conv2": "conv_2", "identity": "identity"}
+FUSION = {"from_encoder": "csff_enc", "from_decoder": "csff_dec", "gate": "phi", "shift": "gamma"}
+
+
+def published_names(model: Network) -> dict[str, str]:
+    """Return {entry of `model.state_dict()`: its name in the published checkpoints}."""
+    modules = _restoration_names(model) if model.channels == 3 else _sensing_names(model)
+    names = {}
+    for entry in model.state_dict():
+        module, _, leaf = entry.rpartition(".")  # `leaf` is weight or bias where a module is named
+        names[entry] = modules[entry] if entry in modules else f"{modules[module]}.{leaf}"
+    return names
+
+
+def unused_entries(model: Network) -> dict[str, tuple[int, ...]]:
+    """Return {name: shape} of the published entries without part in the computation."""
+    width = model.sizes["width"]
+    if model.channels == 3:
+        return {"basic.concat12.weight": (width, 2 * width, 3, 3)} if _repeats(model) else {}
+    shapes = {}
+    for i in range(3):  # the first stage has no previous one to fuse with
+        inner = width + i * model.sizes["width_step"]
+        outer = inner + model.sizes["width_step"]
+        for name, in_width in (("csff_enc", outer), ("csff_dec", inner)):
+            shapes[f"stage1_encoder.body.{i}.{name}.weight"] = (outer, in_width, 3, 3)
+            shapes[f"stage1_encoder.body.{i}.{name}.bias"] = (outer,)
+    for i in range(1, len(model.ipmm)):  # learned operators, though Φ is the operator
+        for operator in ("phi", "phit"):
+            body = f"{_sensing_prefix(model, i)}{operator}.body"
+            shapes |= {
+                f"{body}.0.weight": (64, 3, 3, 3),
+                f"{body}.0.bias": (64,),
+                f"{body}.1.weight": (1,),
+                f"{body}.2.weight": (3, 64, 3, 3),
+                f"{body}.2.bias": (3,),
+            }
+    return shapes
+
+
+def _repeats(model: Network) -> bool:
+    return type(model).__name__ == "DGUNet"
+
+
+def _restoration_names(model: Network) -> dict[str, str]:
+    """Return {our module or parameter: published module or parameter}."""
+    names = {}
+    for i in range(len(model.fgdm)):
+        last = i == len(model.fgdm) - 1
+        ours = "last" if last else f"ipmm.{i}"
+        k = model.sizes["stages"] if last else i + 1
+        prefix = "basic." if _repeats(model) and 1 < k < model.sizes["stages"] else ""
+        names[f"fgdm.{i}.step_size"] = f"{prefix}r{k - 1}"
+        names |= _inside(f"fgdm.{i}.A", f"{prefix}phi_{k - 1}", OPERATOR)
+        names |= _inside(f"fgdm.{i}.A_adjoint", f"{prefix}phit_{k - 1}", OPERATOR)
+        names |= _inside(f"{ours}.shallow", f"{prefix}shallow_feat{k}", SHALLOW)
+        names |= _inside(f"{ours}.merge", f"{prefix}merge{k - 1}{k}", MERGE)
+        names |= _unet(ours, f"{prefix}stage{k}")
+        names |= _inside(f"{ours}.sam", f"{prefix}sam{k}{k + 1}", SAM)
+    return {**names, "last.concat": "concat67", "last.image": "tail"}
+
+
+def _sensing_names(model: Network) -> dict[str, str]:
+    """Return {our module or parameter: published module or parameter}."""
+    last = len(model.ipmm)
+    names = {"A.Phi": "Phi", "fgdm.0.step_size": "r0", f"fgdm.{last}.step_size": "r_final"}
+    names |= _inside("ipmm.0.shallow", "shallow_feat1", SHALLOW)
+    names |= _unet("ipmm.0", "stage1")
+    names |= _inside("ipmm.0.sam", "sam12", SAM)
+    for i in range(1, last):
+        prefix = _sensing_prefix(model, i)
+        names[f"fgdm.{i}.step_size"] = f"{prefix}r"
+        names |= _inside(f"ipmm.{i}.shallow", f"{prefix}shallow_feat", SHALLOW)
+        names[f"ipmm.{i}.merge"] = f"{prefix}concat"
+        names |= _unet(f"ipmm.{i}", f"{prefix}stage")
+        names |= _inside(f"ipmm.{i}.sam", f"{prefix}sam", SAM)
+    names |= _inside("last.shallow", "shallow_feat_final", SHALLOW)
+    return {**names, "last.concat": "concat_final", "last.image": "tail"}
+
+
+def _sensing_prefix(model: Network, i: int) -> str:
+    return "stage_model." if _repeats(model) else f"body.{i - 1}."
+
+
+def _unet(ours: str, theirs: str) -> dict[str, str]:
+    """The U-Net of an IPMM. The published decoder counts from the deepest scale."""
+    encoder, decoder = f"{theirs}_encoder", f"{theirs}_decoder"
+    names = _inside(f"{ours}.bottom", f"{encoder}.body.3", BLOCK)
+    for scale in range(3):
+        names |= _inside(f"{ours}.encoder.{scale}", f"{encoder}.body.{scale}", BLOCK)
+        names |= _inside(f"{ours}.fusion.{scale}", f"{encoder}.body.{scale}", FUSION)
+        names[f"{ours}.down.{scale}"] = f"{encoder}.body.{scale}.downsample"
+        names[f"{ours}.up.{scale}"] = f"{decoder}.body.{2 - scale}.up"
+        names[f"{ours}.skip.{scale}"] = f"{decoder}.skip_conv.{2 - scale}"
+        names |= _inside(f"{ours}.decoder.{scale}", f"{decoder}.body.{2 - scale}.conv_block", BLOCK)
+    return names
+
+
+def _inside(ours: str, theirs: str, parts: dict[str, str]) -> dict[str, str]:
+    return {f"{ours}.{a}": f"{theirs}.{b}" for a, b in parts.items()}

@@ -1,0 +1,39 @@
+"""The one registry of tasks: their names, models and where to import them from.
+
+A model's `config` names its entry here, so that a checkpoint leads back to its code.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from dgunet.base.errors import InputError
+from dgunet.model.network import Network
+
+MODELS = ("DGUNet", "DGUNet_plus")
+TASKS: Mapping[str, str] = {  # task → module of its models
+    "Deblurring": "dgunet.Deblurring.DGUNet",
+    "Deraining": "dgunet.Deraining.DGUNet",
+    "Denoising": "dgunet.Denoising.DGUNet",
+    "Compressive_Sensing": "dgunet.Compressive_Sensing.DGUNet",
+}
+
+
+def build_model(
+    task: str, model: str = "DGUNet", sizes: Mapping[str, int] | None = None
+) -> Network:
+    """Build a task's model with fresh weights; without sizes the published one.
+
+    Raises:
+        InputError: an unknown task, model or size, or a size that makes no network.
+
+    >>> build_model("Deraining", "DGUNet", {"width": 8, "width_step": 4}).config["sizes"]
+    {'width': 8, 'width_step': 4, 'last_extra': 16, 'stages': 7}
+    """
+    if not isinstance(task, str) or task not in TASKS:
+        raise InputError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
+    if model not in MODELS:
+        raise InputError(f"unknown model {model!r}, expected one of {', '.join(MODELS)}")
+    try:
+        return getattr(import_module(TASKS[task]), model)(**(sizes or {}))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{task} {model}: {error}") from error

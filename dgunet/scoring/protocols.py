@@ -1,0 +1,573 @@
+"""PSNR and SSIM by the protocols of the published tables, and their tables and CSV files.
+
+"PSNR" alone says little: by colour space, rounding and window the same picture scores decibels
+apart. So every score is made by a named `Protocol`, whose description stands beside it.
+
+A protocol takes a restored and a target image of one size, H×W×3 (RGB) or H×W (grey), each uint8,
+uint16 or float in [0, 1], and returns PSNR in dB and SSIM. Each function says what it rounds.
+Identical images have a PSNR of inf, and so has a mean with such an image in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dgunet.base.errors import InputError, first_few
+
+if TYPE_CHECKING:
+    import torch
+
+_GAUSSIAN = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+_GAUSSIAN /= _GAUSSIAN.sum()
+_UNIFORM = np.full(7, 1 / 7)
+_STRIP_ROWS = 64  # few enough for a strip's float64 copies to stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Score:
+    """PSNR (dB) and SSIM of one image, or of a mean."""
+
+    name: str
+    psnr: float
+    ssim: float
+
+
+class TooSmall(InputError):
+    """An image is smaller than the window of SSIM."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way of scoring; `protocol(restored, target)` returns (PSNR in dB, SSIM)."""
+
+    name: str
+    description: str
+    function: Callable[[np.ndarray, np.ndarray], tuple[float, float]]
+
+    def __call__(self, restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+        return self.function(restored, target)
+
+
+def psnr(
+    first: np.ndarray | torch.Tensor, second: np.ndarray | torch.Tensor, data_range: float = 1.0
+) -> float:
+    """Return 10·log10(data_range² / mean squared error) in dB, over all elements together; inf for
+    equal ones. Arrays or tensors of any type and device, of one shape (else `ValueError`).
+
+    >>> psnr(np.zeros((8, 8)), np.full((8, 8), 0.1))
+    20.0
+    """
+    first, second = _as_array(first), _as_array(second)
+    if first.shape != second.shape:
+        raise ValueError(f"shapes are {first.shape} and {second.shape}; expected the same")
+    if first.size == 0:
+        raise ValueError(f"shape is {first.shape}; expected at least one element")
+    mean_squared_error = float(np.mean(np.subtract(first, second, dtype=np.float64) ** 2))
+    return _decibels(mean_squared_error, data_range)
+
+
+def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """Score as the published MATLAB script of the deraining sets does.
+
+    Both images are rounded to 8 bits; of RGB the luma Y of studio-range YCbCr (16 … 235) is taken,
+    itself rounded to 8 bits, a grey image as it is. PSNR with peak 255; SSIM as in Wang et al.,
+    "Image Quality Assessment", 2004: 11×11 Gaussian (σ 1.5), where it lies wholly in the image.
+    """
+    _check(restored, target, _GAUSSIAN)
+    restored, target = studio_luma(_to_8_bit(restored)), studio_luma(_to_8_bit(target))
+    similarity = _ssim_map(restored, target, _GAUSSIAN, 255)
+    return psnr(restored, target, 255), float(similarity.mean())
+
+
+def matlab_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """Score as MATLAB's `psnr` and `ssim` do, given the arrays as they are: nothing is rounded.
+
+    MATLAB's `ssim` takes an RGB image for a volume, so the Gaussian (σ 1.5, 11 wide, borders
+    replicated) runs over height, width and the three channels. A grey image has a flat window.
+    """
+    _check(restored, target, _GAUSSIAN)
+    peak = 255.0
+    if restored.dtype != np.uint8 or target.dtype != np.uint8:
+        restored, target, peak = _to_unit(restored), _to_unit(target), 1.0
+    decibels = psnr(restored, target, peak)
+    border = len(_GAUSSIAN) // 2
+    padding = [(border, border), (border, border), (0, 0)][: restored.ndim]
+    restored, target = (np.pad(image, padding, mode="edge") for image in (restored, target))
+    similarity = _ssim_map(restored, target, _GAUSSIAN, peak, across_channels=True)
+    return decibels, float(similarity.mean())
+
+
+def compressive_sensing_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """Score as the published compressive-sensing script does.
+
+    The result is clipped to [0, 1] and, if float, not rounded. Of colour, Y of OpenCV's full-range
+    YCrCb (8 bits for 8-bit pixels) is taken, and compared with a result that is Y alone. PSNR with
+    peak 255; SSIM with a 7×7 uniform window and the sample covariance, 3 border pixels dropped:
+    scikit-image's default.
+    """
+    if restored.ndim == 2 and target.ndim == 3 and target.dtype.kind != "f":
+        target = _full_range_luma(target)
+    _check(restored, target, _UNIFORM)
+    restored, target = _full_range_luma(restored), _full_range_luma(target)
+    similarity = _ssim_map(restored, target, _UNIFORM, 255, covariance_scale=49 / 48)
+    return psnr(restored, target, 255), float(similarity.mean())
+
+
+def gaussian_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """Score as papers on Gaussian denoising (DnCNN, Restormer) do on CBSD68: both images are
+    rounded to 8 bits, PSNR is over all channels together, SSIM the mean of the channels' (11×11
+    Gaussian, σ 1.5, population covariance, where it lies wholly in the image)."""
+    _check(restored, target, _GAUSSIAN)
+    restored, target = _to_8_bit(restored), _to_8_bit(target)
+    similarity = _ssim_map(restored, target, _GAUSSIAN, 255)
+    return psnr(restored, target, 255), float(similarity.mean())
+
+
+def realblur(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """Score as the published RealBlur script does: align the result, then compare where it covers
+    the target.
+
+    Both images are rounded to 8 bits. The result is scaled by least squares to the target's
+    intensity, and warped by the homography that ECC finds (100 iterations, Gaussian filter 5):
+    bicubic with reflection, its mask nearest. SSIM has the window of `gaussian_rgb`.
+
+    Raises `InputError` where ECC finds no alignment (a constant or an unlike result): a score
+    without it would be of another protocol.
+    """
+    import cv2
+
+    _check(restored, target, _GAUSSIAN)
+    restored = _to_8_bit(restored).astype(np.float32) / 255
+    target = _to_8_bit(target).astype(np.float32) / 255
+    energy = np.sum(restored * restored, dtype=np.float64)
+    if energy == 0:
+        raise InputError("restored image is black; expected one that can be aligned to its target")
+    restored = restored * np.float32(np.sum(restored * target, dtype=np.float64) / energy)
+
+    grey_restored, grey_target = (
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+        for image in (restored, target)
+    )
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 0.0)
+    start = np.eye(3, dtype=np.float32)
+    try:  # by position: the names and defaults differ between versions of OpenCV
+        _, warp = cv2.findTransformECC(
+            grey_target, grey_restored, start, cv2.MOTION_HOMOGRAPHY, stop, None, 5
+        )
+    except cv2.error as error:
+        reason = getattr(error, "err", None) or str(error)
+        raise InputError(
+            f"restored image cannot be aligned to its target (ECC: {reason})"
+        ) from error
+
+    size = target.shape[1::-1]
+    inverse = cv2.WARP_INVERSE_MAP
+    restored = cv2.warpPerspective(
+        restored, warp, size, flags=cv2.INTER_CUBIC | inverse, borderMode=cv2.BORDER_REFLECT
+    )
+    covered = np.ones(size[::-1], np.float32)
+    covered = cv2.warpPerspective(covered, warp, size, flags=cv2.INTER_NEAREST | inverse)
+    covered = covered if target.ndim == 2 else np.repeat(covered[..., None], 3, axis=2)
+    border = len(_GAUSSIAN) // 2
+    inner = covered[border:-border, border:-border]
+    if not inner.any():
+        raise InputError("restored image, once aligned, lies outside its target")
+
+    restored, target = restored * covered, target * covered
+    squared_error = np.sum(np.subtract(restored, target, dtype=np.float64) ** 2)
+    similarity = _ssim_map(restored, target, _GAUSSIAN, 1.0)
+    return (
+        _decibels(float(squared_error / covered.sum(dtype=np.float64)), 1.0),
+        float(np.sum(similarity * inner) / inner.sum(dtype=np.float64)),
+    )
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    function.__name__: Protocol(function.__name__, description, function)
+    for function, description in (
+        (
+            deraining_y,
+            "PSNR and SSIM on Y of studio-range YCbCr, rounded to 8 bits; SSIM with an 11×11 "
+            "Gaussian (σ 1.5), valid region only",
+        ),
+        (
+            matlab_rgb,
+            "PSNR and SSIM on RGB as MATLAB's psnr and ssim; SSIM with an 11×11×11 Gaussian "
+            "(σ 1.5) over height, width and channels",
+        ),
+        (
+            compressive_sensing_y,
+            "PSNR and SSIM on Y of full-range YCrCb, result clipped but not rounded; SSIM with a "
+            "7×7 uniform window, sample covariance, 3 border pixels dropped",
+        ),
+        (
+            realblur,
+            "PSNR and SSIM on RGB over the valid region after intensity scaling and ECC alignment "
+            "(homography); SSIM by channel with an 11×11 Gaussian (σ 1.5)",
+        ),
+        (
+            gaussian_rgb,
+            "PSNR on RGB, rounded to 8 bits; SSIM the mean of the channels', 11×11 Gaussian "
+            "(σ 1.5), population covariance, 5 border pixels dropped",
+        ),
+    )
+}
+
+
+def get_protocol(name: str) -> Protocol:
+    """Return the protocol of that name. Raises `InputError` that lists the names there are."""
+    if name not in PROTOCOLS:
+        raise InputError(f"protocol {name} is unknown; expected one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def score_folders(
+    result_dir: str | Path,
+    target_dir: str | Path,
+    protocol: str | Protocol,
+    jobs: int = -1,
+    progress: bool = True,
+) -> list[Score]:
+    """Score every image of `result_dir` against the one of the same name in `target_dir`.
+
+    Returns the scores in natural order of the names. `jobs` images at a time (-1: one per core, by
+    threads: the time goes into code that lets other threads run); `progress` shows a bar.
+
+    Images smaller than the window of SSIM have no score: they are left out, and named on standard
+    error.
+
+    Raises `InputError` that names the first few and how many: targets without a result and results
+    without a target, unreadable files, results of another size or number of channels; and if no
+    image has a score.
+    """
+    from dgunet.images.files import pair_by_name
+
+    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    pairs = pair_by_name(result_dir, target_dir)
+    outcomes = _with_progress(
+        lambda pair: _score_files(*pair, protocol), pairs, jobs, Path(result_dir).name, progress
+    )
+    problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(pairs)} results in {result_dir} cannot be scored: "
+            f"{first_few(problems)}"
+        )
+    scores = [outcome for outcome in outcomes if isinstance(outcome, Score)]
+    scored = {score.name for score in scores}
+    small = [result.name for result, _ in pairs if result.stem not in scored]
+    found = f"{result_dir}: {len(small)} images are smaller than the window of SSIM"
+    if not scores:
+        raise InputError(f"{found}; expected some that can be scored")
+    if small:
+        print(f"{found}, and left out of the scores: {first_few(small)}", file=sys.stderr)
+    return scores
+
+
+def score_blocks(
+    restored: np.ndarray,
+    target: np.ndarray,
+    protocol: str | Protocol = "matlab_rgb",
+    jobs: int = -1,
+    progress: bool = True,
+) -> list[Score]:
+    """Score the blocks of the SIDD benchmark, images×blocks×H×W×3 (40×32×256×256×3), one by one.
+
+    The names are those of its pictures, `0001_01` for the first block of the first image. Raises
+    `InputError` if the shapes differ.
+    """
+    if restored.ndim != 5 or restored.shape != target.shape:
+        raise InputError(
+            f"restored blocks are {_size(restored)}, target blocks {_size(target)}; expected both "
+            "images×blocks×height×width×3"
+        )
+    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+
+    def score(index: tuple[int, int]) -> Score:
+        name = f"{index[0] + 1:04d}_{index[1] + 1:02d}"
+        try:
+            return Score(name, *protocol(restored[index], target[index]))
+        except InputError as error:
+            raise InputError(f"block {name}: {error}") from error
+
+    return _with_progress(score, list(np.ndindex(restored.shape[:2])), jobs, "blocks", progress)
+
+
+def mean_score(scores: Sequence[Score], name: str = "mean") -> Score:
+    """Return the mean PSNR and the mean SSIM; a PSNR of inf among them makes the mean inf. Raises
+    `ValueError` for no scores.
+
+    >>> mean_score([Score("a", 30.0, 0.5), Score("b", 32.0, 1.0)])
+    Score(name='mean', psnr=31.0, ssim=0.75)
+    """
+    if not scores:
+        raise ValueError("there are no scores to take the mean of")
+    return Score(
+        name,
+        math.fsum(score.psnr for score in scores) / len(scores),
+        math.fsum(score.ssim for score in scores) / len(scores),
+    )
+
+
+def format_table(
+    sets: Mapping[str, Sequence[Score]],
+    published: Mapping[str, tuple[float, float]] | None = None,
+    published_by: str = "published",
+) -> str:
+    """Return a Markdown table: each set's number of images and mean, and beside it the published
+    (PSNR, SSIM) where `published` has the set. Of several sets the last row is the mean of their
+    means, published as `mean`.
+
+    >>> print(format_table({"Set": [Score("a", 30.0, 0.8), Score("b", 32.0, 0.9)]}))
+    | set | images | PSNR (dB) |   SSIM |
+    |-----|-------:|----------:|-------:|
+    | Set |      2 |     31.00 | 0.8500 |
+    """
+    means = {name: mean_score(scores, name) for name, scores in sets.items()}
+    rows = [(name, len(sets[name]), mean) for name, mean in means.items()]
+    if len(rows) > 1:
+        total = sum(len(scores) for scores in sets.values())
+        rows.append(("mean", total, mean_score(list(means.values()))))
+    published = published or {}
+    shown = any(name in published for name, _, _ in rows)
+    table = [["set", "images", "PSNR (dB)", "SSIM"] + [published_by] * shown]
+    for name, count, mean in rows:
+        table.append(
+            [name, str(count), *_figures(mean)] + [_as_printed(published.get(name))] * shown
+        )
+    return _markdown(table)
+
+
+def format_images(columns: Mapping[str, Sequence[Score]]) -> str:
+    """Return a Markdown table of every image and the mean, with "PSNR / SSIM" in a column for each
+    list of scores (such as input and restored), which score the same images in the same order.
+
+    >>> print(format_images({"input": [Score("a", 20, 0.5)], "restored": [Score("a", 30, 0.9)]}))
+    | image |          input |       restored |
+    |-------|---------------:|---------------:|
+    | a     | 20.00 / 0.5000 | 30.00 / 0.9000 |
+    | mean  | 20.00 / 0.5000 | 30.00 / 0.9000 |
+    """
+    names = [[score.name for score in scores] for scores in columns.values()]
+    if any(others != names[0] for others in names):
+        raise ValueError("the columns score different images; expected the same in each")
+    rows = [[*scores, mean_score(scores)] for scores in columns.values()]
+    table = [["image", *columns]]
+    for scores in zip(*rows, strict=True):
+        table.append([scores[0].name, *(" / ".join(_figures(score)) for score in scores)])
+    return _markdown(table)
+
+
+def write_csv(
+    path: str | Path,
+    sets: Mapping[str, Sequence[Score]],
+    protocol: str | Protocol,
+    settings: str = "",
+) -> None:
+    """Write every image's score, in full precision: set, image, psnr, ssim, protocol, settings (a
+    text on how the results were made). Its folder is made; the file appears whole or not at all.
+    """
+    from dgunet.images.files import write_bytes
+
+    protocol_name = protocol if isinstance(protocol, str) else protocol.name
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["set", "image", "psnr", "ssim", "protocol", "settings"])
+    for set_name, scores in sets.items():
+        for score in scores:
+            numbers = [repr(float(score.psnr)), repr(float(score.ssim))]
+            writer.writerow([set_name, score.name, *numbers, protocol_name, settings])
+    write_bytes(path, file.getvalue().encode("utf-8"))
+
+
+def _as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+def _decibels(mean_squared_error: float, data_range: float) -> float:
+    if mean_squared_error == 0:
+        return math.inf
+    return 10 * math.log10(data_range**2 / mean_squared_error)
+
+
+def _size(image: np.ndarray) -> str:
+    return "×".join(str(side) for side in image.shape)
+
+
+def _check(restored: np.ndarray, target: np.ndarray, window: np.ndarray) -> None:
+    """Raise `InputError` for a pair that no protocol can score."""
+    for image, name in ((restored, "restored"), (target, "target")):
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise InputError(f"{name} image is {_size(image)}; expected H×W×3 or H×W")
+        if image.dtype.kind == "f":
+            low, high = float(image.min(initial=0)), float(image.max(initial=0))
+            # Room for a network's overshoot, but not for pixels in 0 … 255; NaN fails as well.
+            if not (low >= -1 and high <= 2):
+                raise InputError(f"{name} image has values {low:g} … {high:g}; expected 0 … 1")
+        elif image.dtype not in (np.uint8, np.uint16):
+            raise InputError(f"{name} image is {image.dtype}; expected uint8, uint16 or float")
+    if restored.shape != target.shape:
+        raise InputError(
+            f"restored image is {_size(restored)}, target {_size(target)}; expected the same size"
+        )
+    if min(target.shape[:2]) < len(window):
+        raise TooSmall(
+            f"image is {_size(target)}; expected at least {len(window)}×{len(window)}, the window "
+            "of SSIM"
+        )
+
+
+def _to_8_bit(image: np.ndarray) -> np.ndarray:
+    """Return the image as uint8; a float one is clipped and rounded (half to even) as
+    `dgunet.images.files.to_uint8` does on writing it."""
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == np.uint16:
+        image = image / 65535
+    elif image.dtype == np.float16:  # too coarse to multiply in
+        image = image.astype(np.float32)
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _to_unit(image: np.ndarray) -> np.ndarray:
+    """Return the image as float64 in [0, 1]; a float one is not clipped."""
+    peak = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+    return image.astype(np.float64) / peak
+
+
+def studio_luma(image: np.ndarray) -> np.ndarray:
+    """Return Y of uint8 RGB as uint8: round(16 + (65.481 R + 128.553 G + 24.966 B) / 255), in
+    integers so that a half goes up whatever the machine. Grey stays."""
+    if image.ndim == 2:
+        return image
+    weighted = image.astype(np.int32) @ np.array([65481, 128553, 24966], np.int32)
+    return (16 + (weighted + 127500) // 255000).astype(np.uint8)
+
+
+def _full_range_luma(image: np.ndarray) -> np.ndarray:
+    """Return Y of OpenCV's YCrCb in 0 … 255: uint8 of 8- and 16-bit pixels, float64, not rounded,
+    of float ones. Grey stays."""
+    if image.dtype.kind == "f":
+        image = np.clip(image, 0, 1).astype(np.float64) * 255
+        return image if image.ndim == 2 else image @ np.array([0.299, 0.587, 0.114])
+    image = _to_8_bit(image)
+    if image.ndim == 2:
+        return image
+    import cv2
+
+    return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2YCrCb)[..., 0]
+
+
+def _ssim_map(
+    first: np.ndarray,
+    second: np.ndarray,
+    kernel: np.ndarray,
+    data_range: float,
+    across_channels: bool = False,
+    covariance_scale: float = 1.0,
+) -> np.ndarray:
+    """Return SSIM (Wang et al. 2004, eq. 13) at every place where the window `kernel kernelᵀ` lies
+    wholly in the image: float64, H−k+1 × W−k+1 [× 3].
+
+    `across_channels` extends the window over the channels, with the first and last replicated.
+    """
+    from scipy.ndimage import correlate1d
+
+    border = len(kernel) // 2
+    mixing = None
+    if across_channels and first.ndim == 3:
+        mixing = correlate1d(np.eye(first.shape[2]), kernel, axis=1, mode="nearest")
+
+    def window_mean(image: np.ndarray) -> np.ndarray:
+        image = correlate1d(image, kernel, axis=0)[border:-border]
+        image = correlate1d(image, kernel, axis=1)[:, border:-border]
+        return image if mixing is None else image @ mixing
+
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    rows, columns = first.shape[0] - 2 * border, first.shape[1] - 2 * border
+    similarity = np.empty((rows, columns, *first.shape[2:]))
+    for top in range(0, rows, _STRIP_ROWS):
+        strip = slice(top, top + _STRIP_ROWS + 2 * border)
+        x, y = first[strip].astype(np.float64), second[strip].astype(np.float64)
+        mean_x, mean_y = window_mean(x), window_mean(y)
+        mean_xy, mean_squares = mean_x * mean_y, mean_x**2 + mean_y**2
+        covariance = covariance_scale * (window_mean(x * y) - mean_xy)
+        variances = covariance_scale * (window_mean(x * x + y * y) - mean_squares)
+        similarity[top : top + _STRIP_ROWS] = ((2 * mean_xy + c1) * (2 * covariance + c2)) / (
+            (mean_squares + c1) * (variances + c2)
+        )
+    return similarity
+
+
+def _score_files(result: Path, target: Path, protocol: Protocol) -> Score | TooSmall | str:
+    """Return the score, or in a line why there is none."""
+    try:
+        restored, wanted = _read(result), _read(target)
+    except (InputError, OSError) as error:
+        return str(error)
+    try:
+        return Score(result.stem, *protocol(restored, wanted))
+    except TooSmall as error:
+        return error
+    except InputError as error:
+        return f"{result.name}: {error}"
+
+
+def _read(path: Path) -> np.ndarray:
+    """Return grey or RGB pixels as stored; alpha is dropped."""
+    from dgunet.images.files import read_image
+
+    image = read_image(path)
+    return image[..., :3] if image.ndim == 3 else image
+
+
+def _with_progress(function: Callable, items: list, jobs: int, label: str, progress: bool) -> list:
+    from tqdm import tqdm
+
+    from dgunet.base.threads import in_parallel
+
+    if jobs == 0:
+        raise InputError("0 jobs score nothing; expected 1 or more, or -1 for one per core")
+    results = in_parallel(function, items, jobs)
+    # disable=None: no bar where standard error is not a terminal
+    bar = tqdm(
+        results, total=len(items), desc=label, unit="image", disable=None if progress else True
+    )
+    return list(bar)
+
+
+def _figures(score: Score) -> list[str]:
+    return [f"{score.psnr:.2f}", f"{score.ssim:.4f}"]
+
+
+def _as_printed(published: tuple[float, float] | None) -> str:
+    """Return a published score with the decimals the papers print: three or four of SSIM."""
+    if published is None:
+        return "–"
+    ssim = f"{published[1]:.4f}".removesuffix("0")
+    return f"{published[0]:.2f} / {ssim}"
+
+
+def _markdown(table: list[list[str]]) -> str:
+    """Return rows of cells, the header first, with the first column to the left, others right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "| " + " | ".join([first, *others]) + " |"
+
+    rule = "|" + "-" * (widths[0] + 2) + "|" + "".join("-" * (w + 1) + ":|" for w in widths[1:])
+    return "\n".join([line(table[0]), rule, *(line(row) for row in table[1:])])

@@ -1,0 +1,1 @@
+"""Commands: python -m dgunet.tools.NAME, each with --help."""

@@ -1,0 +1,142 @@
+"""Check a data folder before training on it: every image is decoded.
+
+    python -m dgunet.tools.check Deblurring/Datasets/train
+
+Checked are all folders below the given one that hold `input/` or `target/` (the folder itself among
+them), or else the folder's own photographs: images without a partner or with the name of another,
+files that cannot be read, pairs that differ in size, in channels or in bits. The program lists the
+problems and exits with 2 if there are any.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dgunet.base.errors import InputError, command, first_few
+from dgunet.base.threads import in_parallel
+from dgunet.images.files import list_images, read_image
+
+PARTS = ("input", "target")
+_COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass
+class Report:
+    """What `check_folder` found: how many images, how many of each kind such as `1280×720 RGB,
+    8 bits`, and a line for each problem."""
+
+    folder: Path
+    images: int = 0
+    pairs: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        what = f"{self.pairs} pairs" if self.pairs else f"{self.images} images"
+        kinds = [f"{count} of {kind}" for kind, count in self.kinds.most_common()]
+        return f"{self.folder}: {what} ({first_few(kinds, 4)}), {len(self.problems)} problems"
+
+
+def find_sets(folder: str | Path) -> list[Path]:
+    """Return the folders that hold `input/` or `target/`, in or below `folder`; the folder itself
+    if there are none. Raises `InputError` if it is no folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"{folder}: {found}; expected a data folder")
+    parents = {part.parent for name in PARTS for part in folder.rglob(name) if part.is_dir()}
+    return sorted(parents) or [folder]
+
+
+def check_folder(folder: str | Path, *, jobs: int = -1, progress: bool = False) -> Report:
+    """Decode every image of a folder of pairs (`input/`, `target/`) or of photographs, `jobs` at
+    once (-1: as many as there are cores), and return what was found."""
+    from tqdm import tqdm
+
+    if jobs < 1 and jobs != -1:
+        raise InputError(f"jobs is {jobs}; expected 1 or more, or -1 for one per core")
+    report = Report(Path(folder))
+    groups = _group(report)
+    files = [path for paths in groups for path in paths]
+    # Threads suffice: decoding runs outside Python.
+    described = in_parallel(_describe, files, jobs)
+    kinds = {}
+    for path, (kind, problem) in zip(
+        files, tqdm(described, str(folder), len(files), disable=not progress), strict=True
+    ):
+        if problem:
+            report.problems.append(problem)
+        else:
+            kinds[path] = kind
+            report.kinds[kind] += 1
+
+    report.images = len(files)
+    report.pairs = sum(len(paths) == 2 for paths in groups)
+    for paths in groups:
+        found = [kinds[path] for path in paths if path in kinds]
+        if len(found) == 2 and found[0] != found[1]:
+            report.problems.append(f"{paths[0]}: {found[0]}, but its target {found[1]}")
+    return report
+
+
+def _group(report: Report) -> list[list[Path]]:
+    """Return the images of a folder by name, one or two for each, and report what spoils pairs."""
+    folder = report.folder
+    if not any((folder / part).is_dir() for part in PARTS):
+        return [[path] for path in list_images(folder)]
+    by_stem: dict[str, dict[str, Path]] = defaultdict(dict)
+    for part in PARTS:
+        try:
+            paths = list_images(folder / part)
+        except InputError as error:
+            report.problems.append(str(error))
+            continue
+        for path in paths:
+            if part in by_stem[path.stem]:
+                other = by_stem[path.stem][part].name
+                report.problems.append(f"{path}: has the same name as {other} but for the suffix")
+            else:
+                by_stem[path.stem][part] = path
+    for found in by_stem.values():
+        if len(found) == 1:
+            [(part, path)] = found.items()
+            partner = PARTS[part == "input"]
+            report.problems.append(f"{path}: has no partner of this name in {partner}/")
+    return [list(found.values()) for found in by_stem.values()]
+
+
+def _describe(path: Path) -> tuple[str, str]:
+    """Return what kind of image a file is, and what is wrong if it cannot be read."""
+    try:
+        image = read_image(path)
+    except (InputError, OSError) as error:
+        return "", " ".join(str(error).split())
+    height, width, *channels = image.shape
+    colours = _COLOURS[channels[0] if channels else 1]
+    return f"{width}×{height} {colours}, {8 * image.itemsize} bits", ""
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", help="data folder: input/ and target/, or photographs")
+    parser.add_argument(
+        "--jobs", type=int, default=-1, help="images decoded at once (default: one per core)"
+    )
+    args = parser.parse_args(arguments)
+    problems = 0
+    for folder in find_sets(args.folder):
+        report = check_folder(folder, jobs=args.jobs, progress=True)
+        for problem in report.problems:
+            print(f"  {problem}")
+        print(report)
+        problems += len(report.problems)
+    if problems:
+        raise InputError(f"{args.folder}: {problems} problems, listed above")
+
+
+if __name__ == "__main__":
+    main()

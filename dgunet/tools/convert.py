@@ -1,0 +1,280 @@
+"""Tell what a checkpoint is, check it, and write it in another format.
+
+    python -m dgunet.tools.convert FILE.pth                 writes FILE.safetensors
+    python -m dgunet.tools.convert FILE.pth --published     writes FILE_published.pth
+    python -m dgunet.tools.convert FILE.pth --info          writes nothing
+
+FILE is a published checkpoint, one that training wrote here, or safetensors; FILE.safetensors is
+for this project, FILE_published.pth for the published code. Checked are that the entries are those
+of the network, each of its shape, and that all values are finite. What training needs to go on (the
+optimizer's state) is left out. Several files may be given; those that fail are named, and the
+program exits with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from dgunet.base.errors import USER_ERRORS, InputError, command, first_few
+from dgunet.model.checkpoint import (
+    identify,
+    is_of_published_size,
+    load_model,
+    published_state_dict,
+    read_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from dgunet.model.network import Network
+from dgunet.model.published_format import unused_entries
+from dgunet.model.registry import MODELS, TASKS
+
+SAFETENSORS = ".safetensors"
+PUBLISHED_STAGES = 7
+TRAINING_STATE = ("training", "optimizer", "scheduler", "scaler")  # keys that only resuming needs
+_LONGEST_VALUE = 70  # characters of a value that are printed
+
+
+def read_network(
+    path: str | os.PathLike, task: str | None = None, model: str | None = None
+) -> tuple[Network, dict, list[str]]:
+    """Read a checkpoint of any format into its network, and check it.
+
+    Returns:
+        The network, the checkpoint as `read_checkpoint` does, and the tasks that the file fits:
+        several for published weights of sizes that tasks share, of which the network is the
+        first's.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
+        InputError: the file is no checkpoint, not whole, of another task or model than asked for,
+            or holds values that are not finite.
+    """
+    tasks = [
+        config["task"]
+        for config in identify(read_checkpoint(path))
+        if task in (None, config["task"]) and model in (None, config["model"])
+    ]
+    network, checkpoint = load_model(path, tasks[0] if tasks else task, model)
+    state = checkpoint["state_dict"]
+    if broken := [name for name, value in state.items() if not value.float().isfinite().all()]:
+        raise InputError(
+            f"{path}: {len(broken)} of its {len(state)} entries hold values that are not finite: "
+            f"{first_few(broken)}"
+        )
+    return network, checkpoint, tasks
+
+
+def describe(path: str | os.PathLike, network: Network, checkpoint: dict, tasks: list[str]) -> str:
+    """Return in lines of text what `read_network` found."""
+    state, config = checkpoint["state_dict"], network.config
+    names = "this project's" if network.state_dict().keys() & state.keys() else "published"
+    sizes = ", ".join(f"{name} {value}" for name, value in network.sizes.items())
+    if is_of_published_size(network):
+        sizes += ", as published"
+    count = sum(parameter.numel() for parameter in network.parameters())
+    precision = ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in state.values()}))
+    what = f"{' or '.join(tasks)} {config['model']}"
+    if len(tasks) > 1:
+        what += " (their sizes are the same)"
+    if ratio := network.sizes.get("cs_ratio"):
+        what += f", ratio {ratio} %"
+    lines = [
+        what,
+        f"sizes: {sizes}",
+        f"parameters: {count:,}, {precision}",
+        f"format: {_container(Path(path))}, {names} names, {_megabytes(path)}",
+    ]
+    if unused := [name for name in unused_entries(network) if name in state]:
+        values = sum(state[name].numel() for name in unused)
+        lines.append(f"unused, dropped: {first_few(unused, 1)} ({values:,} values)")
+    lines += [f"{key}: {_shown(key, value)}" for key, value in sorted(_notes(checkpoint).items())]
+    if any(checkpoint.get(key) is not None for key in TRAINING_STATE):
+        lines.append("training state: yes, left out when converted")
+    lines.append(f"checked: all {len(state)} entries belong and fit, all values are finite")
+    return "\n  ".join([str(path), *lines])
+
+
+def write_published(path: str | os.PathLike, network: Network, epoch: int | None = None) -> None:
+    """Write a network's weights as the published code loads them: of image restoration a dict with
+    `state_dict` (and `epoch`), of compressive sensing the state dict alone; in the format that
+    PyTorch wrote before 1.6, because the published code is of 1.1's time.
+
+    Raises:
+        InputError: the network has not the seven stages that the published code fixes.
+    """
+    if network.sizes["stages"] != PUBLISHED_STAGES:
+        raise InputError(
+            f"{path}: not written: the published code has {PUBLISHED_STAGES} stages, this network "
+            f"{network.sizes['stages']}"
+        )
+    content: Mapping = published_state_dict(network)
+    if network.channels == 3:
+        content = {"state_dict": content} | ({} if epoch is None else {"epoch": epoch})
+    write_atomically(
+        path, lambda file: torch.save(content, file, _use_new_zipfile_serialization=False)
+    )
+
+
+def convert(
+    path: Path,
+    output: Path | None = None,
+    *,
+    task: str | None = None,
+    model: str | None = None,
+    published: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Print what a checkpoint is, and write it unless `output` is None: as safetensors or, if
+    `published`, for the published code.
+
+    Raises:
+        InputError: as `read_network` and `write_published`; the file fits several tasks; the output
+            is the file itself, or has a suffix of the other format.
+        FileExistsError: the output exists, and not `overwrite`.
+    """
+    if output is not None:
+        _check_output(path, output, published, overwrite)
+    network, checkpoint, tasks = read_network(path, task, model)
+    print(describe(path, network, checkpoint, tasks), flush=True)
+    if output is None:
+        return
+    if len(tasks) > 1:
+        raise InputError(f"{path}: fits {' and '.join(tasks)}; expected --task to say which")
+    notes = _notes(checkpoint)
+    try:
+        if published:
+            write_published(output, network, notes.get("epoch"))
+        else:
+            save_checkpoint(output, network, **notes)
+    except USER_ERRORS:
+        raise
+    except OSError as error:  # such as a full disk
+        raise InputError(f"{output}: cannot be written ({error.strerror})") from error
+    print(f"  written: {output}, {_megabytes(output)}")
+
+
+def _check_output(path: Path, output: Path, published: bool, overwrite: bool) -> None:
+    if published == (output.suffix == SAFETENSORS):
+        expected = (
+            "a name in .pth or .pkl with --published" if published else f"one in {SAFETENSORS}"
+        )
+        raise InputError(f"{output}: is the name to write to; expected {expected}")
+    if output.exists() and path.exists() and output.samefile(path):
+        raise InputError(f"{path}: would be written over itself; expected another name (-o FILE)")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output}: exists; --overwrite replaces it, -o FILE names another")
+
+
+def _default_name(path: Path, published: bool) -> str:
+    return f"{path.stem}_published.pth" if published else f"{path.stem}{SAFETENSORS}"
+
+
+def _notes(checkpoint: dict) -> dict:
+    """Return what a checkpoint says beside weights and training state, as far as it is plain."""
+    skipped = {"config", "state_dict", *TRAINING_STATE}
+    return {
+        key: value
+        for key, value in checkpoint.items()
+        if isinstance(key, str) and key not in skipped and _is_plain(value)
+    }
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _shown(key: str, value: object) -> str:
+    if key == "psnr" and isinstance(value, float):
+        return f"{value:.2f} dB in validation"
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+
+
+def _container(path: Path) -> str:
+    if path.suffix == SAFETENSORS:
+        return "safetensors"
+    return "pickle" if zipfile.is_zipfile(path) else "pickle as before PyTorch 1.6"
+
+
+def _megabytes(path: str | os.PathLike) -> str:
+    return f"{os.path.getsize(path) / 1e6:.1f} MB"
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m dgunet.tools.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "files", nargs="+", type=Path, metavar="FILE", help="a checkpoint: .pth, .pkl, .safetensors"
+    )
+    text = "where to write: a file, or an existing folder (default: beside FILE)"
+    add("-o", "--output", type=Path, metavar="FILE", help=text)
+    add("--published", action="store_true", help="write for the published code, not safetensors")
+    add("--info", action="store_true", help="tell and check only, write nothing")
+    text = "which task, where weights fit several; stop unless they are of this one"
+    add("--task", choices=list(TASKS), help=text)
+    add("--model", choices=MODELS, help="stop unless the weights are of this model")
+    add("--overwrite", action="store_true", help="replace the file written, if it exists")
+    options = parser.parse_args(arguments)
+    if options.info and (options.output or options.published or options.overwrite):
+        raise InputError(
+            "--info writes nothing; expected no -o, --published or --overwrite with it"
+        )
+    if options.output and len(options.files) > 1 and not options.output.is_dir():
+        raise InputError(
+            f"{options.output}: is no folder; expected one for the {len(options.files)} files"
+        )
+    return options
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    outputs: list[Path | None] = []
+    for path in options.files:
+        output = options.output or path.parent
+        outputs.append(
+            output / _default_name(path, options.published) if output.is_dir() else output
+        )
+    if options.info:
+        outputs = [None] * len(outputs)
+    elif doubled := sorted({str(o) for o in outputs if outputs.count(o) > 1}):
+        raise InputError(f"{first_few(doubled)}: several files would be written there")
+    failed = 0
+    for path, output in zip(options.files, outputs, strict=True):
+        try:
+            convert(
+                path,
+                output,
+                task=options.task,
+                model=options.model,
+                published=options.published,
+                overwrite=options.overwrite,
+            )
+        except USER_ERRORS as error:
+            if len(outputs) == 1:
+                raise
+            failed += 1
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    if failed:
+        raise InputError(f"{failed} of {len(outputs)} files failed, named above")
+
+
+if __name__ == "__main__":
+    main()

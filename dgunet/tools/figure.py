@@ -1,0 +1,164 @@
+"""Before and after: one figure of degraded, restored and target pictures side by side.
+
+    python -m dgunet.tools.figure OUT.png degraded=DIR restored=DIR target=DIR [--images NAME …]
+
+A row per image, a column per folder, images matched by name; the last column is the target, to
+which the PSNR above the others is taken (RGB, 8 bit).
+"""
+
+import argparse
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dgunet.base.errors import InputError, command
+from dgunet.images.files import list_images, read_rgb, write_bytes
+from dgunet.scoring.protocols import psnr
+
+WIDTH, HEADING, CAPTION, GAP = 10.0, 0.26, 0.2, 0.06  # inches
+JPEG_QUALITIES = range(93, 40, -4)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures of one size, uint8 H×W×3 or H×W, each with its caption; above them the title in
+    bold type and a subtitle."""
+
+    title: str
+    subtitle: str
+    pictures: Sequence[tuple[str, np.ndarray]]
+
+
+def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path], limit: int = 400_000) -> None:
+    """Write the rows as one figure, each as wide as the figure, however many pictures it has.
+
+    Args:
+        rows: from the top.
+        outputs: files of any type that matplotlib writes, the same figure in each.
+        limit: bytes that a JPEG may have at most; its quality follows.
+
+    Raises:
+        InputError: there are no rows, or a file cannot be as small as that.
+    """
+    if not rows:
+        raise InputError("a figure of no rows; expected one or more")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    widths = [(WIDTH + GAP) / len(row.pictures) - GAP for row in rows]
+    shapes = [row.pictures[0][1].shape for row in rows]
+    heights = [width * shape[0] / shape[1] for width, shape in zip(widths, shapes, strict=True)]
+    above = HEADING + CAPTION
+    total = sum(heights) + len(rows) * (above + GAP)
+    figure, top = Figure(figsize=(WIDTH, total), dpi=150), total
+    FigureCanvasAgg(figure)
+    for row, width, height in zip(rows, widths, heights, strict=True):
+        place = {"x": 0.02 / WIDTH, "y": (top - HEADING / 2) / total}
+        title = figure.text(s=row.title, **place, fontsize=12, weight="bold", va="center")
+        right = title.get_window_extent(figure.canvas.get_renderer()).x1 / figure.dpi
+        place["x"] = (right + 0.15) / WIDTH
+        figure.text(s=row.subtitle, **place, fontsize=11, va="center")
+        bottom = top - above - height
+        for index, (caption, pixels) in enumerate(row.pictures):
+            box = (index * (width + GAP) / WIDTH, bottom / total, width / WIDTH, height / total)
+            axes = figure.add_axes(box)
+            pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+            axes.imshow(pixels, aspect="auto", interpolation="bicubic")
+            axes.set_axis_off()
+            axes.set_title(caption, fontsize=10, pad=3)
+        top = bottom - GAP
+    for output in map(Path, outputs):
+        write_bytes(output, _encoded(figure, output, limit))
+
+
+def _encoded(figure, path: Path, limit: int) -> bytes:
+    kind, file = path.suffix.lower().removeprefix("."), io.BytesIO()
+    if kind not in ("jpg", "jpeg"):
+        figure.savefig(file, format=kind)
+        return file.getvalue()
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    for quality in JPEG_QUALITIES:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        if file.tell() <= limit:
+            return file.getvalue()
+    raise InputError(f"{path}: has {file.tell():,} bytes; expected at most {limit:,}")
+
+
+def before_after(
+    columns: Mapping[str, str | Path], output: str | Path, images: Sequence[str] = ()
+) -> None:
+    """Write the figure.
+
+    Args:
+        columns: title → folder, the target's last.
+        output: a file of any type that matplotlib writes.
+        images: stems of the images shown; none: all of the last column's.
+
+    Raises:
+        InputError: an image is missing in a folder, or its size differs from the target's.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folders = {t: {p.stem: p for p in list_images(f)} for t, f in columns.items()}
+    names = list(images) or list(list(folders.values())[-1])
+    rows = [[_read(folders[title], name, columns[title]) for title in columns] for name in names]
+    heights = [row[-1].shape[0] / row[-1].shape[1] for row in rows]
+    width = 10 / len(columns)
+    figure, axes = pyplot.subplots(
+        len(rows),
+        len(columns),
+        figsize=(10, width * sum(heights) + 0.3 * len(rows)),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for name, row, line in zip(names, rows, axes, strict=True):
+        for title, image, axis in zip(columns, row, line, strict=True):
+            if image.shape != row[-1].shape:
+                raise InputError(
+                    f"{folders[title][name]}: is {image.shape[1]}×{image.shape[0]}, expected the "
+                    f"target's {row[-1].shape[1]}×{row[-1].shape[0]}"
+                )
+            score = "" if image is row[-1] else f", {psnr(image, row[-1], 255):.2f} dB"
+            axis.set_title(title + score, fontsize=9)
+            axis.imshow(image, interpolation="none")
+            axis.set_axis_off()
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=150)
+    pyplot.close(figure)
+
+
+def _read(files: Mapping[str, Path], name: str, folder: str | Path) -> np.ndarray:
+    if name not in files:
+        raise InputError(f"{folder}: has no image named {name}")
+    return read_rgb(files[name])
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", help="the figure's file")
+    parser.add_argument("columns", nargs="+", metavar="TITLE=DIR")
+    parser.add_argument("--images", nargs="*", default=[], help="names without suffix")
+    options = parser.parse_args(arguments)
+    pairs = [column.partition("=") for column in options.columns]
+    for title, equals, folder in pairs:
+        if not equals or not title or not folder:
+            raise InputError(f"{title}{equals}{folder}: expected TITLE=DIR")
+    before_after({title: folder for title, _, folder in pairs}, options.output, options.images)
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()

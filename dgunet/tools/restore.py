@@ -1,0 +1,539 @@
+"""Restore your own images, with any task's weights: files, folders or patterns.
+
+    python demo.py --task Denoising --input_dir photo.jpg --result_dir out
+    python demo.py --task Deraining --input_dir holiday --result_dir out --recursive
+    python demo.py --weights FILE --input_dir "scans/*.tif" --result_dir out --stages
+
+Without --weights, those of a task are taken that come with the project. They are trained on
+synthetic degradations, which the first line of output names; on others expect less of them.
+
+Results have the inputs' names, folder structure, format, bit depth and colour mode; what a format
+cannot keep, dgunet/images/photographs.py says. A run that was interrupted goes on where it stopped: images
+whose result is there, made with the same settings, are left out. What cannot be read is reported
+and left out too. With the weights of compressive sensing, images are measured and reconstructed,
+each channel on its own.
+
+Exit code: 0 all images are restored; 1 some failed; 2 none could be restored, or bad arguments;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import glob
+import hashlib
+import math
+import os
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from natsort import natsorted
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from dgunet.base.errors import USER_ERRORS, InputError, command, first_few
+from dgunet.base.threads import overlapped
+from dgunet.images.files import write_image
+from dgunet.images.photographs import (
+    MAX_PIXELS,
+    PHOTO_SUFFIXES,
+    Photo,
+    read_photo,
+    result_suffix,
+    write_photo,
+)
+from dgunet.inference.memory import keep_freed_memory
+from dgunet.inference.restorer import COMPILE_MODES, PRECISIONS, TILE_OVERLAP, Restorer
+from dgunet.model.network import Network
+from dgunet.model.pretrained import default_weights, find_weights, read_record, trained_for
+from dgunet.model.registry import MODELS, TASKS
+from dgunet.scoring.evaluate import SETTINGS_FILE, read_settings, write_settings
+from dgunet.scoring.test import PUBLISHED_WEIGHTS
+
+PROGRAM = "demo.py"
+CLOCK_LAG = 0.02  # seconds by which the time of a file may be behind
+WINDOW = 384  # of local statistics: 1.5 times the patch of 256 that most recipes train on
+NOT_COMPARED = ("device", "torch", "weights", "unfinished")  # settings that make no other results
+FAILURES = (*USER_ERRORS, OSError, MemoryError)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # all further files would fail too
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to restore, and where its result goes."""
+
+    source: Path
+    result: Path
+
+
+@dataclass
+class Report:
+    """What became of the images."""
+
+    restored: list[tuple[int, ...]] = field(default_factory=list)  # their shapes
+    done_before: list[Job] = field(default_factory=list)
+    failed: list[Path] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)  # of no known suffix
+    doubled: list[Path] = field(default_factory=list)  # other names of images that are restored
+    untried: int = 0
+    stopped: bool = False
+
+    def fail(self, source: Path, error: Exception) -> None:
+        reason = str(error).removeprefix(f"{source}: ") or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+            self.stopped = self.stopped or error.errno in DISK_ERRORS
+        self.failed.append(source)
+        tqdm.write(" ".join(f"failed: {source}: {reason}".split()), file=sys.stderr)
+
+    @property
+    def exit_code(self) -> int:
+        if not self.failed:
+            return 0
+        return 1 if self.restored or self.done_before else 2
+
+    def summary(self, network: Network, result_dir: Path, seconds: float) -> str:
+        count = len(self.restored)
+        images = "1 image" if count == 1 else f"{count} images"
+        lines = [f"restored {images} in {result_dir} ({seconds:.1f} s)"]
+        if measured := sum(count_measurements(network, shape) for shape in self.restored):
+            values = sum(map(math.prod, self.restored))
+            lines.append(f"measured {measured:,} numbers in place of {values:,} pixel values")
+        if self.done_before:
+            lines.append(f"skipped {len(self.done_before)} that were restored before")
+        if self.left_out:
+            kinds = Counter(path.suffix.lower() or "no suffix" for path in self.left_out)
+            text = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(8))
+            lines.append(f"left out {len(self.left_out)} of no known image format: {text}")
+        if self.doubled:
+            lines.append(f"left out other names of the same files: {first_few(self.doubled)}")
+        if self.untried:
+            lines.append(f"not tried: {self.untried}")
+        if self.failed:
+            lines.append(f"failed {len(self.failed)}: {first_few(self.failed)}")
+        return "\n".join(lines)
+
+
+def find_images(
+    names: Sequence[str], recursive: bool, result_dir: Path, report: Report
+) -> list[tuple[Path, Path]]:
+    """Return the images that files, folders and patterns name, each with the path that its result
+    has below the result folder: its name, below a folder or pattern its path from there.
+
+    Files that are no images by their suffix, and folders that cannot be read, are noted in
+    `report`; the result folder is not searched. Raises `FileNotFoundError` for what does not exist.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            base, files = path, _walk(path, recursive, report)
+        elif path.exists():
+            if not path.is_file():
+                raise InputError(f"{name}: is no regular file; expected an image")
+            found.setdefault(_real(path), (path, Path(path.name)))
+            continue
+        elif glob.has_magic(name):
+            base = _fixed_part(path)
+            files = [Path(match) for match in glob.glob(name, recursive=True)]
+            files = [file for file in files if file.is_file()]
+        else:
+            raise FileNotFoundError(
+                f"{name}: does not exist; expected an image, a folder or a pattern"
+            )
+        results, inside = _real(result_dir), _real(base)
+        nested = results != inside and results.is_relative_to(inside)
+        for file in natsorted(files, key=str):
+            if nested and _real(file).is_relative_to(results):
+                continue
+            if file.suffix.lower() not in PHOTO_SUFFIXES:
+                report.left_out.append(file)
+            elif file.exists() and not file.is_file():
+                report.fail(file, InputError("is no regular file; expected an image"))
+            else:
+                relative = Path(os.path.relpath(file, base))
+                first, _ = found.setdefault(_real(file), (file, relative))
+                if os.path.abspath(first) != os.path.abspath(file):
+                    report.doubled.append(file)
+    if not found:
+        hint = "" if recursive else " (--recursive looks into their folders)"
+        raise InputError(
+            f"{', '.join(names)}: found no image{hint}; expected {' '.join(PHOTO_SUFFIXES)}"
+        )
+    return list(found.values())
+
+
+def _walk(folder: Path, recursive: bool, report: Report) -> list[Path]:
+    """Return the files in a folder, hidden ones left out."""
+    os.scandir(folder).close()  # raises where the folder itself cannot be read
+    files = []
+    for parent, folders, names in os.walk(
+        folder, onerror=lambda e: report.fail(Path(e.filename), e)
+    ):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return files
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` raises for links that go round
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folder in which a pattern's wildcards begin.
+
+    >>> str(_fixed_part(Path("photos/2024-*/*.jpg")))
+    'photos'
+    """
+    parts = pattern.parts[:-1]
+    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return Path(*parts[:fixed])
+
+
+def plan(
+    images: Sequence[tuple[Path, Path]], result_dir: Path, report: Report, stages: bool = False
+) -> list[Job]:
+    """Return the images with where their results go.
+
+    An image whose result would lie outside `result_dir`, where another's lies or (with `stages`)
+    among the stages of another fails. Raises `InputError` where results would replace inputs.
+    """
+    root, jobs, taken = _real(result_dir), [], {}
+    sources = {_real(source) for source, _ in images}
+    # Those that keep their suffix have the first right to a name.
+    for source, relative in sorted(images, key=lambda i: result_suffix(i[1].suffix) != i[1].suffix):
+        result = result_dir / relative.with_suffix(result_suffix(relative.suffix))
+        place = _real(result.parent) / result.name
+        if place in sources:
+            raise InputError(
+                f"{result}: would replace an image to be restored; choose another --result_dir"
+            )
+        if not place.is_relative_to(root) or ".." in relative.parts:
+            report.fail(source, InputError(f"its result, {result}, would lie outside {result_dir}"))
+        elif place in taken:
+            other = taken[place]
+            report.fail(source, InputError(f"its result, {result}, would replace that of {other}"))
+        else:
+            taken[place] = source
+            jobs.append(Job(source, result))
+    if stages:
+        folders = {stages_folder(place): source for place, source in taken.items()}
+        if inside := [source for source in sources if source.parent in folders]:
+            raise InputError(
+                f"{first_few(inside)}: would be replaced by stages of another image; choose "
+                "another --result_dir"
+            )
+        for job in list(jobs):
+            if other := folders.get(_real(job.result.parent)):
+                text = f"its result, {job.result}, would lie among the stages of {other}"
+                report.fail(job.source, InputError(text))
+                jobs.remove(job)
+    return natsorted(jobs, key=lambda job: str(job.source))
+
+
+def stages_folder(result: Path) -> Path:
+    """Return the folder for the stages of an image whose result is that file."""
+    return result.with_name(f"{result.name}.stages")
+
+
+def _is_done(job: Job, since: float) -> bool:
+    """Tell whether the result is there and older neither than the image nor than `since`. It is
+    whole if it is there."""
+    try:
+        made = job.result.stat().st_mtime if job.result.is_file() else -math.inf
+        return made >= max(since, job.source.stat().st_mtime)
+    except OSError:
+        return False
+
+
+def claim(result_dir: Path, settings: dict, jobs: Sequence[Job]) -> dict:
+    """Return the settings noted in the result folder. Raise `InputError` if they are others, or for
+    files in the place of results that this program did not make."""
+    there = read_settings(result_dir)
+    existing = [job.result for job in jobs if job.result.exists()]
+    if there is None and existing:
+        raise InputError(
+            f"{first_few(existing)}: exist, without the {SETTINGS_FILE} of this program; choose "
+            "another --result_dir, or --overwrite"
+        )
+    differing = [
+        f"{key} {there.get(key)} (now {value})"
+        for key, value in settings.items()
+        if there is not None and key not in NOT_COMPARED and there.get(key) != value
+    ]
+    if differing:
+        raise InputError(
+            f"{result_dir}: holds results of other settings: {first_few(differing)}; choose "
+            "another --result_dir, or --overwrite"
+        )
+    return there or {}
+
+
+def describe(restorer: Restorer, options: argparse.Namespace) -> dict:
+    """Return the settings that are noted beside the results."""
+    config = restorer.network.config
+    return {
+        "program": PROGRAM,
+        "task": config["task"],
+        "model": config["model"],
+        "sizes": config["sizes"],
+        "weights": options.weights.name,
+        "weights_sha256": hashlib.sha256(options.weights.read_bytes()).hexdigest(),
+        "tile": options.tile,
+        "tile_overlap": restorer.tile_overlap,
+        "self_ensemble": options.self_ensemble,
+        "local_statistics": options.local_statistics,
+        "precision": options.precision,
+        "stages": options.stages,
+        "device": str(restorer.device),
+        "torch": torch.__version__,
+    }
+
+
+def describe_weights(path: Path) -> str:
+    """Return what the record beside a file of weights says of their training; nothing without."""
+    record = read_record(path)
+    if record is None:
+        return ""
+    name, purpose = path.stem, trained_for(record)
+    if "cs_ratio" in record:
+        return f"weights {name}: trained to reconstruct photographs {purpose}"
+    return f"weights {name}: trained for synthetic {purpose}; of other degradations expect less"
+
+
+def count_measurements(network: Network, shape: Sequence[int]) -> int:
+    """Return how many numbers compressive sensing measures of an image of that shape (H×W or
+    H×W×C); 0 for other tasks."""
+    if network.channels != 1:
+        return 0
+    side = network.multiple
+    of_block = network.measure(torch.zeros(1, 1, side, side, device=network.A.Phi.device)).numel()
+    return of_block * math.prod(-(-length // side) for length in shape[:2]) * math.prod(shape[2:])
+
+
+def restore_images(
+    restorer: Restorer, jobs: Sequence[Job], options: argparse.Namespace, report: Report
+) -> None:
+    """Restore the images into their files; what fails is noted in `report`."""
+    limit = int(options.max_megapixels * 1e6) or None  # pixels
+
+    def read(job: Job) -> Photo | Exception:
+        try:
+            return read_photo(job.source, limit)
+        except FAILURES as error:
+            return error
+
+    def compute(job: Job, photo: Photo | Exception) -> tuple[Photo, list] | Exception:
+        if isinstance(photo, Exception):
+            return photo
+        try:
+            if options.stages:
+                return photo, restorer.stages(photo.pixels)
+            return photo, [restorer(photo.pixels)]
+        except FAILURES as error:
+            return error
+
+    def write(job: Job, made: tuple[Photo, list] | Exception) -> None:
+        if isinstance(made, Exception):
+            return report.fail(job.source, made)
+        photo, stages = made
+        try:
+            if options.stages:
+                write_stages(stages_folder(job.result), photo.pixels, stages)
+            write_photo(job.result, photo, stages[-1])
+        except FAILURES as error:
+            return report.fail(job.source, error)
+        report.restored.append(photo.pixels.shape)
+
+    with tqdm(total=len(jobs), unit="image", disable=None, dynamic_ncols=True) as bar:
+        restorer.progress = lambda done, of: bar.set_postfix_str(f"tile {done} of {of}" * (of > 1))
+        done = overlapped(jobs, read, compute, write, options.jobs, ahead=options.jobs)
+        with contextlib.closing(done):
+            for count, _ in enumerate(done, 1):
+                bar.update()
+                if report.stopped:
+                    report.untried = len(jobs) - count
+                    break
+
+
+def write_stages(folder: Path, degraded: np.ndarray, stages: Sequence[np.ndarray]) -> None:
+    """Write the stage images, 1.png, 2.png, …, and contact_sheet.png, on which each one's caption
+    says how far it is from the one before (root mean square, of 255). Raises `InputError` for a
+    link in the folder's place, which may lead anywhere."""
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a link; expected a folder, or nothing")
+    for number, image in enumerate(stages, 1):
+        write_image(folder / f"{number}.png", _as_integers(image))
+    captions, images = ["input"], [degraded, *stages]
+    for number, (before, image) in enumerate(zip(images, stages, strict=False), 1):
+        change = np.sqrt(np.mean((_as_floats(image) - _as_floats(before)) ** 2))
+        captions.append(f"stage {number}, changed by {255 * change:.2f}")
+    write_image(folder / "contact_sheet.png", contact_sheet(images, captions))
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray], captions: Sequence[str], side: int = 320, columns: int = 4
+) -> np.ndarray:
+    """Return the images with captions above them, made smaller to fit `side`: uint8, H×W×3."""
+    margin, line = 4, 14
+    small = [Image.fromarray(_as_bytes(image)).convert("RGB") for image in images]
+    for image in small:
+        image.thumbnail((side, side))
+    cell_width = max(side // 2, *(image.width for image in small)) + margin
+    cell_height = max(image.height for image in small) + line + margin
+    rows = -(-len(small) // columns)
+    sheet = Image.new("RGB", (min(columns, len(small)) * cell_width, rows * cell_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (image, caption) in enumerate(zip(small, captions, strict=True)):
+        left, top = index % columns * cell_width, index // columns * cell_height
+        draw.text((left, top), caption, fill="black")
+        sheet.paste(image, (left, top + line))
+    return np.asarray(sheet)
+
+
+def _as_floats(image: np.ndarray) -> np.ndarray:
+    return image if image.dtype.kind == "f" else image / np.float32(np.iinfo(image.dtype).max)
+
+
+def _as_integers(image: np.ndarray) -> np.ndarray:
+    return np.rint(image * 65535).astype(np.uint16) if image.dtype.kind == "f" else image
+
+
+def _as_bytes(image: np.ndarray) -> np.ndarray:
+    return image if image.dtype == np.uint8 else np.rint(255 * _as_floats(image)).astype(np.uint8)
+
+
+def _tile(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected auto, or pixels") from None
+
+
+def choose_weights(weights: str | None, task: str | None) -> Path:
+    """Return the file that --weights says, or else the task's default. Raises `InputError` where
+    neither is given, `FileNotFoundError` where the default is not there."""
+    if weights is not None:
+        return find_weights(weights)
+    others = f"--weights FILE: an own checkpoint, or a published one from {PUBLISHED_WEIGHTS}"
+    if task is None:
+        raise InputError(
+            f"--task or --weights is missing; expected --task {'|'.join(TASKS)}, for the "
+            f"weights that come with the project, or {others}"
+        )
+    try:
+        return default_weights(task)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; expected them, or {others}") from error
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    text = "an own or a published checkpoint, or the name of one that comes with the project"
+    add("--weights", metavar="FILE", help=f"{text} (that of the task)")
+    add("--task", choices=TASKS, help="which task; with --weights: if the checkpoint fits several")
+    add("--model", choices=MODELS, help="stop unless the checkpoint is of this model")
+    add("--input_dir", nargs="+", required=True, metavar="PATH", help="files, folders, patterns")
+    add("--result_dir", type=Path, default=Path("results"), metavar="DIR", help="(%(default)s)")
+    text = (
+        "largest side of the tiles of a large image; 0: whole (auto: what the memory is enough for)"
+    )
+    add("--tile", type=_tile, default="auto", metavar="auto|N|0", help=text)
+    text = "pixels that tiles share (%(default)s)"
+    add("--tile_overlap", type=int, default=TILE_OVERLAP, metavar="N", help=text)
+    text = "mean over the eight flips and turns of the image: better, eight times the work"
+    add("--self_ensemble", action="store_true", help=text)
+    text = f"take the network's statistics from windows of N pixels ({WINDOW}), as TLC does"
+    add("--local_statistics", type=int, nargs="?", const=WINDOW, default=0, metavar="N", help=text)
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (auto: the best there is)")
+    add("--precision", choices=PRECISIONS, default="float32", help="(%(default)s)")
+    text = "torch.compile: minutes for every size of image or tile, and faster from then on; "
+    text += "reduce-overhead: with CUDA graphs (on a GPU, for tiles of one size)"
+    add("--compile", nargs="?", const="default", default=False, choices=COMPILE_MODES, help=text)
+    text = "threads that read and write, and images held by them (%(default)s)"
+    add("--jobs", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help=text)
+    text = "also write every stage's image and a contact sheet, into NAME.stages"
+    add("--stages", action="store_true", help=text)
+    text = "look into the folders of folders, though not through links to folders"
+    add("--recursive", action="store_true", help=text)
+    add("--overwrite", action="store_true", help="restore again what is in the result folder")
+    text = "refuse larger images, which may be made to fill the memory (%(default)g; 0: no limit)"
+    add("--max_megapixels", type=float, default=MAX_PIXELS / 1e6, metavar="N", help=text)
+    options = parser.parse_args(arguments)
+    options.weights = choose_weights(options.weights, options.task)
+    for name in ("jobs", "max_megapixels"):
+        least = 1 if name == "jobs" else 0
+        if not least <= getattr(options, name) < math.inf:
+            raise InputError(f"--{name} is {getattr(options, name)}; expected {least} or more")
+    return options
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    options, report, start = parse_arguments(arguments), Report(), time.monotonic()
+    keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+    warnings.filterwarnings("ignore", category=UserWarning)  # of libraries, on odd files
+    Image.MAX_IMAGE_PIXELS = None  # --max_megapixels is the limit
+
+    if options.result_dir.exists() and not options.result_dir.is_dir():
+        raise NotADirectoryError(f"{options.result_dir}: is a file; expected a folder")
+    images = find_images(options.input_dir, options.recursive, options.result_dir, report)
+    jobs = plan(images, options.result_dir, report, options.stages)
+    restorer = Restorer.from_checkpoint(
+        options.weights,
+        task=options.task,
+        model=options.model,
+        device=options.device,
+        tile=options.tile,
+        tile_overlap=options.tile_overlap,
+        self_ensemble=options.self_ensemble,
+        precision=options.precision,
+        compile=options.compile,
+        local_statistics=options.local_statistics,
+    )
+    if text := describe_weights(options.weights):
+        print(text, flush=True)
+    settings, since = describe(restorer, options), time.time() - CLOCK_LAG
+    if not options.overwrite:
+        there = claim(options.result_dir, settings, jobs)
+        # Results of an --overwrite that was interrupted may be older, and of other settings.
+        since = there.get("overwritten_since", -math.inf)
+        report.done_before = [job for job in jobs if _is_done(job, since)]
+        done = set(report.done_before)
+        jobs = [job for job in jobs if job not in done]
+    unfinished = {"unfinished": True}
+    if since > -math.inf:
+        unfinished["overwritten_since"] = since
+    write_settings(options.result_dir, {**settings, **unfinished})
+    try:
+        with logging_redirect_tqdm():
+            restore_images(restorer, jobs, options, report)
+    except KeyboardInterrupt:
+        print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
+        without = ", without --overwrite," if options.overwrite else ""
+        print(f"the same command{without} goes on from here", file=sys.stderr)
+        raise
+    write_settings(options.result_dir, settings)
+    print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
+    if report.exit_code:
+        sys.exit(report.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""All four tasks at a glance: degrade photographs, restore them, print scores, draw the stages.
+
+    python -m dgunet.tools.showcase --output DIR
+
+takes photographs inside scikit-image, none of which any of the weights has seen, and the weights
+that come with the project. `DIR/<task>` holds the images (input, restored, target),
+`DIR/stages.png` the figure: a detail for each task, from its input through the network's stages to
+the target.
+
+A compressive sensing network measures grey photographs itself; its input is Φᵀy, the image that
+its measurements y give without a network. All scores are of pixels rounded to 8 bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dgunet.base.errors import InputError, command
+from dgunet.data.degradations import bundled_photos, synthesize
+from dgunet.images.files import pair_by_name, read_gray, read_rgb, to_tensor, to_uint8, write_image
+from dgunet.inference.restorer import Restorer
+from dgunet.model.pretrained import (
+    DEFAULT_WEIGHTS,
+    default_weights,
+    degradation_of,
+    read_record,
+    trained_for,
+)
+from dgunet.scoring.protocols import Score, gaussian_rgb, mean_score, psnr
+from dgunet.tools.figure import Row, picture_rows
+
+PHOTOS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket")
+DETAILS = {  # task → a photograph, and the middle of its detail: of height, width
+    "Deblurring": ("astronaut", 0.75, 0.40),
+    "Deraining": ("chelsea", 0.45, 0.45),
+    "Denoising": ("motorcycle_left", 0.25, 0.75),
+    "Compressive_Sensing": ("motorcycle_left", 0.68, 0.50),
+}
+DETAIL_HEIGHT = 160  # pixels
+STAGES_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Example:
+    """A photograph: the images from the input through all stages to the target, uint8."""
+
+    name: str
+    images: list[np.ndarray]
+
+    def scores(self) -> tuple[Score, Score]:
+        """Return those of the input and of the last stage's image."""
+        *_, restored, target = self.images
+        before, after = (gaussian_rgb(image, target) for image in (self.images[0], restored))
+        return Score(self.name, *before), Score(self.name, *after)
+
+
+def restore_task(task: str, photos: Sequence[Path], folder: Path, max_side: int) -> list[Example]:
+    """Degrade the photographs' middles, no side longer than `max_side`, restore them by the task's
+    default weights, and write the images into `folder`.
+
+    Raises:
+        FileNotFoundError: the weights are not there.
+        InputError: their record is not.
+    """
+    weights = default_weights(task)
+    record = read_record(weights)
+    if record is None:
+        raise InputError(f"{weights.with_suffix('.json')}: is no record; expected the weights' own")
+    restorer = Restorer.from_checkpoint(weights, task=task, device="cpu")
+    if restorer.network.channels == 1:
+        return [_sense(restorer.network, photo, folder, max_side) for photo in photos]
+    synthesize(degradation_of(record), folder, photos, max_side=max_side, jobs=1, overwrite=True)
+    examples = []
+    for degraded, target in pair_by_name(folder / "input", folder / "target"):
+        stages = restorer.stages(read_rgb(degraded))
+        write_image(folder / "restored" / degraded.name, stages[-1])
+        examples.append(Example(degraded.stem, [read_rgb(degraded), *stages, read_rgb(target)]))
+    return examples
+
+
+def _sense(network, photo: Path, folder: Path, max_side: int) -> Example:
+    from dgunet.Compressive_Sensing.data import centre
+    from dgunet.Compressive_Sensing.measure import measure
+    from dgunet.Compressive_Sensing.reconstruct import reconstruct
+
+    target = centre(read_gray(photo), max_side)
+    images = reconstruct(network, measure(network, to_tensor(target)))
+    pixels = [*map(to_uint8, reversed(images)), target]
+    for kind, index in {"input": 0, "restored": -2, "target": -1}.items():
+        write_image(folder / kind / f"{photo.stem}.png", pixels[index])
+    return Example(photo.stem, pixels)
+
+
+def table_row(task: str, examples: Sequence[Example]) -> list[str]:
+    """Return the cells: task, degradation, photographs, input and restored score, gain."""
+    before, after = (
+        mean_score(scores) for scores in zip(*(e.scores() for e in examples), strict=True)
+    )
+    cells = [task, purpose(task), str(len(examples))]
+    cells += [f"{score.psnr:.2f} / {score.ssim:.4f}" for score in (before, after)]
+    return [*cells, f"+{after.psnr - before.psnr:.2f}".replace("+-", "-")]
+
+
+def purpose(task: str) -> str:
+    """Return in words what a task's default weights are for."""
+    return trained_for(read_record(default_weights(task)) or {})
+
+
+def figure_row(task: str, example: Example, middle: tuple[float, float]) -> Row:
+    """Return a detail of the input, of up to four stages evenly spaced, and of the target, each
+    with its PSNR, of the detail."""
+    count = len(example.images) - 2
+    shown = np.linspace(1, count, min(count, STAGES_SHOWN)).round().astype(int)
+    columns = len(shown) + 2
+    details = [detail(image, middle, columns) for image in example.images]
+    first = "Φᵀy" if task == "Compressive_Sensing" else "degraded"
+    captions = {0: first, **{int(stage): f"stage {stage}" for stage in shown}}
+    pictures = [
+        (f"{caption}: {psnr(details[index], details[-1], 255):.2f} dB", details[index])
+        for index, caption in captions.items()
+    ]
+    return Row(task.replace("_", " "), purpose(task), [*pictures, ("target", details[-1])])
+
+
+def detail(image: np.ndarray, middle: tuple[float, float], columns: int) -> np.ndarray:
+    """Return the part of an image around `middle` (of height and width, 0 … 1), as wide as fills
+    the row of a figure: the fewer columns, the wider."""
+    sides = (DETAIL_HEIGHT, DETAIL_HEIGHT * (STAGES_SHOWN + 2) // columns)
+    parts = []
+    for length, side, place in zip(image.shape, sides, middle, strict=False):
+        start = min(max(0, round(place * length) - side // 2), max(0, length - side))
+        parts.append(slice(start, start + side))
+    return image[tuple(parts)]
+
+
+def format_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, its head first; numbers are to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        cells = [
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(cells)} |"
+
+    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join([line(rows[0]), line(rule), *map(line, rows[1:])])
+
+
+def showcase(
+    output: Path, photos: Sequence[Path], max_side: int, figures: Sequence[Path] = ()
+) -> None:
+    """Do all tasks whose weights are there; print which weights are missing, and the table. Write
+    the images and `stages.png` into `output`, and the same figure into the files `figures`.
+
+    Raises:
+        InputError: no weights are there.
+    """
+    table = [["task", "degradation", "photographs", "input", "restored", "gain (dB)"]]
+    rows: list[Row] = []
+    for task in DEFAULT_WEIGHTS:
+        start = time.monotonic()
+        try:
+            examples = restore_task(task, photos, output / task, max_side)
+        except FileNotFoundError as error:
+            print(f"left out: {error}", flush=True)
+            continue
+        seconds = time.monotonic() - start
+        print(f"{task}: {DEFAULT_WEIGHTS[task]}, {seconds:.0f} s", flush=True)
+        table.append(table_row(task, examples))
+        name, *middle = DETAILS[task]
+        shown = next((e for e in examples if e.name == name), examples[0])
+        rows.append(figure_row(task, shown, tuple(middle)))
+    if not rows:
+        raise InputError("none of the default weights is there; expected them in pretrained_models")
+    files = [output / "stages.png", *figures]
+    picture_rows(rows, files)
+    print(f"\n{format_rows(table)}\n")
+    print("PSNR (dB) / SSIM of all channels, rounded to 8 bits; means over the photographs.")
+    print("Compressive sensing: of grey; the input is what the measurements y give as Φᵀy.")
+    print(f"images: {output}/<task>; figure: {', '.join(map(str, files))}")
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for images and figure")
+    text = "the photographs' middles, no side over N pixels (%(default)s)"
+    add("--max_side", type=int, default=320, metavar="N", help=text)
+    text = "write the figure here, too, by its suffix; a JPEG has at most 400 kB"
+    add("--figure", type=Path, nargs="+", default=[], metavar="FILE", help=text)
+    options = parser.parse_args(arguments)
+    if options.max_side < 32:
+        raise InputError(f"--max_side is {options.max_side}; expected 32 or more")
+    photos = [photo for photo in bundled_photos() if photo.stem in PHOTOS]
+    showcase(options.output, photos, options.max_side, options.figure)
+
+
+if __name__ == "__main__":
+    main()

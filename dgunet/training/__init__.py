@@ -1,0 +1,1 @@
+"""The training loop with its configuration, schedule, losses, devices, log and signals."""

@@ -1,0 +1,188 @@
+"""What a training run tells: its budget, a progress bar, a line an epoch, TensorBoard."""
+
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dgunet.base.errors import first_few
+from dgunet.model.checkpoint import write_atomically
+
+
+class RunLog:
+    """Talks for the main process; the others stay silent.
+
+    In the run's folder it writes `config.yml`, `train.log` (what it prints, but for the bar) and
+    `tensorboard/`.
+    """
+
+    def __init__(self, folder: Path, main: bool, verbose: bool):
+        self.folder, self.main, self.verbose = folder, main, verbose
+        self.writer = None
+        if main:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def line(self, text: str) -> None:
+        if self.main:
+            tqdm.write(text)
+            with open(self.folder / "train.log", "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def start(self, trainer) -> None:
+        """Print what runs where, and the budget beside the paper's; keep the configuration."""
+        if not self.main:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(
+            str(self.folder / "tensorboard"), purge_step=trainer.steps_done + 1
+        )
+        config = trainer.config
+        write_atomically(
+            self.folder / "config.yml", lambda file: file.write(config.dump().encode())
+        )
+        parameters = sum(p.numel() for p in trainer.model.parameters())
+        self.line(
+            f"{trainer.task.name} {config.MODEL.NAME}, {parameters:,} parameters, "
+            f"on {trainer.devices}, in {self.folder}"
+        )
+        batch, epochs = config.OPTIM.BATCH_SIZE, config.OPTIM.NUM_EPOCHS
+        processors = trainer.devices.processors
+        split = f" ({processors} × {batch / processors:g})" if processors > 1 else ""
+        if config.OPTIM.ACCUMULATE > 1:
+            split += f" in {config.OPTIM.ACCUMULATE} parts"
+        samples = epochs * trainer.sampler.samples
+        paper = trainer.task.paper
+        paper_epochs, paper_images, paper_batch = paper(config) if callable(paper) else paper
+        paper = paper_epochs * paper_images
+        length = (
+            f"{epochs:,} epochs of {trainer.sampler.samples:,} samples = {samples:,} samples in "
+            f"{epochs * trainer.sampler.batches:,} steps"
+        )
+        share = f"; this run sees {samples / paper:.3g} of that"
+        if minutes := trainer.clock.minutes:
+            left = max(0.0, minutes - trainer.clock.now / 60)
+            length = f"{minutes:g} minutes, of which {left:.3g} are left"
+            share = ""
+        self.line(f"budget: batch {batch}{split}, {length}")
+        self.line(
+            f"paper:  batch {paper_batch}, {paper_epochs:,} epochs of {paper_images:,} samples "
+            f"= {paper:,} samples{share}"
+        )
+        for note in getattr(trainer.training_data, "notes", []):
+            self.line(note)
+        self.line(f"validation: {_validation(trainer)}")
+
+    def progress(self, trainer) -> "Progress":
+        return Progress(trainer, shown=self.main and self.verbose)
+
+    def epoch(self, trainer, loss: float, skipped: int, rate: float) -> None:
+        lr = trainer.optimizer.param_groups[0]["lr"]
+        text = f"epoch {trainer.epoch}: loss {loss:.5f}, lr {lr:.3g}, {rate:.3g} images/s"
+        if trainer.psnr is not None:
+            best = trainer.best
+            text += (
+                f", PSNR {trainer.psnr:.2f} dB (best {best['psnr']:.2f} in epoch {best['epoch']})"
+            )
+        if skipped:
+            text += f", {skipped} samples left out as unreadable"
+        self.line(text)
+        if self.writer:
+            step = trainer.steps_done
+            self.writer.add_scalar("loss", loss, step)
+            self.writer.add_scalar("learning rate", lr, step)
+            self.writer.add_scalar("images per second", rate, step)
+
+    def validation(self, trainer, pictures: list) -> None:
+        """Keep the PSNR, and pictures as rows of degraded, restored, target (N×C×H×W in [0,1])."""
+        if trainer.clock.minutes:
+            self.line(
+                f"after {trainer.clock.now / 60:.1f} minutes, {trainer.samples_seen:,} samples: "
+                f"PSNR {trainer.psnr:.2f} dB"
+            )
+        if self.writer:
+            import torch
+
+            step = trainer.steps_done
+            self.writer.add_scalar("validation PSNR", trainer.psnr, step)
+            rows = torch.cat([column.float() for column in pictures], dim=3)
+            picture = torch.cat(list(rows), dim=1)
+            self.writer.add_image("degraded, restored, target", picture.cpu(), step)
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+
+
+def _validation(trainer) -> str:
+    """Say when the run validates, and on what."""
+    keys, data = trainer.config.TRAINING, trainer.validation_data
+    if data is None:
+        return "none (TRAINING.VAL_DIR is empty), so there will be no model_best.pth"
+    when = f"every {keys.VAL_AFTER_EVERY} epochs" if keys.VAL_AFTER_EVERY > 1 else "every epoch"
+    if keys.VAL_EPOCHS:
+        epochs = ", ".join(map(str, keys.VAL_EPOCHS))
+        when = f"in epochs {epochs} and all after {keys.VAL_ALWAYS_AFTER}"
+    several = keys.VAL_TIMES > 1 and trainer.sampler.batches // keys.VAL_TIMES > 1
+    times = f", {keys.VAL_TIMES} times each" if several else ""
+    if trainer.clock.minutes:
+        when, times = f"at the start and {keys.VAL_TIMES} times in the minutes", ""
+    left_out = getattr(data, "left_out", [])
+    missing = f"; {len(left_out)} left out: {first_few(left_out)}" if left_out else ""
+    return f"{len(data):,} images, {when}{times}{missing}"
+
+
+class Progress:
+    """A bar over the batches of one epoch, with loss, learning rate, images/s and the run's time
+    left."""
+
+    def __init__(self, trainer, shown: bool):
+        self.trainer, self.mark = trainer, time.monotonic()
+        self.seconds, self.images = 0.0, 0
+        epochs = f"/{trainer.last_epoch}" * (not trainer.clock.minutes)
+        self.bar = tqdm(
+            total=trainer.sampler.batches,
+            initial=trainer.batch,
+            desc=f"epoch {trainer.epoch}{epochs}",
+            disable=not shown,
+            leave=False,
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # seconds; few lines in a log file
+        )
+
+    @property
+    def rate(self) -> float:
+        """Images a second in training, over all processes."""
+        return self.images / max(self.seconds, 1e-9)
+
+    def skip_time(self) -> None:
+        """Do not count what passed since the last step."""
+        self.mark = time.monotonic()
+
+    def advance(self, loss: float) -> None:
+        """Count the step that was just taken."""
+        trainer, before = self.trainer, self.mark
+        self.skip_time()
+        self.seconds += self.mark - before
+        self.images += trainer.sampler.joint_size(trainer.batch - 1)
+        if trainer.clock.minutes:
+            seconds = 60 * trainer.clock.minutes - trainer.clock.elapsed
+        else:
+            epochs = trainer.last_epoch - trainer.epoch + 1
+            samples = epochs * trainer.sampler.samples - trainer.batch * trainer.sampler.batch_size
+            seconds = samples / self.rate
+        left = timedelta(seconds=int(max(seconds, 0)))
+        lr = trainer.optimizer.param_groups[0]["lr"]
+        self.bar.set_postfix_str(
+            f"loss {loss:.4f}, lr {lr:.2g}, {self.rate:.3g} images/s, run: {left} left",
+            refresh=False,
+        )
+        self.bar.update()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()

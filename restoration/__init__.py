@@ -1,1 +1,0 @@
-"""What the four DGUNet tasks share: data, training, inference, scoring and files."""

@@ -1,0 +1,400 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dgunet.base.errors import InputError
+from dgunet.data.degradations import (
+    BUNDLED_PHOTOS,
+    PRESETS,
+    Blur,
+    Noise,
+    Rain,
+    add_blur,
+    add_noise,
+    add_rain,
+    blur_in_linear_light,
+    bundled_photos,
+    degrade,
+    linear_to_srgb,
+    main,
+    pair_generator,
+    shake_kernel,
+    srgb_to_linear,
+    streak_kernel,
+    synthesize,
+)
+from dgunet.images.files import list_images, read_image, read_rgb, write_image
+from dgunet.scoring.protocols import psnr
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def smooth_image(height=96, width=128):
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    return np.stack([x, y, (x + y) / 2], axis=2).astype(np.float32)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for index, shape in enumerate([(50, 70, 3), (64, 64, 3), (40, 90)]):
+        array = rng(index).integers(0, 256, shape, np.uint8)
+        write_image(folder / f"photo{index}.png", array)
+    return folder
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("shape", [(40, 56, 3), (40, 56, 1), (40, 56), (5, 7, 3)])
+def test_degrade_keeps_shape_and_type_and_input(preset, shape):
+    for dtype in (np.float32, np.float64):
+        image = rng().random(shape).astype(dtype)
+        before = image.copy()
+        degraded = degrade(image, preset, rng())
+        assert degraded.shape == shape
+        assert degraded.dtype == dtype
+        assert np.isfinite(degraded).all()
+        np.testing.assert_array_equal(image, before)
+        np.testing.assert_array_equal(degraded, degrade(image, preset, rng()))
+        np.testing.assert_array_equal(degraded, degrade(image, PRESETS[preset], rng()))
+
+
+@pytest.mark.parametrize("sigma", [15, 25, 50])
+def test_gaussian_noise_has_its_sigma(sigma):
+    noise = add_noise(np.full((200, 200, 3), 0.5), f"gaussian{sigma}", rng()) - 0.5
+    error = sigma / 255 / np.sqrt(noise.size)
+    assert abs(noise.mean()) < 4 * error
+    assert abs(noise.std() - sigma / 255) < 4 * error / np.sqrt(2)
+    assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 0.5, 0.9])
+def test_poisson_gaussian_variance_grows_with_the_signal(level):
+    noisy = add_noise(np.full((300, 300, 3), level), Noise(sigma=5, shot=0.02), rng())
+    variance = 0.02 * level + (5 / 255) ** 2
+    assert abs(noisy.mean() - level) < 4 * np.sqrt(variance / noisy.size)
+    assert noisy.var() == pytest.approx(variance, rel=0.03)
+
+
+def test_shot_noise_alone_counts_photons():
+    noisy = add_noise(np.full((50, 50, 3), 0.3), Noise(sigma=0, shot=0.02), rng())
+    np.testing.assert_allclose(noisy / 0.02, np.rint(noisy / 0.02), atol=1e-9)
+
+
+def test_noise_is_neither_clipped_nor_rounded():
+    noisy = add_noise(np.linspace(0, 1, 3000).reshape(30, 100, 1), "gaussian25", rng())
+    assert noisy.min() < 0
+    assert noisy.max() > 1
+    assert len(np.unique(noisy)) == noisy.size
+
+
+@pytest.mark.parametrize("extent", [0.5, 3.0, 11.0, 40.0])
+def test_shake_kernel_is_a_centred_path(extent):
+    for seed in range(20):
+        kernel = shake_kernel(extent, rng(seed))
+        assert kernel.shape[0] == kernel.shape[1]
+        assert kernel.shape[0] % 2 == 1
+        assert kernel.min() >= 0
+        assert kernel.sum() == pytest.approx(1, abs=1e-9)
+        offset = np.mgrid[: len(kernel), : len(kernel)] - len(kernel) // 2
+        np.testing.assert_allclose((offset * kernel).sum(axis=(1, 2)), 0, atol=1e-9)
+        reach = np.hypot(*offset)[kernel > 0].max()
+        assert extent / 2 - 1 <= reach <= extent / 2 + np.sqrt(2)
+
+
+def test_shake_kernels_are_thin_and_turn_every_way():
+    """A defocus or a Gaussian blur fills its disc and has no direction; a path does not."""
+    angles = []
+    for seed in range(40):
+        kernel = shake_kernel(31, rng(seed))
+        assert (kernel > kernel.max() / 20).mean() < 0.25
+        offset = (np.mgrid[: len(kernel), : len(kernel)] - len(kernel) // 2).reshape(2, -1)
+        spread, axes = np.linalg.eigh(offset * kernel.ravel() @ offset.T)
+        assert spread[1] > 0
+        angles.append(np.arctan2(*axes[:, 1]) % np.pi)
+    assert np.histogram(angles, 4, (0, np.pi))[0].min() >= 3
+
+
+@pytest.mark.parametrize("level", [0.0, 0.02, 0.5, 1.0])
+def test_blurring_a_constant_returns_it(level):
+    image = np.full((30, 40, 3), level, np.float32)
+    for seed in range(5):
+        np.testing.assert_allclose(add_blur(image, "blur_strong", rng(seed)), level, atol=1e-5)
+
+
+def test_blur_adds_up_light():
+    """Of a black and white edge, blur keeps the mean of the light, not that of the sRGB values."""
+    image = np.zeros((40, 120, 3))
+    image[:, 60:] = 1
+    blurred = add_blur(image, Blur((20, 20)), rng())
+    assert blurred[:, :20].max() < 1e-6
+    assert np.abs(blurred - image).max() > 0.2
+    assert srgb_to_linear(blurred).mean() == pytest.approx(0.5, abs=1e-6)
+    assert blurred.mean() > 0.505
+
+
+def test_blur_is_convolution_with_reflected_borders():
+    from scipy.ndimage import convolve
+
+    image, kernel = rng(1).random((30, 25, 3)), shake_kernel(14, rng(2))
+    light = np.stack(
+        [convolve(srgb_to_linear(image[..., c]), kernel, mode="mirror") for c in range(3)]
+    )
+    expected = linear_to_srgb(light.transpose(1, 2, 0))
+    np.testing.assert_allclose(blur_in_linear_light(image, kernel), expected, atol=1e-9)
+
+
+def test_srgb_transfer_function():
+    from skimage.color import rgb2xyz
+
+    greys = np.linspace(0, 1, 1001)
+    light = rgb2xyz(np.repeat(greys[:, None, None], 3, axis=2))[:, 0, 1]
+    np.testing.assert_allclose(srgb_to_linear(greys), light, atol=1e-6)
+    assert srgb_to_linear(np.array(0.5)) == pytest.approx(0.2140411405, abs=1e-9)
+    np.testing.assert_allclose(linear_to_srgb(srgb_to_linear(greys)), greys, atol=1e-7)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("rain")])
+def test_rain_only_brightens_and_the_same_in_every_channel(preset):
+    image = smooth_image()
+    for seed in range(3):
+        rainy = add_rain(image, preset, rng(seed))
+        assert (rainy >= image).all()
+        assert rainy.max() <= 1
+        assert 0.05 < (rainy > image + 0.02).mean() < 0.9
+    rain_on_black = add_rain(np.zeros_like(image), preset, rng(2))
+    assert np.ptp(rain_on_black, axis=2).max() == 0
+    np.testing.assert_allclose(rainy, 1 - (1 - image) * (1 - rain_on_black), atol=1e-6)
+    white = np.ones_like(image)
+    np.testing.assert_array_equal(add_rain(white, preset, rng()), white)
+
+
+def test_rain_reaches_every_border_and_is_streaked_downwards():
+    rain = add_rain(
+        np.zeros((300, 300, 1)), Rain((6, 6), (20, 20), (1.5, 1.5), (0.5, 0.5), 0), rng()
+    )
+    rain = rain[..., 0]
+    means = [part.mean() for part in (rain[:20], rain[-20:], rain[:, :20], rain[:, -20:])]
+    assert min(means) > 0.6 * rain.mean()
+
+    def correlation(first, second):
+        return np.corrcoef(first.ravel(), second.ravel())[0, 1]
+
+    assert correlation(rain[6:], rain[:-6]) > 3 * abs(correlation(rain[:, 6:], rain[:, :-6]))
+
+
+def test_streak_kernel_has_its_length_width_and_angle():
+    upright = streak_kernel(24, 3, 0)
+    middle = len(upright) // 2
+    assert upright.max() == upright[middle, middle] == 1
+    assert upright[middle, middle + 1 : middle + 3].mean() == pytest.approx(0.5, abs=0.25)
+    assert (upright[:, middle] > 0).sum() == 23  # the fade reaches 0 at both ends, 12 pixels away
+    steep = streak_kernel(24, 3, 30)
+    y, x = np.mgrid[: len(steep), : len(steep)] - len(steep) // 2
+    spread, axes = np.linalg.eigh(np.cov(np.stack([x.ravel(), y.ravel()]), aweights=steep.ravel()))
+    assert spread[1] > 5 * spread[0]
+    across, down = axes[:, 1]
+    assert np.degrees(np.arctan(across / down)) == pytest.approx(30, abs=0.5)
+
+
+def test_wrong_presets_and_pixels():
+    image = smooth_image()
+    with pytest.raises(InputError, match=r"unknown preset 'snow'.*rain_light.*gaussian50"):
+        degrade(image, "snow", rng())
+    with pytest.raises(InputError, match=r"unknown preset 'gaussian25'; .*blur_mild, blur_strong$"):
+        add_blur(image, "gaussian25", rng())
+    with pytest.raises(InputError, match="unknown preset"):
+        add_rain(image, Blur((3, 3)), rng())
+    with pytest.raises(ValueError, match="uint8"):
+        degrade(np.zeros((8, 8, 3), np.uint8), "gaussian25", rng())
+
+
+def test_generators_differ_by_seed_preset_and_name():
+    draws = {
+        pair_generator(seed, preset, name).random()
+        for seed in (0, 1)
+        for preset in ("rain_light", "rain_heavy")
+        for name in ("a", "b")
+    }
+    assert len(draws) == 8
+    assert pair_generator(0, "a", "b").random() == pair_generator(0, "a", "b").random()
+
+
+def test_bundled_photos_are_there_and_split():
+    assert bundled_photos("train") + bundled_photos("test") == bundled_photos()
+    assert {"chelsea.png", "coffee.png"} < set(BUNDLED_PHOTOS["test"])
+    assert not set(BUNDLED_PHOTOS["train"]) & set(BUNDLED_PHOTOS["test"])
+    split_of_motorcycles = [
+        split for split, names in BUNDLED_PHOTOS.items() for name in names if "motorcycle" in name
+    ]
+    assert split_of_motorcycles == ["train", "train"]
+    for photo in bundled_photos():
+        assert read_image(photo).shape[2] == 3
+    with pytest.raises(InputError, match="expected train, test or all"):
+        bundled_photos("validation")
+
+
+def test_pairs_are_photo_and_degraded_photo(photos, tmp_path):
+    psnr_of = synthesize("gaussian25", tmp_path / "set", list_images(photos), seed=3)
+    assert list(psnr_of) == ["photo0", "photo1", "photo2"]
+    for name, value in psnr_of.items():
+        target = read_image(tmp_path / f"set/target/{name}.png")
+        np.testing.assert_array_equal(target, read_rgb(photos / f"{name}.png"))
+        degraded = read_image(tmp_path / f"set/input/{name}.png")
+        noisy = add_noise(
+            target / np.float32(255), "gaussian25", pair_generator(3, "gaussian25", name)
+        )
+        assert np.abs(degraded - np.clip(noisy * 255, 0, 255)).max() <= 0.5
+        assert value == pytest.approx(psnr(degraded, target, data_range=255))
+
+
+@pytest.mark.parametrize("preset", ["rain_medium", "blur_mild", "poisson_gaussian"])
+def test_same_seed_same_bytes(photos, tmp_path, preset):
+    files = list_images(photos)
+    synthesize(preset, tmp_path / "one", files, seed=1, jobs=1)
+    synthesize(preset, tmp_path / "same", files, seed=1, jobs=3)
+    synthesize(preset, tmp_path / "fewer", files[2:0:-1], seed=1, jobs=1)
+    synthesize(preset, tmp_path / "other", files, seed=2, jobs=1)
+    one = contents(tmp_path / "one")
+    assert len(one) == 6
+    assert contents(tmp_path / "same") == one
+    fewer = contents(tmp_path / "fewer")
+    assert len(fewer) == 4
+    assert fewer.items() <= one.items()
+    other = contents(tmp_path / "other")
+    assert all((other[path] == data) == (path.parts[0] == "target") for path, data in one.items())
+
+
+def test_patches_tile_the_middle(photos, tmp_path, capsys):
+    psnr_of = synthesize("gaussian25", tmp_path / "set", list_images(photos), patch_size=45)
+    assert list(psnr_of) == ["photo0_00_00", "photo1_00_00"]
+    assert "left out, smaller than a patch: photo2.png" in capsys.readouterr().out
+    target = read_image(tmp_path / "set/target/photo0_00_00.png")
+    np.testing.assert_array_equal(target, read_rgb(photos / "photo0.png")[2:47, 12:57])
+
+    psnr_of = synthesize("gaussian25", tmp_path / "small", list_images(photos)[:1], patch_size=20)
+    assert len(psnr_of) == 2 * 3
+    rows = [
+        np.hstack(
+            [read_image(tmp_path / f"small/target/photo0_{y:02}_{x:02}.png") for x in range(3)]
+        )
+        for y in range(2)
+    ]
+    np.testing.assert_array_equal(np.vstack(rows), read_rgb(photos / "photo0.png")[5:45, 5:65])
+
+
+def test_max_side_keeps_the_middle(photos, tmp_path):
+    synthesize("gaussian25", tmp_path / "set", list_images(photos), max_side=50)
+    target = read_image(tmp_path / "set/target/photo0.png")
+    np.testing.assert_array_equal(target, read_rgb(photos / "photo0.png")[:, 10:60])
+
+
+def test_what_the_user_had_stays(photos, tmp_path):
+    files = list_images(photos)
+    synthesize("gaussian25", tmp_path / "set", files)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"holds 6 images already.*--overwrite"):
+        synthesize("gaussian50", tmp_path / "set", files)
+    with pytest.raises(InputError, match=r"2 images that this run would not replace.*photo2\.png"):
+        synthesize("gaussian50", tmp_path / "set", files[:2], overwrite=True)
+    with pytest.raises(InputError, match="lies where pairs would be written"):
+        own_targets = list_images(tmp_path / "set/target")
+        synthesize("gaussian50", tmp_path / "set", own_targets, overwrite=True)
+    assert contents(tmp_path) == before
+    synthesize("gaussian50", tmp_path / "set", files, overwrite=True)
+    assert contents(tmp_path) != before
+
+
+def test_what_cannot_be_made(photos, tmp_path):
+    files = list_images(photos)
+    write_image(tmp_path / "more/photo0.jpg", np.zeros((8, 8, 3), np.uint8))
+    for arguments, message in [
+        ({"photos": [*files, tmp_path / "more/photo0.jpg"]}, "1 names belong to two .*: photo0"),
+        ({"photos": files, "patch_size": 500}, "none of 3 photographs gives a pair of 500×500"),
+        ({"photos": files, "patch_size": 0}, "patch_size is 0"),
+        ({"photos": files, "jobs": 0}, "jobs is 0"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            synthesize("gaussian25", tmp_path / "set", **arguments)
+    assert not (tmp_path / "set").exists()
+
+
+def test_command(photos, tmp_path, capsys):
+    arguments = ["rain_light", "--photos", photos, "--output", tmp_path / "set"]
+    main([*map(str, arguments), "--images", "photo0, photo2.png"])
+    assert f"{tmp_path}/set: 2 pairs, mean PSNR of the inputs " in capsys.readouterr().out
+    assert [path.name for path in list_images(tmp_path / "set/input")] == [
+        "photo0.png",
+        "photo2.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["snow"], "unknown preset 'snow'; expected one of rain_light"),
+        (["rain_light", "--photos", "PHOTOS", "--images", "cat"], "no photograph 'cat'"),
+        (["rain_light", "--photos", "missing_folder"], "missing_folder: does not exist"),
+        (["rain_light", "--photos", "PHOTOS", "--split", "test"], "leave out --photos"),
+        (["rain_light", "--photos", "PHOTOS", "--images", ","], "names no photograph"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys, arguments, message):
+    arguments = [str(photos) if word == "PHOTOS" else word for word in arguments]
+    with pytest.raises(SystemExit) as exit_:
+        main([*arguments, "--output", str(tmp_path / "set")])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_broken_photo_is_named(photos, tmp_path):
+    (photos / "photo3.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"photo3\.png"):
+        synthesize("gaussian25", tmp_path / "set", list_images(photos))
+
+
+# Ranges around the module's table, wide enough for three photographs' middles.
+@pytest.mark.parametrize(
+    ("preset", "low", "high"),
+    [
+        ("rain_light", 25, 31),
+        ("rain_medium", 22, 28.5),
+        ("rain_heavy", 20.5, 26.5),
+        ("blur_mild", 24, 33),
+        ("blur_strong", 22, 30),
+        ("gaussian15", 24.61, 25.6),  # 20·log10(255/15) = 24.61; clipping only lessens the noise
+        ("gaussian25", 20.17, 21.6),
+        ("gaussian50", 14.15, 16.5),
+        ("poisson_gaussian", 22, 27),
+    ],
+)
+def test_psnr_of_the_presets_on_bundled_photos(tmp_path, preset, low, high):
+    psnr_of = synthesize(preset, tmp_path, bundled_photos("test"), max_side=192, jobs=2)
+    assert low < np.mean(list(psnr_of.values())) < high
+
+
+def test_import_needs_neither_torch_nor_skimage():
+    code = (
+        "import sys, dgunet.data.degradations; "
+        "assert not {'torch', 'skimage', 'matplotlib', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unreadable_photograph_is_named_before_anything_is_written(photos, tmp_path, capsys):
+    files = list_images(photos)
+    content = files[1].read_bytes()
+    files[1].write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=f"1 of 3 are unusable: {files[1]}: cannot be read"):
+        synthesize("gaussian25", tmp_path / "set", files)
+    assert not (tmp_path / "set").exists()

@@ -1,0 +1,269 @@
+import io
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dgunet.base.errors import InputError
+from dgunet.images.files import (
+    list_images,
+    pad_bottom_right,
+    pad_to_multiple,
+    pair_by_name,
+    read_gray,
+    read_image,
+    read_rgb,
+    to_tensor,
+    to_uint8,
+    write_image,
+)
+
+
+def pixels(*shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, pixels(4, 5, 3))
+
+
+def test_list_images_in_natural_order(tmp_path):
+    touch(tmp_path / "10.png", tmp_path / "2.PNG", tmp_path / "sub/1.jpg")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._2.png").write_text("left by another system")
+    assert [path.name for path in list_images(tmp_path)] == ["2.PNG", "10.png"]
+    assert [path.name for path in list_images(tmp_path, recursive=True)] == [
+        "2.PNG",
+        "10.png",
+        "1.jpg",
+    ]
+
+
+def test_list_images_errors(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    for folder, found in [
+        (tmp_path, "holds no image"),
+        (tmp_path / "missing", "does not exist"),
+        (tmp_path / "notes.txt", "is a file"),
+    ]:
+        with pytest.raises(InputError, match=found) as error:
+            list_images(folder)
+        assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("shape", [(7, 9), (7, 9, 3), (7, 9, 4)])
+def test_written_pixels_are_what_pillow_reads(tmp_path, suffix, shape):
+    path = tmp_path / "new" / f"image{suffix}"
+    write_image(path, pixels(*shape))
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), pixels(*shape))
+    np.testing.assert_array_equal(read_image(path), pixels(*shape))
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (7, 9, 3)])
+def test_16_bit(tmp_path, shape):
+    stored = pixels(*shape, dtype=np.uint16)
+    write_image(tmp_path / "image.png", stored)
+    np.testing.assert_array_equal(read_image(tmp_path / "image.png"), stored)
+    rounded = np.rint(stored / 65535 * 255).astype(np.uint8)
+    expected = rounded if stored.ndim == 3 else np.stack([rounded] * 3, axis=2)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "image.png"), expected)
+
+
+def test_palette_becomes_colour_or_grey(tmp_path):
+    indices = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    grey = np.repeat(np.arange(255, 243, -1, dtype=np.uint8)[:, None], 3, axis=1)
+    colours = pixels(12, 3)
+    for palette, expected in [(grey, grey[indices][..., 0]), (colours, colours[indices])]:
+        picture = Image.fromarray(indices).convert("P")
+        picture.putpalette(palette.tobytes())
+        for suffix in (".png", ".tif", ".bmp", ".gif"):
+            path = tmp_path / f"palette{suffix}"
+            picture.save(path)
+            np.testing.assert_array_equal(read_image(path), expected, err_msg=suffix)
+
+
+def test_transparent_palette_keeps_alpha(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.save(tmp_path / "image.png", transparency=1)
+    assert read_image(tmp_path / "image.png").tolist() == [[[10, 20, 30, 255], [40, 50, 60, 0]]]
+    assert read_rgb(tmp_path / "image.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+def test_one_bit_and_cmyk(tmp_path):
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "bit.png")
+    assert read_image(tmp_path / "bit.png").tolist() == [[0, 255]]
+    Image.new("CMYK", (1, 1), (255, 0, 0, 0)).save(tmp_path / "ink.tif")
+    assert read_image(tmp_path / "ink.tif").tolist() == [[[0, 255, 255]]]
+
+
+def test_orientation_is_not_applied(tmp_path):
+    picture = Image.fromarray(pixels(8, 16, 3))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    for name in ("image.jpg", "image.png"):
+        picture.save(tmp_path / name, exif=exif)
+        assert read_image(tmp_path / name).shape == (8, 16, 3)
+
+
+def test_read_gray_is_full_range_luma(tmp_path):
+    stored = pixels(16, 16, 3)
+    write_image(tmp_path / "image.png", stored)
+    luma = stored @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(read_gray(tmp_path / "image.png") - luma).max() <= 0.51
+    write_image(tmp_path / "grey.png", stored[..., 0])
+    np.testing.assert_array_equal(read_gray(tmp_path / "grey.png"), stored[..., 0])
+    write_image(tmp_path / "alpha.png", pixels(16, 16, 4))
+    expected = pixels(16, 16, 4)[..., :3] @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(read_gray(tmp_path / "alpha.png") - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp", ".gif", ".ppm"])
+def test_broken_files_are_named(tmp_path, suffix, capfd):
+    whole = io.BytesIO()
+    kind = {".jpg": "JPEG", ".tif": "TIFF"}.get(suffix, suffix[1:].upper())
+    Image.fromarray(pixels(64, 64, 3)).save(whole, kind)
+    data = whole.getvalue()
+    broken = {"half": data[: len(data) // 2], "end": data[:-20], "empty": b"", "text": b"hello"}
+    for name, content in broken.items():
+        path = tmp_path / f"{name}{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=path.name):
+            read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_jpeg_cut_short_after_a_thumbnail(tmp_path):
+    thumbnail, whole = io.BytesIO(), io.BytesIO()
+    Image.fromarray(pixels(8, 8, 3)).save(thumbnail, "JPEG")
+    Image.fromarray(pixels(64, 64, 3)).save(whole, "JPEG")
+    note = b"\xff\xfe" + (len(thumbnail.getvalue()) + 2).to_bytes(2, "big") + thumbnail.getvalue()
+    data = whole.getvalue()[:2] + note + whole.getvalue()[2:]
+    (tmp_path / "whole.jpg").write_bytes(data)
+    assert read_image(tmp_path / "whole.jpg").shape == (64, 64, 3)
+    (tmp_path / "cut.jpg").write_bytes(data[:-300])
+    with pytest.raises(InputError, match="cut short"):
+        read_image(tmp_path / "cut.jpg")
+
+
+def test_float_pixels_are_refused(tmp_path):
+    for shape in [(4, 4), (4, 4, 3)]:
+        cv2.imwrite(str(tmp_path / "float.tif"), np.zeros(shape, np.float64))
+        with pytest.raises(InputError, match=r"float\.tif: .*float64 pixels; expected 8 or 16"):
+            read_image(tmp_path / "float.tif")
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("image.xyz", np.zeros((4, 4), np.uint8)),
+        ("image.gif", np.zeros((4, 4), np.uint8)),
+        ("image.jpg", np.zeros((4, 4), np.uint16)),
+        ("image.png", np.zeros((4, 4), np.float32)),
+        ("image.png", np.zeros((4, 4, 2), np.uint8)),
+        ("image.png", np.zeros(4, np.uint8)),
+    ],
+)
+def test_unwritable_pixels_leave_no_file(tmp_path, name, array):
+    with pytest.raises(InputError, match=name):
+        write_image(tmp_path / name, array)
+    assert not os.listdir(tmp_path)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    touch(tmp_path / "image.png")
+    before = (tmp_path / "image.png").read_bytes()
+
+    def full_disk(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_image(tmp_path / "image.png", pixels(9, 9))
+    assert os.listdir(tmp_path) == ["image.png"]
+    assert (tmp_path / "image.png").read_bytes() == before
+
+
+def test_to_tensor_of_every_type():
+    array = pixels(5, 6, 3)
+    expected = torch.from_numpy(array.transpose(2, 0, 1) / np.float32(255))
+    assert torch.equal(to_tensor(array), expected)
+    assert torch.equal(to_tensor(array[..., 0]), expected[:1])
+    assert torch.equal(to_tensor(array[::-1, ::-1]), expected.flip(1, 2))
+    deep = pixels(5, 6, 3, dtype=np.uint16)
+    assert torch.equal(to_tensor(deep)[0], torch.from_numpy(deep[..., 0] / np.float32(65535)))
+    unclipped = np.array([[-0.25, 1.5]])
+    assert to_tensor(unclipped).tolist() == [[[-0.25, 1.5]]]
+    assert to_tensor(unclipped).dtype == torch.float32
+    with pytest.raises(ValueError, match="int64"):
+        to_tensor(np.zeros((2, 2), np.int64))
+
+
+def test_to_tensor_shares_no_memory():
+    array = np.zeros((2, 2), np.float32)
+    to_tensor(array).fill_(1)
+    assert array.max() == 0
+
+
+def test_to_uint8_inverts_to_tensor_and_rounds_half_to_even():
+    for shape in [(5, 6, 3), (5, 6)]:
+        np.testing.assert_array_equal(to_uint8(to_tensor(pixels(*shape))), pixels(*shape))
+    halves = torch.tensor([[[0.5, 1.5, 2.5, 300.0, -3.0]]], dtype=torch.float64) / 255
+    assert to_uint8(halves).tolist() == [[0, 2, 2, 255, 0]]
+    with pytest.raises(ValueError, match="C×H×W"):
+        to_uint8(torch.zeros(1, 3, 4, 4))
+
+
+def reflect_once(row, length):
+    """The definition: mirror about the last pixel until the row is long enough."""
+    row = list(row)
+    while len(row) < length:
+        first = row if len(row) == 1 else row[-2::-1]
+        row += first[: length - len(row)]
+    return row
+
+
+@pytest.mark.parametrize(("size", "length"), [(5, 8), (5, 9), (5, 40), (2, 7), (1, 6), (6, 3)])
+def test_padding_reflects_repeatedly(size, length):
+    row = np.arange(size)
+    expected = reflect_once(row, length)
+    padded = pad_bottom_right(np.tile(row, (3, 1)), 3, length)
+    assert padded.tolist() == [expected] * 3
+    padded = pad_bottom_right(np.tile(row[:, None, None], (1, 3, 2)), length, 3)
+    assert padded[:, 0, 0].tolist() == expected
+    assert padded.shape == (max(size, length), 3, 2)
+
+
+def test_both_paddings_agree():
+    array = pixels(5, 13, 3)
+    tensor = pad_to_multiple(to_tensor(array)[None], 8, minimum=16)
+    assert torch.equal(tensor[0], to_tensor(pad_bottom_right(array, 16, 16)))
+    assert torch.equal(tensor[..., :5, :13], to_tensor(array)[None])
+    torch_pad = torch.nn.functional.pad(to_tensor(array)[None], (0, 3, 0, 3), mode="reflect")
+    assert torch.equal(pad_to_multiple(to_tensor(array)[None], 8), torch_pad)
+
+
+def test_pair_by_name(tmp_path):
+    for name in ("input/10.png", "input/2.png", "target/2.jpg", "target/10.bmp"):
+        touch(tmp_path / name)
+    pairs = pair_by_name(tmp_path / "input", tmp_path / "target")
+    assert [(a.name, b.name) for a, b in pairs] == [("2.png", "2.jpg"), ("10.png", "10.bmp")]
+
+
+def test_pair_by_name_errors(tmp_path):
+    for name in ("input/1.png", "input/2.png", "input/3.png", "target/1.png", "target/4.png"):
+        touch(tmp_path / name)
+    with pytest.raises(InputError, match=r"3 images without a partner.*2\.png.*3\.png.*4\.png"):
+        pair_by_name(tmp_path / "input", tmp_path / "target")
+    touch(tmp_path / "target/1.jpg")
+    with pytest.raises(InputError, match="2 images share their name"):
+        pair_by_name(tmp_path / "input", tmp_path / "target")

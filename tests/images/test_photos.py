@@ -1,0 +1,448 @@
+import io
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, ImageOps
+
+from dgunet.base.errors import InputError
+from dgunet.images.photographs import read_photo, write_photo
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GREY = SRGB[:16] + b"GRAY" + SRGB[20:]  # by its colour space
+
+
+def pixels(*shape, dtype=np.uint8):
+    """Smooth, so that lossy formats keep them nearly."""
+    height, width = shape[:2]
+    ramp = np.linspace(0, 200, height)[:, None] + np.linspace(0, 55, width)
+    image = np.stack([ramp, ramp[::-1], ramp[:, ::-1], ramp[::-1, ::-1]], axis=2)
+    image = image[..., 0] if len(shape) == 2 else image[..., : shape[2]]
+    return np.rint(image * (np.iinfo(dtype).max / 255)).astype(dtype)
+
+
+def written(path, photo, made):
+    """The result as its own photo, and as Pillow opens it."""
+    result = path.with_name(f"result{path.suffix}")
+    write_photo(result, photo, made)
+    return read_photo(result), Image.open(result)
+
+
+def save(path, array, **options):
+    """Write a file by another library than the one under test would."""
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".tif":
+        extra = ["unassalpha"] if array.ndim == 3 and array.shape[2] in (2, 4) else None
+        rgb = array.ndim == 3 and array.shape[2] > 2
+        tifffile.imwrite(
+            path, array, photometric="rgb" if rgb else "minisblack", extrasamples=extra,
+            planarconfig="contig" if array.ndim == 3 else None, metadata=None, **options,
+        )  # fmt: skip
+    elif array.dtype == np.uint16:
+        order = [2, 1, 0, 3][: array.shape[2]] if array.ndim == 3 else Ellipsis
+        cv2.imwrite(str(path), array[..., order] if array.ndim == 3 else array)
+    else:
+        Image.fromarray(array).save(path, **{"quality": 95, **options})
+
+
+KINDS = [
+    *((suffix, shape, np.uint8) for suffix in (".png", ".tif", ".npy") for shape in (2, 3, 4)),
+    *((suffix, shape, np.uint16) for suffix in (".png", ".tif", ".npy") for shape in (2, 3, 4)),
+    *((suffix, shape, np.uint8) for suffix in (".jpg", ".bmp", ".ppm") for shape in (2, 3)),
+    (".webp", 3, np.uint8), (".webp", 4, np.uint8), (".gif", 2, np.uint8),
+    (".pgm", 2, np.uint16), (".ppm", 3, np.uint16),
+    *((suffix, shape, np.float32) for suffix in (".tif", ".npy") for shape in (2, 3, 4)),
+    (".npy", 3, np.float64), (".npy", 3, np.float16),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix, shape, dtype", KINDS)
+def test_depth_and_channels_stay(tmp_path, suffix, shape, dtype):
+    shape = (12, 17) if shape == 2 else (12, 17, shape)
+    whole = pixels(*shape, dtype=np.uint16 if dtype == np.uint16 else np.uint8)
+    stored = (whole / 255).astype(dtype) if np.dtype(dtype).kind == "f" else whole
+    path = tmp_path / f"photo{suffix}"
+    save(path, stored)
+    photo = read_photo(path)
+    colours = stored if stored.ndim == 2 else stored[..., :3]
+    alpha = stored[..., 3] if stored.ndim == 3 and stored.shape[2] == 4 else None
+    lossy = suffix in (".jpg", ".webp")
+    assert photo.pixels.dtype == dtype and photo.pixels.shape == colours.shape
+    np.testing.assert_allclose(photo.pixels, colours, atol=24 if lossy else 0)
+    assert (photo.alpha is None) == (alpha is None)
+
+    made = photo.pixels[::-1, ::-1]
+    write_photo(tmp_path / "result", photo, made)
+    again = read_photo(tmp_path / "result")
+    assert again.pixels.dtype == dtype and again.pixels.shape == made.shape
+    np.testing.assert_allclose(
+        again.pixels.astype(float), made.astype(float), atol=24 if lossy else 0
+    )
+    if alpha is not None:
+        assert np.array_equal(photo.alpha, alpha) and np.array_equal(again.alpha, alpha)
+    assert again.format == photo.format == {".gif": "PNG"}.get(suffix, again.format)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_grey_with_alpha(tmp_path, suffix):
+    stored = np.dstack([pixels(5, 7), 255 - pixels(5, 7)])
+    Image.fromarray(stored, "LA").save(tmp_path / f"photo{suffix}")
+    photo = read_photo(tmp_path / f"photo{suffix}")
+    assert np.array_equal(photo.pixels, stored[..., 0])
+    again, picture = written(tmp_path / f"photo{suffix}", photo, photo.pixels)
+    assert picture.mode == "LA" and np.array_equal(np.asarray(picture), stored)
+    assert np.array_equal(again.alpha, stored[..., 1])
+
+
+def test_colours_under_transparency_stay(tmp_path):
+    stored = np.dstack([pixels(9, 9, 3), np.zeros((9, 9), np.uint8)])
+    for name, options in [
+        ("a.png", {}),
+        ("a.webp", {"lossless": True, "exact": True}),
+        ("a.tif", {}),
+    ]:
+        save(tmp_path / name, stored, **options)
+        photo = read_photo(tmp_path / name)
+        assert np.array_equal(photo.pixels, stored[..., :3])
+        again, _ = written(tmp_path / name, photo, photo.pixels)
+        assert np.array_equal(again.pixels, stored[..., :3]) and not again.alpha.any()
+
+
+def test_lossless_webp_stays_lossless(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.webp", lossless=True)
+    Image.fromarray(noise).save(tmp_path / "b.webp", quality=50)
+    for name, equal in (("a.webp", True), ("b.webp", False)):
+        photo = read_photo(tmp_path / name)
+        again, _ = written(tmp_path / name, photo, photo.pixels)
+        assert np.array_equal(again.pixels, photo.pixels) == equal
+
+
+def test_jpeg_keeps_its_quality(tmp_path):
+    texture = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 1
+    )
+    save(tmp_path / "a.jpg", texture, quality=90)
+    photo = read_photo(tmp_path / "a.jpg")
+    again, picture = written(tmp_path / "a.jpg", photo, photo.pixels)
+    error = again.pixels.astype(float) - photo.pixels
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 40
+    assert picture.layer[0][1:3] == picture.layer[1][1:3]  # no colour subsampling
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a16.png", "a16.tif"])
+@pytest.mark.parametrize("grey", [False, True])
+def test_colour_profile_stays(tmp_path, name, grey):
+    if name == "a.webp" and grey:
+        pytest.skip("WebP knows no grey")
+    path, profile = tmp_path / name, GREY if grey else SRGB
+    dtype = np.uint16 if "16" in name else np.uint8
+    image = pixels(*((8, 9) if grey else (8, 9, 3)), dtype=dtype)
+    if name == "a16.png":
+        chunk = io.BytesIO()
+        Image.new("L" if grey else "RGB", (9, 8)).save(chunk, "PNG", icc_profile=profile)
+        start = chunk.getvalue().index(b"iCCP") - 4
+        length = int.from_bytes(chunk.getvalue()[start : start + 4], "big") + 12
+        save(path, image)
+        data = path.read_bytes()
+        path.write_bytes(data[:33] + chunk.getvalue()[start : start + length] + data[33:])
+    else:
+        save(path, image, **{"iccprofile" if path.suffix == ".tif" else "icc_profile": profile})
+    photo = read_photo(path)
+    again, picture = written(path, photo, photo.pixels)
+    assert picture.info["icc_profile"] == profile and again.pixels.dtype == dtype
+    # A profile for other colours than the pixels' is none of the result's.
+    wrong = tmp_path / "wrong.png"
+    save(wrong, pixels(8, 9, 3), icc_profile=GREY)
+    _, picture = written(wrong, read_photo(wrong), pixels(8, 9, 3))
+    assert "icc_profile" not in picture.info
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_photos_are_upright_and_stored_as_they_were(tmp_path, suffix, orientation):
+    path, image = tmp_path / f"a{suffix}", Image.fromarray(pixels(16, 24, 3))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "camera"
+    image.save(path, exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
+    stored = Image.open(path)
+    upright = np.asarray(ImageOps.exif_transpose(stored))
+    photo = read_photo(path)
+    np.testing.assert_allclose(photo.pixels, upright, atol=16 if suffix == ".jpg" else 0)
+    again, picture = written(path, photo, photo.pixels)
+    np.testing.assert_allclose(again.pixels, upright, atol=16 if suffix == ".jpg" else 0)
+    if suffix != ".tif":  # which decoders turn themselves
+        assert picture.size == (24, 16)
+        assert dict(picture.getexif()) == dict(exif)
+
+
+def test_resolution_and_text_stay(tmp_path):
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_text("Author", "somebody")
+    Image.fromarray(pixels(8, 9, 3)).save(tmp_path / "a.png", pnginfo=text, dpi=(300, 300))
+    save(tmp_path / "a.jpg", pixels(8, 9, 3), dpi=(300, 300))
+    save(tmp_path / "a.tif", pixels(8, 9, 3), resolution=(300, 300), resolutionunit="INCH")
+    for name in ("a.png", "a.jpg", "a.tif"):
+        photo = read_photo(tmp_path / name)
+        _, picture = written(tmp_path / name, photo, photo.pixels)
+        assert np.allclose(picture.info["dpi"], 300, atol=0.1)
+        if name == "a.png":
+            assert picture.info["Author"] == "somebody"
+
+
+def test_metadata_that_no_encoder_takes_is_left_out(tmp_path):
+    save(tmp_path / "a.tif", pixels(8, 9, 4))
+    photo = read_photo(tmp_path / "a.tif")
+    photo.metadata["resolution"], photo.metadata["resolution_unit"] = (1, 0), 77
+    again, _ = written(tmp_path / "a.tif", photo, photo.pixels)
+    assert np.array_equal(again.pixels, photo.pixels) and again.metadata["alpha_kind"] == 2
+    save(tmp_path / "a.jpg", pixels(8, 9, 3))
+    photo = read_photo(tmp_path / "a.jpg")
+    photo.metadata["exif"] = bytes(70_000)
+    written(tmp_path / "a.jpg", photo, photo.pixels)
+
+
+def test_palette_and_one_bit_become_colour_and_grey(tmp_path):
+    Image.fromarray(pixels(8, 9, 3)).quantize(16).save(tmp_path / "a.png")
+    Image.fromarray(pixels(8, 9) > 100).save(tmp_path / "b.png")
+    Image.fromarray(pixels(8, 9, 3)).quantize(16).save(tmp_path / "c.gif")
+    for name, mode in (("a.png", "RGB"), ("b.png", "L"), ("c.gif", "RGB")):
+        photo = read_photo(tmp_path / name)
+        _, picture = written(tmp_path / name, photo, photo.pixels)
+        assert picture.format == "PNG" and picture.mode == mode
+        assert np.array_equal(photo.pixels, Image.open(tmp_path / name).convert(mode))
+
+
+def test_transparent_palette(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.save(tmp_path / "a.png", transparency=1)
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.pixels.tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    assert photo.alpha.tolist() == [[255, 0]]
+
+
+@pytest.mark.parametrize("profile", [None, b"broken"])
+def test_cmyk_jpeg_becomes_rgb(tmp_path, profile):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels(16, 16, 3)).convert("CMYK").save(path, quality=95, icc_profile=profile)
+    photo = read_photo(path)
+    np.testing.assert_allclose(photo.pixels, pixels(16, 16, 3), atol=16)
+    _, picture = written(path, photo, photo.pixels)
+    assert (picture.format, picture.mode) == ("JPEG", "RGB")
+
+
+def test_white_is_zero(tmp_path):
+    for dtype in (np.uint8, np.uint16):
+        tifffile.imwrite(
+            tmp_path / "a.tif", pixels(5, 6, dtype=dtype), photometric="miniswhite", metadata=None
+        )
+        expected = np.iinfo(dtype).max - pixels(5, 6, dtype=dtype)
+        assert np.array_equal(read_photo(tmp_path / "a.tif").pixels, expected)
+
+
+def test_a_phone_photo_of_several_pictures_is_its_first(tmp_path):
+    first, second = (Image.fromarray(pixels(16, 16, 3)[::step]) for step in (1, -1))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    photo = read_photo(tmp_path / "a.jpg")
+    np.testing.assert_allclose(photo.pixels, pixels(16, 16, 3), atol=16)
+    _, picture = written(tmp_path / "a.jpg", photo, photo.pixels)
+    assert picture.format == "JPEG"
+
+
+def test_the_content_tells_the_format(tmp_path):
+    save(tmp_path / "a.png", pixels(8, 9, 4))
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    photo = read_photo(tmp_path / "a.jpg")
+    again, picture = written(tmp_path / "a.jpg", photo, photo.pixels)
+    assert picture.format == "PNG" and np.array_equal(again.alpha, pixels(8, 9, 4)[..., 3])
+
+
+def animation(path, **options):
+    frames = [Image.fromarray(pixels(8, 9, 3)[::step]) for step in (1, -1)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+
+
+def bad_tiff(path, dtype=np.float32, value=0.5, **options):
+    tifffile.imwrite(path, np.full((4, 5), value, dtype), metadata=None, **options)
+
+
+def heic(path):
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+
+
+def pickled(path):
+    np.save(path, np.array([{"a": 1}]), allow_pickle=True)
+
+
+def thumbnail_after(path):
+    with tifffile.TiffWriter(path) as file:
+        file.write(pixels(8, 9), metadata=None)
+        file.write(pixels(4, 4), metadata=None, subfiletype=1)
+
+
+REFUSED = [
+    ("a.gif", animation, "is an animation of 2 images; expected one"),
+    ("a.webp", animation, "is an animation of 2 images"),
+    ("a.png", animation, "is an animation of 2 images"),
+    ("a.tif", animation, "has 2 pages; expected one"),
+    ("a.tif", lambda p: bad_tiff(p, value=np.nan), "20 of its values are not finite"),
+    ("a.tif", lambda p: bad_tiff(p, value=np.inf), "20 of its values are not finite"),
+    ("a.tif", lambda p: bad_tiff(p, value=90), r"has values 90 … 90; expected 0 … 1"),
+    ("a.tif", lambda p: bad_tiff(p, np.int16, 5), "int16 pixels; expected 8 or 16 bits"),
+    ("a.tif", lambda p: bad_tiff(p, np.uint32, 5), "expected 8 or 16 bits"),
+    ("a.npy", lambda p: np.save(p, np.full((4, 4), np.nan)), "16 of its values are not finite"),
+    ("a.npy", lambda p: np.save(p, np.zeros((4, 4), np.int64)), r"holds int64 of shape \(4, 4\)"),
+    ("a.npy", lambda p: np.save(p, np.zeros((0, 4))), "holds float64"),
+    ("a.npy", pickled, "cannot be read as a NumPy array"),
+    ("a.heic", heic, "of no known image format"),
+    ("a.png", lambda p: p.write_text("hello"), "5 bytes of no known image format"),
+    ("a.png", lambda p: p.write_bytes(b""), r"is empty \(0 bytes\)"),
+    ("a.ico", lambda p: Image.new("RGB", (16, 16)).save(p), "is ICO; expected JPEG"),
+]
+
+
+@pytest.mark.parametrize("name, make, message", REFUSED)
+def test_refused(tmp_path, name, make, message):
+    make(tmp_path / name)
+    with pytest.raises(InputError, match=message) as error:
+        read_photo(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_16_bit_grey_tiff_with_alpha_is_not_read_with_8(tmp_path):
+    both = np.dstack([pixels(5, 7, dtype=np.uint16)] * 2)
+    save(tmp_path / "a.tif", both)
+    with pytest.raises(InputError, match=r"has 2 channels of 16 bits \(MINISBLACK\)"):
+        read_photo(tmp_path / "a.tif")
+
+
+def test_a_thumbnail_is_no_page(tmp_path):
+    thumbnail_after(tmp_path / "a.tif")
+    assert np.array_equal(read_photo(tmp_path / "a.tif").pixels, pixels(8, 9))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp", ".gif", ".ppm"])
+def test_cut_short(tmp_path, suffix, capfd):
+    save(tmp_path / f"a{suffix}", pixels(64, 64, 3))
+    data = (tmp_path / f"a{suffix}").read_bytes()
+    for length in (len(data) // 2, len(data) - 20, 10):
+        (tmp_path / f"a{suffix}").write_bytes(data[:length])
+        with pytest.raises(InputError, match=rf"a\{suffix}"):
+            read_photo(tmp_path / f"a{suffix}")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".gif"])
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, suffix):
+    path = tmp_path / f"bomb{suffix}"
+    if suffix == ".tif":
+        tifffile.imwrite(path, np.zeros((40, 50), np.uint8), metadata=None)
+    else:
+        Image.new("L", (50, 40)).save(path)
+    with pytest.raises(
+        InputError, match=r"50×40 pixels; expected at most 0\.001 megapixels"
+    ) as error:
+        read_photo(path, max_pixels=1000)
+    assert "--max_megapixels" in str(error.value)
+    assert read_photo(path, max_pixels=None).pixels.shape == (40, 50)
+
+
+def test_pillows_own_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("L", (50, 40)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="--max_megapixels lifts"):
+        read_photo(tmp_path / "a.png")
+
+
+def test_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_photo(tmp_path / "missing.png")
+    with pytest.raises(IsADirectoryError):
+        read_photo(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (3, 5000, 3), (5000, 3)])
+def test_odd_sizes(tmp_path, shape):
+    for suffix in (".png", ".tif", ".jpg", ".bmp", ".ppm"):
+        save(tmp_path / f"a{suffix}", pixels(*shape))
+        photo = read_photo(tmp_path / f"a{suffix}")
+        again, _ = written(tmp_path / f"a{suffix}", photo, photo.pixels)
+        assert again.pixels.shape == shape
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiff_whose_channels_lie_apart(tmp_path, dtype, channels, compression):
+    array = pixels(40, 50, 4, dtype=np.uint16)[..., :channels]
+    array = (array / 65535).astype(np.float32) if dtype == np.float32 else array.astype(dtype)
+    tifffile.imwrite(
+        tmp_path / "a.tif", array.transpose(2, 0, 1), planarconfig="separate", metadata=None,
+        photometric="rgb" if channels > 2 else "minisblack", compression=compression,
+        extrasamples=["unassalpha"] if channels in (2, 4) else None, tile=(16, 16),
+    )  # fmt: skip
+    photo = read_photo(tmp_path / "a.tif")
+    colours = channels - (channels in (2, 4))
+    assert np.array_equal(photo.pixels, array[..., :colours] if colours > 1 else array[..., 0])
+    if channels in (2, 4):
+        assert np.array_equal(photo.alpha, array[..., -1])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_grey_value_that_is_transparent(tmp_path, bits):
+    """PNG's tRNS, which OpenCV takes no notice of; written chunk by chunk."""
+    most = 2**bits - 1
+    stored = np.arange(64).reshape(8, 8) * 7 % (most + 1)
+    value = int(stored[2, 3])
+    if bits == 16:
+        rows = [row.astype(">u2").tobytes() for row in stored]
+    else:
+        shifts = np.arange(8 - bits, -1, -bits)
+        packed = (stored.reshape(8, -1, 8 // bits) << shifts).sum(2).astype(np.uint8)
+        rows = [row.tobytes() for row in packed]
+
+    def chunk(name, data):
+        return (
+            len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+        )
+
+    header = (8).to_bytes(4, "big") * 2 + bytes([bits, 0, 0, 0, 0])
+    content = zlib.compress(b"".join(b"\0" + row for row in rows))
+    chunks = [(b"IHDR", header), (b"tRNS", value.to_bytes(2, "big")), (b"IDAT", content)]
+    data = b"".join(chunk(*c) for c in (*chunks, (b"IEND", b"")))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    photo = read_photo(tmp_path / "a.png")
+    scale = 65535 if bits == 16 else 255
+    assert np.array_equal(photo.pixels, stored * scale // most)
+    assert np.array_equal(photo.alpha, np.where(stored == value, 0, scale))
+    again, _ = written(tmp_path / "a.png", photo, photo.pixels)
+    assert np.array_equal(again.alpha, photo.alpha)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiff_in_tiles(tmp_path, dtype, channels):
+    if (dtype, channels) == (np.uint16, 2):
+        pytest.skip("refused, as without tiles")
+    array = pixels(40, 50, 4, dtype=np.uint16)[..., :channels]
+    array = (array / 65535).astype(np.float32) if dtype == np.float32 else array.astype(dtype)
+    array = array[..., 0] if channels == 1 else array
+    save(tmp_path / "a.tif", array, tile=(16, 16), compression="zlib")
+    photo = read_photo(tmp_path / "a.tif")
+    if channels in (2, 4):
+        assert np.array_equal(photo.alpha, array[..., -1])
+        array = array[..., 0] if channels == 2 else array[..., :3]
+    assert np.array_equal(photo.pixels, array)
+
+
+def test_tiff_without_an_image(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"II*\0\0\0\0\0")
+    with pytest.raises(InputError, match=r"a\.tif: "):
+        read_photo(tmp_path / "a.tif")

@@ -1,0 +1,306 @@
+import logging
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dgunet.base.errors import InputError
+from dgunet.inference import tiling
+from dgunet.inference.local_statistics import box_mean, use_local_statistics
+from dgunet.inference.restorer import Restorer, prepare
+from dgunet.inference.tiling import free_memory, is_out_of_memory, largest_tile, spans, strips
+from dgunet.model.registry import build_model
+
+SMALL = {"width": 8, "width_step": 4, "stages": 2}
+
+
+class Convolutions(nn.Module):
+    """Looks exactly `radius` pixels far, and by its stride of 2 tells even from odd places: a
+    stand-in whose surroundings can fit an overlap, as DGUNet's never do."""
+
+    channels, multiple, least, sizes = 3, 8, 16, {"width": 8, "width_step": 4, "stages": 1}
+    prepared = True
+
+    def __init__(self, radius):
+        super().__init__()
+        torch.manual_seed(radius)
+        self.full = nn.Conv2d(3, 3, 2 * radius - 1, padding=radius - 1, groups=3)
+        self.down = nn.Conv2d(3, 6, 2, stride=2)
+        self.up = nn.ConvTranspose2d(6, 3, 2, stride=2)
+
+    def forward(self, image):
+        return [0.5 + 0.3 * torch.tanh(self.up(F.relu(self.down(self.full(image)))))]
+
+
+def photo(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(0, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "size, tile, overlap, multiple",
+    [(100, 48, 16, 8), (97, 48, 16, 8), (1000, 192, 64, 32), (49, 48, 16, 8), (500, 64, 0, 8)],
+)
+def test_tiles_cover_the_axis(size, tile, overlap, multiple):
+    cut = spans(size, tile, overlap, multiple)
+    assert cut[0].start == 0 and cut[-1].stop == size
+    assert all(span.start % multiple == 0 and span.stop - span.start <= tile for span in cut)
+    for before, after in pairwise(cut):
+        assert before.stop - after.start == overlap
+    total = np.zeros(size)
+    for span in cut:
+        total[span.start : span.stop] += span.weights.numpy()
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def test_an_axis_that_fits_is_one_tile():
+    for size in (5, 48):
+        (span,) = spans(size, 48, 64, 8)
+        assert span[:2] == (0, size) and torch.equal(span.weights, torch.ones(size))
+
+
+def test_the_border_of_a_tile_does_not_count():
+    first, second = spans(64, 48, 16, 8)
+    assert (second.start, first.stop) == (24, 40)
+    assert torch.equal(second.weights[:4], torch.zeros(4))
+    assert torch.equal(second.weights[12:], torch.ones(28))
+    assert (second.weights.diff() >= 0).all()
+    assert torch.equal(first.weights.flip(0)[:4], torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    "tile, overlap, multiple", [(40, 16, 8), (50, 16, 8), (48, 8, 8), (0, 0, 8)]
+)
+def test_tiles_that_make_no_sense(tile, overlap, multiple):
+    with pytest.raises(ValueError, match=f"tiles of {tile}"):
+        spans(1000, tile, overlap, multiple)
+
+
+@pytest.mark.parametrize("height, width", [(150, 203), (64, 500), (7, 300)])
+def test_tiled_is_whole_where_the_overlap_suffices(height, width):
+    network, image = Convolutions(8), photo(height, width, 3)
+    whole = Restorer(network, device="cpu", tile=0)(image)
+    tiled = Restorer(network, device="cpu", tile=96, tile_overlap=32)(image)
+    np.testing.assert_allclose(tiled, whole, atol=1e-6)
+    # And not where it does not: the test above tells tiles apart.
+    short = Restorer(network, device="cpu", tile=96, tile_overlap=16)(image)
+    assert np.abs(short - whole).max() > 1e-3
+
+
+def test_all_stages_batches_and_types_go_through_tiles():
+    torch.manual_seed(0)
+    network = build_model("Denoising", "DGUNet", SMALL)
+    batch = (photo(2, 100, 120, 3) * 65535).astype(np.uint16)
+    tiled = Restorer(network, device="cpu", tile=96, tile_overlap=32)
+    whole = Restorer(network, device="cpu", tile=0)
+    np.testing.assert_allclose(tiled(batch)[1], tiled(batch[1]), atol=2)
+    first, last = tiled.stages(batch)
+    assert np.array_equal(last, tiled(batch)) and not np.array_equal(first, last)
+    # The network's statistics are the tile's: near the whole image's result, not equal to it.
+    difference = np.abs(tiled(batch).astype(int) - whole(batch)).max()
+    assert 0 < difference < 0.05 * 65535
+
+
+def test_an_image_that_fits_is_restored_whole():
+    network, image = build_model("Denoising", "DGUNet", SMALL), torch.rand(1, 3, 64, 72)
+    with torch.no_grad():
+        expected = prepare(network)(image)[0].clamp(0, 1)
+    for tile in ("auto", 0, 192):
+        assert torch.equal(Restorer(network, device="cpu", tile=tile)(image), expected)
+
+
+def test_no_more_than_a_row_of_tiles_is_held():
+    """A gigapixel goes by in strips, though nobody could hold it."""
+    rows, columns = spans(30_000, 8192, 2048, 8), spans(40_000, 8192, 2048, 8)
+    seen, steps, place = [], [], 0
+
+    def read(row, column):
+        seen.append((row.stop - row.start) * (column.stop - column.start))
+        return torch.zeros(1, 1).expand(row.stop - row.start, column.stop - column.start)[
+            None, None
+        ]
+
+    def restore(part):
+        return torch.zeros(1, 1, part.shape[2], 1).expand(part.shape)
+
+    # Strips are made of zeros that torch allocates: keep them one column wide.
+    columns = [column._replace(start=0, stop=1, weights=torch.ones(1)) for column in columns]
+    for strip, values in strips(restore, read, rows, columns, lambda *now: steps.append(now)):
+        assert strip.start == place and values.shape == (1, 1, strip.stop - strip.start, 1)
+        assert values.shape[2] <= 8192
+        place = strip.stop
+    assert place == 30_000 and steps[-1] == (len(seen), len(rows) * len(columns))
+
+
+def test_the_network_sees_no_more_than_a_tile():
+    network = Convolutions(3)
+    sizes = []
+    network.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[2:]))
+    restorer = Restorer(network, device="cpu", tile=64, tile_overlap=16)
+    restorer(photo(120, 333, 3))
+    assert len(sizes) > 4 and max(max(size) for size in sizes) <= 64
+
+
+class Memory:
+    """A network's memory: it raises `error` for more than so many pixels."""
+
+    def __init__(self, network, pixels, error):
+        self.pixels, self.error, self.sizes = pixels, error, []
+        network.register_forward_pre_hook(self.check)
+
+    def check(self, _, given):
+        height, width = given[0].shape[2:]
+        self.sizes.append((height, width))
+        if height * width > self.pixels:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+@pytest.mark.parametrize("tile", ["auto", 0, 256])
+def test_out_of_memory_halves_the_tile(error, tile, caplog):
+    network, image = Convolutions(4), photo(250, 256, 3)
+    expected = Restorer(network, device="cpu", tile=0)(image)
+    memory = Memory(network, 70 * 70, error)
+    restorer = Restorer(network, device="cpu", tile=tile, tile_overlap=16)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_allclose(restorer(image), expected, atol=1e-6)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "tiles of 256 do not fit the memory of cpu, going on with 128",
+        "tiles of 128 do not fit the memory of cpu, going on with 64",
+    ]
+    memory.sizes.clear()
+    restorer(image)  # the next image begins with what was found
+    assert max(max(size) for size in memory.sizes) <= 64
+
+
+def test_too_little_memory_for_the_smallest_tile():
+    network = Convolutions(4)
+    Memory(network, 0, torch.OutOfMemoryError("out of memory"))
+    for image in (photo(250, 256, 3), photo(5, 5, 3)):
+        with pytest.raises(InputError, match="pixels do not fit the memory of cpu"):
+            Restorer(network, device="cpu", tile_overlap=16)(image)
+
+
+def test_other_errors_are_no_lack_of_memory():
+    network = Convolutions(4)
+    Memory(network, 0, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        Restorer(network, device="cpu")(photo(9, 9, 3))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_the_automatic_tile_fits_the_free_memory(monkeypatch):
+    small = build_model("Denoising", "DGUNet", SMALL)
+    large = build_model("Denoising", "DGUNet", {**SMALL, "width": 32})
+    sides = {}
+    for free in (2**28, 2**30, 2**40):
+        monkeypatch.setattr(tiling, "free_memory", lambda _, free=free: free)
+        for device in ("cpu", "cuda"):
+            side = largest_tile(small, torch.device(device))
+            assert side % 8 == 0 and side >= largest_tile(large, torch.device(device))
+            assert side > largest_tile(small, torch.device(device), images=4)
+            sides[device, free] = side
+    assert sides["cpu", 2**28] < sides["cpu", 2**30] < sides["cpu", 2**40]
+    assert sides["cpu", 2**40] ** 2 * 12 * 4 * 10 < 3 * 2**30  # what is measured, at least
+    assert sides["cuda", 2**40] > sides["cpu", 2**40]
+    monkeypatch.setattr(tiling, "free_memory", lambda _: 0)
+    assert largest_tile(small, torch.device("cpu")) == 8
+
+
+def test_free_memory_is_a_sensible_number():
+    assert 2**20 < free_memory(torch.device("cpu")) < 2**50
+
+
+@pytest.mark.parametrize("size, window", [((9, 12), 5), ((9, 12), 4), ((20, 7), 11), ((3, 3), 9)])
+def test_box_mean_is_the_mean_over_windows(size, window):
+    features = torch.rand(2, 3, *size)
+    means = box_mean(features, window).expand_as(features)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            top, left = (
+                min(max(place - window // 2, 0), max(0, length - window))
+                for place, length in zip((y, x), size, strict=True)
+            )
+            expected = features[..., top : top + window, left : left + window].mean((2, 3))
+            assert torch.allclose(means[..., y, x], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["Deblurring", "Compressive_Sensing"])
+def test_a_window_as_large_as_the_image_changes_nothing(task):
+    torch.manual_seed(0)
+    network = build_model(task, "DGUNet", SMALL).eval()
+    image = torch.rand(1, network.channels, 64, 96)
+    with torch.no_grad():
+        expected = network(image)
+        hooks = use_local_statistics(network, 96)
+        for local, whole in zip(network(image), expected, strict=True):
+            assert torch.allclose(local, whole, atol=1e-5)
+        for hook in hooks:
+            hook.remove()
+        use_local_statistics(network, 32)
+        assert (network(image)[0] - expected[0]).abs().max() > 1e-4
+
+
+def test_local_normalisation_is_that_of_a_window():
+    torch.manual_seed(0)
+    network = build_model("Denoising", "DGUNet", SMALL)
+    norm = network.ipmm[0].encoder[0].norm
+    nn.init.uniform_(norm.weight)
+    nn.init.uniform_(norm.bias)
+    use_local_statistics(network, 8)
+    network(torch.rand(1, 3, 32, 32))  # the height from which the scale is told
+    features = 5 + torch.rand(1, norm.num_features, 32, 32)
+    local = norm(features)
+    window = features[..., 10:18, 4:12]
+    expected = F.instance_norm(window, weight=norm.weight, bias=norm.bias, eps=norm.eps)
+    assert torch.allclose(local[..., 14, 8], expected[..., 4, 4], atol=1e-4)
+
+
+def test_local_statistics_make_the_network_local():
+    """Compressive sensing has no projection: with local statistics nothing looks at all."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 32, 1024)
+    changed = image.clone()
+    changed[..., -32:] = 0
+    near, results = slice(0, 512), {}
+    for window in (0, 64):
+        torch.manual_seed(0)
+        restorer = Restorer(
+            build_model("Compressive_Sensing", "DGUNet", {**SMALL, "cs_ratio": 10}),
+            device="cpu",
+            tile=0,
+            local_statistics=window,
+        )
+        results[window] = (restorer(image) - restorer(changed))[..., near].abs().max()
+    assert results[0] > 1e-4 and results[64] < 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_that_is_too_small(caplog):
+    torch.manual_seed(0)
+    network = build_model("Denoising", "DGUNet", {"width": 48, "width_step": 24, "stages": 3})
+    image = photo(1024, 1024, 3)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(2**30 / total)
+    try:
+        restored = Restorer(network, device="cuda", tile=0)(image)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "going on with" in caplog.text and np.isfinite(restored).all()
+    torch.cuda.reset_peak_memory_stats()
+    tile = 512
+    Restorer(network, device="cuda", tile=tile)(image)
+    per_channel = torch.cuda.max_memory_allocated() / (4 * 72 * tile**2)
+    assert per_channel < 16  # floats per pixel and channel: what `largest_tile` reckons with

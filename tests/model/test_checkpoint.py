@@ -1,0 +1,611 @@
+"""Checkpoints: every format there and back, and every way in which a file can be the wrong one."""
+
+import json
+import os
+import pickle
+import re
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dgunet.base.errors import InputError
+from dgunet.model.checkpoint import (
+    load_model,
+    load_weights,
+    published_state_dict,
+    read_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from dgunet.model.published_format import published_names
+from dgunet.model.registry import MODELS, TASKS, build_model
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"width": 8, "width_step": 4}
+CASES = [(task, model) for task in TASKS for model in MODELS]
+TWINS = {("Deblurring", "DGUNet"), ("Denoising", "DGUNet")}  # of the same sizes
+
+
+def small(task: str = "Deraining", model: str = "DGUNet", seed: int = 0, **sizes):
+    """A small network with weights and slopes drawn from the seed."""
+    torch.manual_seed(seed)
+    if task == "Compressive_Sensing":
+        sizes = {"cs_ratio": 1, **sizes}
+    network = build_model(task, model, {**SMALL, **sizes})
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return network
+
+
+def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
+    one, other = first.state_dict(), second.state_dict()
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.dtype == other[name].dtype and torch.equal(value, other[name]), name
+    assert sum(1 for _ in first.parameters()) == sum(1 for _ in second.parameters())
+
+
+def error_of(action, *arguments, kind=InputError, **keywords) -> str:
+    """The message of the error that the call raises: one line that does not ramble."""
+    with pytest.raises(kind) as info:
+        action(*arguments, **keywords)
+    message = str(info.value)
+    assert "\n" not in message and len(message) < 500
+    assert "weights_only" not in message  # torch recommends to read such files without it
+    return message
+
+
+# There and back
+
+
+def published_dict(state: dict) -> dict:
+    return {"epoch": 3, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
+
+
+def bare(state: dict) -> dict:
+    return state
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "prefix", "legacy"),
+    [
+        (".pth", published_dict, "module.", False),
+        (".pth", published_dict, "", True),
+        (".pth", bare, "module.", True),
+        (".pkl", bare, "module.", True),
+        (".pkl", bare, "", False),
+        (".pkl", published_dict, "_orig_mod.module.", False),
+    ],
+)
+def test_published_formats(tmp_path, suffix, content, prefix, legacy):
+    for task, model in (("Deraining", "DGUNet"), ("Compressive_Sensing", "DGUNet_plus")):
+        source, target = small(task, model), small(task, model, seed=1)
+        state = {
+            prefix + name.removeprefix("module."): value
+            for name, value in published_state_dict(source).items()
+        }
+        file = tmp_path / f"{task}{suffix}"
+        torch.save(content(state), file, _use_new_zipfile_serialization=not legacy)
+        checkpoint = load_weights(target, file)
+        assert_same_weights(target, source)
+        assert checkpoint["config"] is None
+        assert checkpoint.get("epoch") == (3 if content is published_dict else None)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(("task", "model"), CASES)
+def test_own_checkpoints(tmp_path, task, model, suffix):
+    source = small(task, model, stages=3)
+    file = tmp_path / "new" / f"own{suffix}"
+    save_checkpoint(file, source, epoch=5, psnr=31.25, notes={"seed": [1, 2]})
+    target = small(task, model, seed=1, stages=3)
+    checkpoint = load_weights(target, file)
+    assert_same_weights(target, source)
+    built, again = load_model(file)
+    assert_same_weights(built, source)
+    assert not built.training and built.config == source.config
+    for read in (checkpoint, again):
+        assert read["config"] == source.config
+        assert (read["epoch"], read["psnr"], read["notes"]) == (5, 31.25, {"seed": [1, 2]})
+
+
+def test_training_state_is_kept(tmp_path):
+    model = small()
+    optimizer = torch.optim.Adam(model.parameters())
+    sum(x.sum() for x in model(torch.rand(1, 3, 8, 16))).backward()
+    optimizer.step()
+    save_checkpoint(tmp_path / "a.pth", model, optimizer=optimizer.state_dict())
+    state = read_checkpoint(tmp_path / "a.pth")["optimizer"]
+    assert torch.equal(state["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+def test_config_and_weights_cannot_be_shadowed(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", small(), config="mine", state_dict=0)
+    assert_same_weights(load_model(tmp_path / "a.pth")[0], small())
+
+
+def test_safetensors_holds_shared_slopes_once(tmp_path):
+    from safetensors import safe_open
+
+    model = small()
+    save_checkpoint(tmp_path / "a.safetensors", model, commit="abc")
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        names = set(file.keys())
+        metadata = file.metadata()
+    assert len(names) == sum(1 for _ in model.parameters()) < len(model.state_dict())
+    assert (
+        json.loads(metadata["config"]) == model.config and json.loads(metadata["commit"]) == "abc"
+    )
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"config": "[1", "a": "[" * 100_000}])
+def test_safetensors_by_others(tmp_path, metadata):
+    from safetensors.torch import save_file
+
+    source, target = small(), small(seed=1)
+    save_file(published_state_dict(source), tmp_path / "a.safetensors", metadata)
+    load_weights(target, tmp_path / "a.safetensors")
+    assert_same_weights(target, source)
+
+
+def test_a_bare_own_state_dict(tmp_path):
+    source, target = small(), small(seed=1)
+    torch.save(source.state_dict(), tmp_path / "a.pth")
+    load_weights(target, tmp_path / "a.pth")
+    assert_same_weights(target, source)
+    message = error_of(load_model, tmp_path / "a.pth")
+    assert re.search("a.pth: does not say which network it is of; its entries: fgdm", message)
+
+
+def test_weights_of_wrapped_models(tmp_path):
+    """As DataParallel and torch.compile name them."""
+    source, target = small(), small(seed=1)
+    wrapped = nn.DataParallel(source).state_dict()
+    for i, prefix in enumerate(("", "_orig_mod.", "module._orig_mod.")):
+        state = {prefix + name: value for name, value in wrapped.items()}
+        torch.save({"state_dict": state, "config": source.config}, tmp_path / f"{i}.pth")
+        load_weights(target, tmp_path / f"{i}.pth")
+        assert_same_weights(target, source)
+
+
+def test_half_precision_files_fill_a_float32_model(tmp_path):
+    source, target = small().bfloat16(), small(seed=1)
+    save_checkpoint(tmp_path / "a.safetensors", source)
+    load_weights(target, tmp_path / "a.safetensors")
+    assert_same_weights(target, source.float())
+
+
+def test_loading_takes_no_random_numbers_and_keeps_sharing(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", small("Denoising", "DGUNet_plus"))
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    model, _ = load_model(tmp_path / "a.pth")
+    assert torch.equal(torch.rand(1), expected)
+    assert not any(p.is_meta for p in model.parameters())
+    assert model.ipmm[0].shallow[1].slope is model.last.shallow[1].slope
+    assert model.fgdm[0].A[1] is model.fgdm[-1].A_adjoint[1]
+
+
+# Published files say by their shapes what they are of
+
+
+@pytest.fixture(scope="module")
+def published_files(tmp_path_factory, synthetic) -> dict[tuple[str, str], Path]:
+    """A file in the published format of each task and model; Deblurring's and Denoising's DGUNet
+    are of the same sizes. The weights are zeros that share their memory."""
+    folder = tmp_path_factory.mktemp("published")
+    files = {}
+    for task, model in CASES:
+        manifest = json.loads((ROOT / f"tests/fixtures/manifests/{task}.{model}.json").read_text())
+        state = {
+            f"module.{entry['name']}": torch.zeros(1).expand(entry["shape"])
+            for entry in manifest["entries"]
+        }
+        files[task, model] = folder / f"{task}.{model}.pth"
+        sensing = task == "Compressive_Sensing"
+        torch.save(state if sensing else published_dict(state), files[task, model])
+    return files
+
+
+@pytest.mark.parametrize(("task", "model"), CASES)
+def test_published_files_of_other_networks_are_told_apart(published_files, task, model):
+    with torch.device("meta"):
+        network = build_model(
+            task, model, {"cs_ratio": 10} if task == "Compressive_Sensing" else None
+        )
+    for (other, other_model), file in published_files.items():
+        found = f"{other} {other_model}"
+        if (other, other_model) in TWINS:
+            found = "Deblurring or Denoising DGUNet"
+        if (other, other_model) == (task, model) or {(other, other_model), (task, model)} == TWINS:
+            continue
+        message = error_of(load_weights, network, file)
+        assert message == f"{file}: this is a {found} checkpoint, expected {task} {model}"
+
+
+def test_published_files_lead_to_their_model(published_files):
+    for (task, model), file in published_files.items():
+        if (task, model) in {("Deblurring", "DGUNet_plus"), ("Denoising", "DGUNet_plus")}:
+            continue  # 70 million parameters
+        tasks = [task]
+        if (task, model) in TWINS:
+            message = error_of(load_model, file)
+            expected = "this is a Deblurring or Denoising DGUNet checkpoint, say which task's"
+            assert message == f"{file}: {expected}"
+            tasks = ["Deblurring", "Denoising"]
+        for asked in tasks:
+            network, _ = load_model(file, asked)
+            assert (network.task, type(network).__name__) == (asked, model)
+    file = published_files["Deraining", "DGUNet_plus"]
+    found = f"{file}: this is a Deraining DGUNet_plus checkpoint, expected "
+    assert error_of(load_model, file, "Denoising") == f"{found}Denoising"
+    assert error_of(load_model, file, model="DGUNet") == f"{found}DGUNet"
+    assert error_of(load_model, file, "Denoising", "DGUNet") == f"{found}Denoising DGUNet"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_published_files_of_other_sizes(tmp_path, model):
+    source = small("Denoising", model, width=12, width_step=2)
+    torch.save(published_dict(published_state_dict(source)), tmp_path / "a.pth")
+    loaded, _ = load_model(tmp_path / "a.pth", "Denoising")
+    assert_same_weights(loaded, source)
+    assert loaded.config == source.config
+    message = error_of(load_weights, small("Denoising", model), tmp_path / "a.pth")
+    assert message == (
+        f"{tmp_path}/a.pth: this is a Deblurring or Deraining or Denoising {model} checkpoint "
+        "with width 12, width_step 2, expected width 8, width_step 4"
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_published_files_of_other_ratios(tmp_path, model):
+    source = small("Compressive_Sensing", model, cs_ratio=4)
+    torch.save(published_state_dict(source), tmp_path / "a.pkl")
+    loaded, _ = load_model(tmp_path / "a.pkl")
+    assert_same_weights(loaded, source)
+    assert loaded.config == source.config
+    message = error_of(load_weights, small("Compressive_Sensing", model), tmp_path / "a.pkl")
+    assert message.endswith(
+        f"a Compressive_Sensing {model} checkpoint with cs_ratio 4, expected cs_ratio 1"
+    )
+
+
+# Own files say it in their config
+
+
+def test_own_files_of_other_networks_are_told_apart(tmp_path):
+    for suffix in (".pth", ".safetensors"):
+        file = tmp_path / f"a{suffix}"
+        save_checkpoint(file, small("Denoising"))
+        found = f"{file}: this is a Denoising DGUNet checkpoint"
+        message = error_of(load_weights, small("Deraining"), file)
+        assert message == f"{found}, expected Deraining DGUNet"
+        message = error_of(load_weights, small("Denoising", "DGUNet_plus"), file)
+        assert message == f"{found}, expected Denoising DGUNet_plus"
+        message = error_of(load_weights, small("Denoising", stages=3), file)  # of the same shapes
+        assert message == f"{found} with stages 7, expected stages 3"
+        message = error_of(load_weights, small("Denoising", width=12, last_extra=8), file)
+        assert message == f"{found} with width 8, last_extra 32, expected width 12, last_extra 8"
+        assert error_of(load_model, file, "Deblurring") == f"{found}, expected Deblurring"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"task": "Dehazing"}, "a.pth: unknown task 'Dehazing', expected one of Deblurring, "),
+        ({"task": ["Deraining"]}, "unknown task \\['Deraining'\\]"),
+        ({"model": "UNet"}, "unknown model 'UNet', expected one of DGUNet"),
+        ({"sizes": {"width": 10**9}}, "a.pth: Deraining DGUNet: .*width is 1000000000, must be"),
+        ({"sizes": {"stages": 10**9}}, "stages is 1000000000, must be"),
+        (
+            {"sizes": {"width": 4096, "width_step": 4096}},
+            "of another shape: .*expected \\(4096, 4096",
+        ),
+        ({"sizes": {}}, "of another shape: .*expected \\(40, "),
+        ({"sizes": {"depth": 3}}, "Deraining DGUNet: .*depth"),
+        ({"sizes": {3: 3}}, "Deraining DGUNet: .*must be strings"),
+        ({"sizes": 7}, "does not say which network"),
+        ("Deraining", "does not say which network"),
+        ({"model": "DGUNet_plus", "sizes": SMALL}, "DGUNet_plus; entries \\d+ missing: fgdm"),
+    ],
+)
+def test_configs_that_do_not_fit_take_no_memory(tmp_path, config, message):
+    model = small()
+    if isinstance(config, dict):
+        config = {**model.config, **config}
+    torch.save({"config": config, "state_dict": model.state_dict()}, tmp_path / "a.pth")
+    assert re.search(message, error_of(load_model, tmp_path / "a.pth"))
+
+
+# Entries that do not fit
+
+
+def damaged(tmp_path, change, own: bool) -> str:
+    """The error for a checkpoint whose state dict went through `change`; the model stays as it
+    was."""
+    model = small()
+    state = model.state_dict() if own else published_state_dict(model)
+    state = {name: value.clone() for name, value in state.items()}
+    change(state)
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    target = small(seed=1)
+    message = error_of(load_weights, target, tmp_path / "a.pth")
+    assert_same_weights(target, small(seed=1))
+    start = f"{tmp_path}/a.pth: does not fit Deraining DGUNet; entries "
+    assert message.startswith(start)
+    return message.removeprefix(start)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "published"])
+def test_missing_left_over_and_misshapen_entries_are_named(tmp_path, own):
+    prefix = "" if own else "module."
+    image = "last.image.weight" if own else "tail.weight"
+    step = "fgdm.2.step_size" if own else "r6"
+
+    def remove(state):
+        del state[prefix + image]
+
+    assert damaged(tmp_path, remove, own) == f"1 missing: {image}"
+
+    def remove_many(state):
+        for name in [name for name in state if "bias" in name]:
+            del state[name]
+
+    message = damaged(tmp_path, remove_many, own)
+    biases = [n for n in published_names(small()) if "bias" in n]
+    assert message.startswith(f"{len(biases)} missing: ")
+    assert message.endswith(f"and {len(biases) - 3} more") and message.count(",") == 2
+
+    def add(state):
+        state[prefix + "extra"] = torch.zeros(1)
+        state[prefix + "more"] = torch.zeros(1)
+
+    assert damaged(tmp_path, add, own) == "2 left over: extra, more"
+
+    def reshape(state):
+        state[prefix + step] = torch.zeros(2)
+        state[prefix + image] = state[prefix + image].transpose(0, 1)
+
+    message = damaged(tmp_path, reshape, own)
+    assert message.startswith("2 of another shape: ")
+    assert f"{step} is (2,), expected (1,)" in message
+    assert f"{image} is (24, 3, 1, 1), expected (3, 24, 3, 3)"[:20] in message
+
+    def untie(state):
+        names = published_names(small())
+        slope = "last.shallow.1.slope.weight"
+        state[prefix + (slope if own else names[slope])] += 1
+
+    message = damaged(tmp_path, untie, own)
+    assert message.startswith("1 one parameter, but of different values: ")
+    assert " and " in message
+
+    def integers(state):
+        state[prefix + step] = torch.ones(1, dtype=torch.int64)
+
+    assert damaged(tmp_path, integers, own) == f"1 not floating-point: {step}"
+
+    def several(state):
+        remove(state)
+        add(state)
+
+    assert damaged(tmp_path, several, own) == f"1 missing: {image}; 2 left over: extra, more"
+
+
+def test_unused_published_entries_must_be_there(tmp_path):
+    def remove(state):
+        del state["module.basic.concat12.weight"]
+
+    assert damaged(tmp_path, remove, own=False) == "1 missing: basic.concat12.weight"
+
+
+def test_one_prefixed_name_among_others_is_left_over(tmp_path):
+    def add(state):
+        state["module.r0"] = torch.zeros(1)
+
+    assert damaged(tmp_path, add, own=True) == "1 left over: module.r0"
+
+
+def test_a_stranger(tmp_path):
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "a.pth")
+    message = error_of(load_model, tmp_path / "a.pth")
+    assert message.endswith("does not say which network it is of; its entries: weight, bias")
+    message = error_of(load_weights, small(), tmp_path / "a.pth")
+    assert re.search(
+        r"does not fit Deraining DGUNet; entries \d+ missing: .*; 2 left over", message
+    )
+
+
+# Files that are no checkpoints
+
+
+class RunsCode:
+    """Creates a file when it is unpickled the ordinary way."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_malicious_pickles_are_refused(tmp_path, suffix, legacy):
+    file, ran = tmp_path / f"a{suffix}", tmp_path / "ran"
+    state = published_state_dict(small())
+    for content in (
+        RunsCode(ran),
+        {"state_dict": state, "epoch": RunsCode(ran)},
+        {"state_dict": {**state, "module.r0": RunsCode(ran)}},
+    ):
+        torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+        for action in (read_checkpoint, load_model, lambda f: load_weights(small(), f)):
+            message = error_of(action, file)
+            assert message == (
+                f"{file}: refused: loading it would run code ({os.system.__module__}.system), "
+                "expected tensors and plain values only"
+            )
+        assert not ran.exists()
+    torch.load(file, weights_only=False)  # the test's own bait works
+    assert ran.exists()
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_malicious_pickles_of_others_are_refused(tmp_path, protocol):
+    """Written without torch, which then cannot say what is wrong with them."""
+    file, ran = tmp_path / "a.pth", tmp_path / "ran"
+    file.write_bytes(pickle.dumps({"state_dict": RunsCode(ran)}, protocol))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        message = error_of(read_checkpoint, file)
+    assert message.startswith(f"{file}: refused: loading it would run code (")
+    assert f"{os.system.__module__}.system" in message
+    assert not ran.exists()
+    pickle.loads(file.read_bytes())  # the test's own bait works
+    assert ran.exists()
+
+
+def test_pickled_modules_are_refused(tmp_path):
+    torch.save(small(), tmp_path / "a.pth")
+    message = error_of(read_checkpoint, tmp_path / "a.pth")
+    assert "refused: loading it would run code (dgunet.Deraining.DGUNet.DGUNet)" in message
+
+
+def test_unreadable_files(tmp_path):
+    contents = {"empty": b"", "text": b"<!DOCTYPE html>\n<html>", "noise": bytes(range(256)) * 9}
+    for name, legacy in (("zip", False), ("legacy", True)):
+        torch.save(small().state_dict(), tmp_path / name, _use_new_zipfile_serialization=not legacy)
+        whole = (tmp_path / name).read_bytes()
+        for part in (10, len(whole) // 2, len(whole) - 10):
+            contents[f"{name}{part}"] = whole[:part]
+    for name, content in contents.items():
+        file = tmp_path / f"{name}.pth"
+        file.write_bytes(content)
+        assert error_of(read_checkpoint, file) == (
+            f"{file}: not a readable checkpoint: cut off, damaged or not written by torch.save"
+        )
+    save_checkpoint(tmp_path / "whole.safetensors", small())
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    for part in (0, 5, 100, len(whole) - 10):
+        file = tmp_path / f"{part}.safetensors"
+        file.write_bytes(whole[:part])
+        assert f"{file}: not a readable safetensors file (" in error_of(read_checkpoint, file)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        torch.zeros(3),
+        {},
+        7,
+        {"state_dict": 3},
+        {"state_dict": {}},
+        {"state_dict": {"a": 1}},
+        {"epoch": 3},
+        {"a": torch.zeros(2).to_sparse()},
+        {"a": torch.zeros(2, device="meta")},
+    ],
+    ids=repr,
+)
+def test_files_without_a_state_dict(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    message = error_of(read_checkpoint, tmp_path / "a.pth")
+    assert message == f"{tmp_path}/a.pth: holds no state dict, expected names and tensors"
+
+
+def test_missing_files_and_folders(tmp_path):
+    message = error_of(read_checkpoint, tmp_path / "no.pth", kind=FileNotFoundError)
+    assert message == f"{tmp_path}/no.pth: no such checkpoint file"
+    message = error_of(read_checkpoint, tmp_path, kind=IsADirectoryError)
+    assert message == f"{tmp_path}: is a folder, expected a checkpoint file"
+
+
+# Saving is atomic
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path):
+    file = tmp_path / "a.pth"
+    save_checkpoint(file, small())
+    before = file.read_bytes()
+
+    def write(stream):
+        stream.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(file, write)
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(file, small(seed=1), bad=lambda: None)
+    with pytest.raises(TypeError, match="JSON"):
+        save_checkpoint(tmp_path / "a.safetensors", small(), bad=torch.zeros(1))
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    file = tmp_path / "a.pth"
+    save_checkpoint(file, small())
+    before = file.read_bytes()
+    program = f"""
+        import os, signal
+        from dgunet.model.checkpoint import write_atomically
+        def write(stream):
+            stream.write(b"x" * 100_000)
+            stream.flush()
+            print(sorted(os.listdir({str(tmp_path)!r})))
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_atomically({str(file)!r}, write)
+    """
+    result = subprocess.run(
+        [sys.executable, "-uc", textwrap.dedent(program)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == -signal.SIGKILL and ".part" in result.stdout, result.stderr
+    assert file.read_bytes() == before
+    assert_same_weights(load_model(file)[0], small())
+
+
+def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    calls = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.fstat(fd).st_mode), sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("replace"), replace(*names)))
+    write_atomically(tmp_path / "a", lambda file: file.write(b"abc"))
+    assert (tmp_path / "a").read_bytes() == b"abc"
+    assert [call if call == "replace" else stat.S_ISDIR(call) for call in calls] == [
+        False,
+        "replace",
+        True,
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes and links are POSIX")
+def test_modes_and_links(tmp_path):
+    old = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "a.pth", small())
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.pth").stat().st_mode) == 0o640
+    link, target = tmp_path / "latest.pth", tmp_path / "elsewhere" / "b.pth"
+    link.symlink_to(target)
+    for seed in (1, 2):  # a link goes on pointing, as with any other program that writes a file
+        save_checkpoint(link, small(seed=seed))
+        assert link.is_symlink() and not target.is_symlink()
+        assert_same_weights(load_model(target)[0], small(seed=seed))

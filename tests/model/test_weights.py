@@ -1,0 +1,101 @@
+"""The weights that ship: what lies beside each file, and that it restores."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
+
+from dgunet.data.degradations import bundled_photos, degrade
+from dgunet.images.files import read_rgb, to_tensor, to_uint8
+from dgunet.inference.restorer import restore
+from dgunet.model.checkpoint import load_model
+from dgunet.model.registry import TASKS
+from dgunet.scoring.protocols import psnr
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(
+    file
+    for task in TASKS
+    for file in ROOT.glob(f"{task}/pretrained_models/*.*")
+    if not file.name.startswith("published")  # downloaded
+)
+WEIGHTS = [file for file in FILES if file.suffix == ".safetensors"]
+MEGABYTES = {"Compressive_Sensing": 11}
+REQUIRED = {"file", "sha256", "task", "model"}
+LEAST_GAIN = {"Deblurring": 0.5, "Deraining": 3, "Denoising": 6}  # dB, on the picture below
+
+
+def name(file: Path) -> str:
+    return f"{file.parts[-3]}/{file.name}"
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """A cat's face, 128×128×3."""
+    photo = next(path for path in bundled_photos() if path.stem == "chelsea")
+    return read_rgb(photo)[60:188, 130:258]
+
+
+def test_some_ship():
+    assert {file.parts[-3] for file in WEIGHTS} >= {"Deraining", "Denoising"}
+
+
+def test_nothing_lies_alone():
+    """No weights without their JSON file, and nothing else beside them."""
+    records = {file for file in FILES if file.suffix == ".json"}
+    assert records == {file.with_suffix(".json") for file in WEIGHTS}
+    assert set(FILES) == records | set(WEIGHTS)
+
+
+@pytest.mark.parametrize("file", WEIGHTS, ids=name)
+def test_record(file):
+    """The JSON file is of this very file, and says how it was made and what it scores."""
+    record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    data = file.read_bytes()
+    assert len(data) <= 1e6 * MEGABYTES.get(file.parts[-3], 4)
+    assert record.keys() >= REQUIRED
+    assert record["file"] == file.name
+    assert record["sha256"] == hashlib.sha256(data).hexdigest()
+    network, _ = load_model(file)
+    assert network.config["task"] == record["task"] == file.parts[-3]
+    assert network.config["model"] == record["model"]
+    assert record["sizes"] == network.sizes
+    made = record["training"]
+    needed = {"config", "data", "seed", "commit", "patches", "patch_size", "minutes", "hardware"}
+    assert made.keys() >= needed
+    assert (ROOT / made["config"]).is_file()
+    assert record["scores"]
+    if record["task"] == "Compressive_Sensing":  # as its reproduce.py writes it
+        assert record.keys() >= {"mean", "held_out_psnr"}
+        assert record["cs_ratio"] == network.sizes["cs_ratio"]
+        assert {"MODEL", "OPTIM", "TRAINING"} <= record["config"].keys()
+    else:
+        assert made["degradation"]
+
+
+@pytest.mark.parametrize("file", WEIGHTS, ids=name)
+def test_restores(file, picture):
+    """A picture comes out better than it went in; of measurements, better than the image of least
+    norm that has them."""
+    network, _ = load_model(file)
+    if file.parts[-3] == "Compressive_Sensing":
+        image = to_tensor(picture[..., 1])[None]
+        blocks = torch.nn.functional.pixel_unshuffle(image, 32)[0].flatten(1)
+        Phi = network.A.Phi.detach()
+        linear = torch.nn.functional.pixel_shuffle(
+            (torch.linalg.pinv(Phi) @ Phi @ blocks).unflatten(1, (4, 4))[None], 32
+        )
+        with torch.inference_mode():
+            restored = measure_and_reconstruct(network, image)
+        assert psnr(restored.clamp(0, 1), image) > psnr(linear.clamp(0, 1), image)
+        return
+    preset = json.loads(file.with_suffix(".json").read_text())["training"]["degradation"]
+    clean = picture / np.float32(255)
+    degraded = degrade(clean, preset, np.random.default_rng(0)).clip(0, 1)
+    restored = to_uint8(restore(network, to_tensor(degraded)[None])[0])
+    gain = psnr(restored, picture, 255) - psnr(degraded, clean)
+    assert gain > LEAST_GAIN[file.parts[-3]]

@@ -1,0 +1,623 @@
+import csv
+import hashlib
+import json
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.io import loadmat, savemat, whosmat
+
+import Deblurring.evaluate
+import Deblurring.test
+import Denoising.evaluate
+import Denoising.test
+import Deraining.evaluate
+import Deraining.test
+from dgunet.images.files import read_image, to_tensor, write_image
+from dgunet.model.checkpoint import load_model, save_checkpoint
+from dgunet.model.registry import build_model
+from dgunet.scoring.protocols import PROTOCOLS
+from dgunet.scoring.test import overlapped
+
+SMALL = {"width": 8, "width_step": 4, "stages": 2}
+METRICS = Path(__file__).parents[1] / "fixtures" / "metrics"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Small random networks by task, and by "identity TASK" ones that return their input."""
+    folder, paths = tmp_path_factory.mktemp("weights"), {}
+    torch.manual_seed(0)
+    for task in ("Deblurring", "Deraining", "Denoising"):
+        network = build_model(task, "DGUNet", SMALL)
+        paths[task] = folder / f"{task}.pth"
+        save_checkpoint(paths[task], network)
+        network.zero_image_convolutions()
+        paths[f"identity {task}"] = folder / f"identity_{task}.pth"
+        save_checkpoint(paths[f"identity {task}"], network)
+    return paths
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a program's `main`; return its output, or of a refused run the exit code and the line."""
+
+    def run(program, *arguments):
+        monkeypatch.setattr(sys, "argv", [program.__file__, *map(str, arguments)])
+        try:
+            program.main()
+        except SystemExit as end:
+            assert end.code == 2
+            line = capsys.readouterr().err
+            assert line.startswith("error: ") and line.count("\n") == 1
+            return line
+        return capsys.readouterr().out
+
+    return run
+
+
+def photo(height, width, seed=0):
+    """Smooth colours with some detail, uint8."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (4, 5, 3)).astype(np.float32)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def make_pairs(folder, names=("a", "b"), size=(21, 30)):
+    for seed, name in enumerate(names):
+        target = photo(*size, seed)
+        noise = np.random.default_rng(9).normal(0, 12, target.shape)
+        degraded = np.clip(target + noise, 0, 255).astype(np.uint8)
+        write_image(folder / "input" / f"{name}.png", degraded)
+        write_image(folder / "target" / f"{name}.png", target)
+    return folder
+
+
+def expected_result(weights, image):
+    """The result for an H×W×3 float image, by the network alone."""
+    network, _ = load_model(weights)
+    degraded = torch.as_tensor(image, dtype=torch.float32).permute(2, 0, 1)[None]
+    height, width = degraded.shape[2:]
+    padded = F.pad(degraded, (0, -width % 8, 0, -height % 8), mode="reflect")
+    with torch.no_grad():
+        restored = network(padded)[0][0, :, :height, :width]
+    return restored.permute(1, 2, 0).numpy()
+
+
+def rounded(restored):
+    return np.rint(np.clip(restored, 0, 1) * 255).astype(np.uint8)
+
+
+def rows_of(path, set_name=None):
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if set_name is None or row["set"] == set_name]
+
+
+def settings_of(folder):
+    return json.loads((folder / "settings.json").read_text())
+
+
+def test_sets_are_restored_and_scored(weights, run, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    make_pairs(data / "Rain100L", ["1", "2", "10"])
+    make_pairs(data / "Test100", ["x y", "ü"])
+    printed = run(
+        Deraining.test,
+        *("--weights", weights["Deraining"], "--input_dir", data, "--result_dir", out),
+    )
+    for row in ("Rain100L |      3", "Test100  |      2", "mean     |      5"):
+        assert row in printed
+    assert "protocol deraining_y: PSNR and SSIM on Y" in printed and "published" not in printed
+
+    names = sorted(path.name for path in (out / "Rain100L").iterdir())
+    assert names == ["1.png", "10.png", "2.png", "scores.csv", "settings.json"]
+    degraded = read_image(data / "Rain100L/input/10.png") / 255
+    expected = rounded(expected_result(weights["Deraining"], degraded))
+    assert np.abs(read_image(out / "Rain100L/10.png").astype(int) - expected).max() <= 1
+
+    settings = settings_of(out / "Test100")
+    assert settings["weights"] == "Deraining.pth" and settings["model"] == "DGUNet"
+    digest = hashlib.sha256(weights["Deraining"].read_bytes()).hexdigest()
+    assert settings["weights_sha256"] == digest
+    assert settings["self_ensemble"] is False and settings["task"] == "Deraining"
+    assert settings["device"] and settings["torch"] == torch.__version__
+    assert "unfinished" not in settings
+
+
+def test_scores_are_those_of_evaluate(weights, run, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    folders = ("--input_dir", data, "--result_dir", out, "--dataset", "Rain100H")
+    make_pairs(data / "Rain100H")
+    printed = run(Deraining.test, "--weights", weights["Deraining"], *folders)
+    report = run(Deraining.evaluate, *folders, "--csv", tmp_path / "scores.csv")
+    own = rows_of(out / "Rain100H/scores.csv")
+    assert own[:2] == rows_of(tmp_path / "scores.csv")
+    row = next(line for line in report.splitlines() if line.startswith("| Rain100H"))
+    assert row.rpartition(" | ")[0] in printed  # without evaluate's column of published scores
+
+    assert [row["set"] for row in own] == ["Rain100H"] * 2 + ["Rain100H input"] * 2
+    pair = [read_image(data / "Rain100H" / part / "a.png") for part in ("input", "target")]
+    assert float(own[2]["psnr"]) == PROTOCOLS["deraining_y"](*pair)[0]
+    gain = [np.mean([float(row["psnr"]) for row in part]) for part in (own[2:], own[:2])]
+    line = f"Rain100H: input {gain[0]:.2f} dB, restored {gain[1]:.2f} dB: {gain[1] - gain[0]:+.2f}"
+    assert line in printed
+
+
+def test_sets_of_two_protocols(weights, run, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    make_pairs(data / "GoPro/test")
+    for part, name in (("input", "restored"), ("target", "target")):
+        pixels = read_image(METRICS / f"realblur_{name}.png")
+        write_image(data / "RealBlur_J/test" / part / "a.png", pixels[:120, :160])
+    printed = run(
+        Deblurring.test,
+        *("--weights", weights["identity Deblurring"], "--dataset", "GoPro", "RealBlur_J"),
+        *("--input_dir", data, "--result_dir", out),
+    )
+    assert "protocol matlab_rgb" in printed and "protocol realblur" in printed
+    assert "GoPro: input 26" in printed
+    assert "dB: +0.00 dB" in printed.split("protocol realblur")[1]
+    assert {row["protocol"] for row in rows_of(out / "RealBlur_J/scores.csv")} == {"realblur"}
+
+
+def test_published_scores_stand_beside_those_of_the_published_size(run, tmp_path):
+    network = build_model("Deraining")
+    network.zero_image_convolutions()
+    save_checkpoint(tmp_path / "full.pth", network)
+    for name in Deraining.evaluate.TEST_SETS:
+        make_pairs(tmp_path / "data" / name, ["a"], (16, 16))
+    folders = ("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out")
+    arguments = ("--weights", tmp_path / "full.pth", *folders)
+    printed = run(Deraining.test, *arguments)
+    assert "published DGUNet" in printed
+    assert printed.count("37.42 / 0.969") == printed.count("33.06 / 0.923") == 1
+    assert "sizes" not in settings_of(tmp_path / "out/Test100")
+    assert "33.06" not in run(Deraining.test, *arguments, "--dataset", "Rain100L", "Test100")
+
+
+def test_an_own_folder(weights, run, tmp_path):
+    arguments = ("--weights", weights["Deblurring"], "--result_dir", tmp_path / "out")
+    make_pairs(tmp_path / "mine")
+    printed = run(Deblurring.test, *arguments, "--input_dir", tmp_path / "mine")
+    assert "| mine |      2 |" in printed
+    printed = run(
+        Deblurring.test, *arguments, "--input_dir", tmp_path / "mine/input", "--self_ensemble"
+    )
+    assert "input: no targets, no scores" in printed
+    assert settings_of(tmp_path / "out/input")["self_ensemble"] is True
+    assert not (tmp_path / "out/input/scores.csv").exists()
+    assert (tmp_path / "out/mine/a.png").read_bytes() != (tmp_path / "out/input/a.png").read_bytes()
+
+
+def test_pixels_of_any_kind(weights, run, tmp_path):
+    folder, grey = tmp_path / "data", photo(19, 23)[..., 0]
+    kinds = {
+        "grey": grey,
+        "rgba": np.dstack([photo(19, 23), grey]),
+        "deep": photo(19, 23).astype(np.uint16) * 257 + 100,
+        "tiny": photo(1, 1),
+    }
+    for name, pixels in kinds.items():
+        write_image(folder / f"{name}.png", pixels)
+    out = tmp_path / "out"
+    printed = run(
+        Denoising.test,
+        *("--weights", weights["Denoising"], "--input_dir", folder, "--result_dir", out),
+    )
+    assert "data: 4 images restored" in printed
+    results = {name: read_image(out / "data" / f"{name}.png") for name in kinds}
+
+    def close(result, expected):
+        return np.abs(result.astype(int) - rounded(expected)).max() <= 1
+
+    three = np.repeat(grey[..., None], 3, axis=2) / 255
+    assert close(results["grey"], expected_result(weights["Denoising"], three).mean(2))
+    rgb = kinds["rgba"][..., :3] / 255
+    assert close(results["rgba"], expected_result(weights["Denoising"], rgb))
+    deep = kinds["deep"] / 65535
+    assert close(results["deep"], expected_result(weights["Denoising"], deep))
+    assert results["tiny"].shape == (1, 1, 3)
+
+
+def test_grey_inputs_are_scored_against_grey_targets(weights, run, tmp_path):
+    for part in ("input", "target"):
+        write_image(tmp_path / "data" / part / "a.png", photo(19, 23)[..., 0])
+    printed = run(
+        Denoising.test,
+        *("--weights", weights["identity Denoising"]),
+        *("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out"),
+    )
+    assert "| data |      1 |       inf |" in printed
+
+
+def test_unfit_inputs_are_refused_before_anything_is_computed(weights, run, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+
+    def refusal(*arguments):
+        line = run(
+            Deraining.test,
+            *("--weights", weights["Deraining"], "--result_dir", out, *arguments),
+        )
+        assert not out.exists()
+        return line
+
+    assert f"{data}: does not exist; expected the data" in refusal("--input_dir", data)
+    line = refusal("--input_dir", tmp_path)
+    assert "no images; expected them in it, in input/ or a set (Rain100L, Rain100H" in line
+    make_pairs(data / "Rain100L")
+    line = refusal("--input_dir", data, "--dataset", "Rain100L", "Test100")
+    assert f"{data}/Test100/input: does not exist; expected the inputs of Test100" in line
+    write_image(data / "Rain100L/input/c.png", photo(9, 9))
+    assert "1 images without a partner" in refusal("--input_dir", data)
+    write_image(data / "Rain100L/target/c.png", photo(9, 8))
+    assert "1 of 3 pairs differ in size" in refusal("--input_dir", data)
+    write_image(data / "Rain100L/input/c.jpg", photo(9, 9))
+    line = refusal("--input_dir", data / "Rain100L/input")
+    assert "2 images share their name but for the suffix" in line and "c.jpg, c.png" in line
+    (data / "Rain100L/input/c.jpg").write_text("not an image")
+    (data / "Rain100L/input/c.png").unlink()
+    assert "c.jpg: cannot be read" in refusal("--input_dir", data / "Rain100L/input")
+
+
+def test_weights_that_do_not_fit(weights, run, tmp_path):
+    make_pairs(tmp_path / "data")
+    folders = ("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out")
+    line = run(Denoising.test, *folders)
+    assert "--weights is missing; expected a checkpoint of Denoising" in line and "http" in line
+    line = run(Denoising.test, *folders, "--weights", tmp_path / "none.pth")
+    assert "none.pth: no such checkpoint" in line
+    line = run(Denoising.test, *folders, "--weights", weights["Deblurring"])
+    assert "this is a Deblurring DGUNet checkpoint" in line and "Denoising" in line
+    known = ("--weights", weights["Denoising"])
+    line = run(Denoising.test, *folders, *known, "--model", "DGUNet_plus")
+    assert "this is a Denoising DGUNet checkpoint" in line and "DGUNet_plus" in line
+    assert "expected auto" in run(Denoising.test, *folders, *known, "--device", "cuda:99")
+    assert "--jobs is 0" in run(Denoising.test, *folders, *known, "--jobs", 0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bare_state_dict_with_the_configuration_of_its_run(weights, run, tmp_path):
+    network, _ = load_model(weights["Denoising"])
+    torch.save(network.state_dict(), tmp_path / "bare.pth")
+    sizes = "{WIDTH: 8, WIDTH_STEP: 4, STAGES: 2}"
+    (tmp_path / "config.yml").write_text(f"OPTIM: {{BATCH_SIZE: 4}}\nMODEL: {sizes}\n")
+    make_pairs(tmp_path / "data")
+    results = []
+    for arguments in (
+        ("--weights", weights["Denoising"]),
+        ("--weights", tmp_path / "bare.pth", "--config", tmp_path / "config.yml"),
+    ):
+        out = tmp_path / str(len(results))
+        run(Denoising.test, *arguments, "--input_dir", tmp_path / "data", "--result_dir", out)
+        results.append((out / "data/a.png").read_bytes())
+    assert results[0] == results[1]
+
+
+def test_nothing_of_the_users_is_lost(weights, run, tmp_path):
+    out, mine = tmp_path / "out", make_pairs(tmp_path / "mine")
+    arguments = ("--weights", weights["identity Deblurring"], "--input_dir", mine)
+    restore = (Deblurring.test, *arguments, "--result_dir", out)
+    foreign = out / "mine/a.png"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"precious")
+    assert "mine: holds a.png, not made by Deblurring/test.py" in run(*restore)
+    assert foreign.read_bytes() == b"precious"
+    run(*restore, "--overwrite")
+    assert np.array_equal(read_image(foreign), read_image(mine / "input/a.png"))
+
+    run(Deblurring.test, *arguments[:-1], mine, "--result_dir", out)  # its own: replaced silently
+    (out / "mine/other.png").write_bytes(b"precious")
+    line = run(*restore, "--overwrite")
+    assert "holds 1 images or MAT files that this run would not replace: other.png" in line
+    (out / "mine/other.png").unlink()
+    (out / "mine/settings.json").write_text('{"program": "an editor"}')
+    assert "not made by" in run(*restore)
+
+    before = sorted(mine.rglob("*"))
+    line = run(Deblurring.test, *arguments, "--result_dir", tmp_path, "--overwrite")
+    assert f"{mine}: is where the results would go, but {mine}/input lies there" in line
+    assert sorted(mine.rglob("*")) == before
+
+
+def test_an_interrupted_run_says_so_and_can_be_repeated(weights, run, tmp_path):
+    mine = make_pairs(tmp_path / "mine", ["a", "b", "c", "d"])
+    whole = (mine / "input/c.png").read_bytes()
+    (mine / "input/c.png").write_bytes(whole[:300])
+    out = tmp_path / "out"
+    restore = (
+        Deblurring.test,
+        *("--weights", weights["Deblurring"], "--input_dir", mine, "--result_dir", out),
+    )
+    assert f"{mine}/input/c.png: cannot be read as an image" in run(*restore)
+    assert settings_of(out / "mine")["unfinished"] is True
+    written = sorted(path.name for path in (out / "mine").iterdir())
+    assert written == ["a.png", "b.png", "settings.json"]
+    assert all(read_image(out / "mine" / name).shape == (21, 30, 3) for name in written[:2])
+
+    (mine / "input/c.png").write_bytes(whole)
+    assert "4 images restored" in run(*restore)
+    assert "unfinished" not in settings_of(out / "mine")
+
+
+def test_weights_that_make_no_numbers(weights, run, tmp_path):
+    network, _ = load_model(weights["Denoising"])
+    torch.nn.init.constant_(network.last.image.weight, float("nan"))
+    save_checkpoint(tmp_path / "nan.pth", network)
+    write_image(tmp_path / "data/a.png", photo(16, 16))
+    line = run(
+        Denoising.test,
+        *("--weights", tmp_path / "nan.pth"),
+        *("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out"),
+    )
+    assert "a.png: the network made values of 16×16 pixels that are not finite" in line
+
+
+def test_reading_and_writing_go_on_beside_the_computing():
+    main, seen = threading.current_thread(), {"read": 0, "computed": 0, "written": []}
+
+    def read(item):
+        assert threading.current_thread() is not main
+        seen["read"] += 1
+        return item * 10
+
+    def compute(item, data):
+        assert threading.current_thread() is main and seen["read"] - item <= 5
+        seen["computed"] += 1
+        return data + 1
+
+    def write(item, result):
+        assert threading.current_thread() is not main
+        seen["written"].append((item, result))
+
+    assert list(overlapped(range(50), read, compute, write, threads=3)) == list(range(50))
+    assert sorted(seen["written"]) == [(item, item * 10 + 1) for item in range(50)]
+
+    def fail(item, result):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        list(overlapped(range(50), read, lambda item, data: data, fail, threads=3))
+
+
+def test_gaussian_noise_is_added_to_clean_photographs(weights, run, tmp_path):
+    clean = tmp_path / "data/Photos"
+    for seed, name in enumerate(["b", "a"]):
+        write_image(clean / f"{name}.png", photo(64, 64, seed))
+    out = tmp_path / "out"
+    printed = run(
+        Denoising.test,
+        *("--weights", weights["identity Denoising"], "--sigma", "15", "50"),
+        *("--dataset", "Photos", "--input_dir", tmp_path / "data", "--result_dir", out),
+    )
+    assert "protocol gaussian_rgb" in printed and "Photos_sigma50" in printed
+    assert settings_of(out / "Photos_sigma15")["sigma"] == 15
+    run(
+        Denoising.evaluate,
+        *("--result_dir", out / "Photos_sigma15", "--target_dir", clean),
+        *("--csv", tmp_path / "scores.csv"),
+    )
+    own = rows_of(out / "Photos_sigma15/scores.csv", "Photos_sigma15")
+    scores = [(row["image"], row["psnr"], row["ssim"]) for row in own]
+    other = rows_of(tmp_path / "scores.csv")
+    assert scores == [(row["image"], row["psnr"], row["ssim"]) for row in other]
+    inputs = rows_of(out / "Photos_sigma15/scores.csv", "Photos_sigma15 input")
+    assert [row["psnr"] for row in inputs] == [row["psnr"] for row in own]  # the identity
+
+
+def test_the_noise_is_of_the_protocol(tmp_path):
+    flat = np.full((200, 200, 3), 4, np.uint8)
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.png", flat)
+    (images,) = Denoising.test.noisy_sets(tmp_path, [25], grey=False)
+    noisy = {path.stem: images.read(path) for path in images.inputs}
+    noise = noisy["a"] - 4 / 255
+    assert noisy["a"].dtype == np.float32
+    assert abs(noise.std() * 255 - 25) < 0.2 and abs(noise.mean() * 255) < 0.3
+    assert noisy["a"].min() < -0.2  # not clipped
+    assert len(np.unique(noisy["a"])) > 10_000  # not rounded
+    assert not np.array_equal(noisy["a"], noisy["b"])
+    again = Denoising.test.noisy_sets(tmp_path, [25], grey=False)[0]
+    assert np.array_equal(again.read(images.inputs[0]), noisy["a"])
+
+
+@pytest.mark.parametrize("stored", ["grey", "colour"])
+def test_grey_denoising(weights, run, tmp_path, stored):
+    pixels = photo(48, 48)
+    write_image(tmp_path / "Photos/a.png", pixels if stored == "colour" else pixels[..., 0])
+    out = tmp_path / "out"
+    run(
+        Denoising.test,
+        *("--weights", weights["identity Denoising"], "--sigma", "25"),
+        *(["--grey"] if stored == "colour" else []),
+        *("--input_dir", tmp_path / "Photos", "--result_dir", out),
+    )
+    results = out / ("Photos_grey_sigma25" if stored == "colour" else "Photos_sigma25")
+    restored = read_image(results / "a.png")
+    target = pixels[..., 0]
+    if stored == "colour":
+        target = cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb)[..., 0]
+        assert np.array_equal(read_image(results / "target/a.png"), target)
+    inside = (target > 80) & (target < 175)
+    noise = (restored.astype(float) - target)[inside]
+    assert abs(noise.std() - 25) < 2.5  # one noise for the three channels: their mean keeps it
+    row, of_input = rows_of(results / "scores.csv")
+    assert float(row["psnr"]) == PROTOCOLS["gaussian_rgb"](restored, target)[0]
+    assert row["psnr"] == of_input["psnr"]
+
+
+@pytest.fixture(scope="module")
+def sidd(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "SIDD" / "test"
+    folder.mkdir(parents=True)
+    target = np.stack([photo(16, 24, seed) for seed in range(6)]).reshape(2, 3, 16, 24, 3)
+    noise = np.random.default_rng(0).normal(0, 15, target.shape)
+    noisy = np.clip(target + noise, 0, 255).astype(np.uint8)
+    savemat(folder / "ValidationNoisyBlocksSrgb.mat", {"ValidationNoisyBlocksSrgb": noisy})
+    savemat(folder / "ValidationGtBlocksSrgb.mat", {"ValidationGtBlocksSrgb": target})
+    return folder, noisy
+
+
+def test_sidd(weights, run, sidd, tmp_path):
+    folder, noisy = sidd
+    out = tmp_path / "out"
+    restore = (Denoising.test, "--weights", weights["Denoising"], "--result_dir", out)
+    printed = run(
+        *restore,
+        *("--dataset", "SIDD", "--input_dir", folder.parent.parent),
+        *("--no_self_ensemble", "--save_images"),
+    )
+    assert "protocol matlab_rgb" in printed and "self_ensemble off" in printed
+    plain = loadmat(out / "SIDD/mat/Idenoised.mat")["Idenoised"]
+    assert plain.dtype == np.float32 and plain.shape == noisy.shape
+    assert plain.min() >= 0 and plain.max() <= 1
+    expected = expected_result(weights["Denoising"], noisy[1, 2] / 255)
+    assert np.abs(plain[1, 2] - np.clip(expected, 0, 1)).max() < 1e-5
+    pictures = sorted(path.name for path in (out / "SIDD/png").iterdir())
+    assert pictures == [f"{i:04d}_{k:02d}.png" for i in (1, 2) for k in (1, 2, 3)]
+    assert np.array_equal(read_image(out / "SIDD/png/0002_03.png"), rounded(plain[1, 2]))
+
+    run(
+        Denoising.evaluate,
+        *("--result", out / "SIDD/mat/Idenoised.mat"),
+        *("--target", folder / "ValidationGtBlocksSrgb.mat", "--csv", tmp_path / "scores.csv"),
+    )
+    assert rows_of(out / "SIDD/scores.csv", "SIDD") == rows_of(tmp_path / "scores.csv")
+
+    # As in the published command; the pictures would be left from other settings.
+    line = run(*restore[:-1], out / "SIDD", "--input_dir", folder)
+    assert "holds 6 images or MAT files that this run would not replace: 0001_01.png" in line
+    printed = run(*restore[:-1], tmp_path / "SIDD", "--input_dir", folder)
+    assert "self_ensemble on" in printed and "SIDD: input " in printed
+    ensemble = loadmat(tmp_path / "SIDD/mat/Idenoised.mat")["Idenoised"]
+    assert 1e-4 < np.abs(ensemble - plain).max() < 0.5
+
+
+def test_sidd_without_targets_or_with_other_ones(weights, run, sidd, tmp_path):
+    _, noisy = sidd
+    name, target = "ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"
+    restore = (
+        *(Denoising.test, "--weights", weights["identity Denoising"]),
+        *("--input_dir", tmp_path, "--result_dir", tmp_path / "out", "--dataset", "SIDD"),
+    )
+    assert f"{tmp_path}/SIDD/test/{name}.mat: does not exist" in run(*restore)
+    savemat(tmp_path / f"{name}.mat", {name: noisy[:1, :1].astype(np.float32)})
+    assert "is float32 (1, 1, 16, 24, 3); expected uint8" in run(*restore)
+    savemat(tmp_path / f"{name}.mat", {name: noisy[:1, :2]})
+    savemat(tmp_path / f"{target}.mat", {target: noisy})
+    assert "expected the same" in run(*restore)
+    (tmp_path / f"{target}.mat").unlink()
+    assert "no scores" in run(*restore, "--no_self_ensemble")
+    restored = loadmat(tmp_path / "out/SIDD/mat/Idenoised.mat")["Idenoised"]
+    assert np.array_equal(restored, noisy[:1, :2] / np.float32(255))
+
+
+def make_dnd(folder, images=2, boxes=20):
+    """Write files of DND's structure; return its images, H×W×3, and boxes as MATLAB counts them."""
+    rng = np.random.default_rng(0)
+    (folder / "images_srgb").mkdir(parents=True)
+    contents, all_boxes = [], []
+    with h5py.File(folder / "info.mat", "w", userblock_size=512) as file:
+        info = file.create_group("info")
+        references = info.create_dataset("boundingboxes", (1, images), h5py.ref_dtype)
+        for n in range(images):
+            image = rng.uniform(0, 1, (40 + n, 60, 3)).astype(np.float32)
+            top, left = rng.integers(1, 20, boxes), rng.integers(1, 30, boxes)
+            # Doubles, as all numbers of MATLAB; 20×4 there.
+            corners = np.stack([top, left, top + 15, left + 22], axis=1).astype(np.float64)
+            stored = file.create_dataset(f"#refs#/{n}", data=corners.T)
+            references[0, n] = stored.ref
+            with h5py.File(folder / "images_srgb" / f"{n + 1:04d}.mat", "w") as picture:
+                picture["InoisySRGB"] = image.transpose(2, 1, 0)
+            contents.append(image)
+            all_boxes.append(corners.astype(int))
+    return contents, all_boxes
+
+
+def test_dnd(weights, run, tmp_path):
+    images, boxes = make_dnd(tmp_path / "DND/test")
+    out = tmp_path / "out"
+    restore = (
+        *(Denoising.test, "--dataset", "DND", "--input_dir", tmp_path, "--result_dir", out),
+        "--save_images",
+    )
+    printed = run(*restore, "--weights", weights["identity Denoising"], "--no_self_ensemble")
+    assert "2 files for the benchmark's server" in printed
+    for n in (1, 2):
+        file = out / "DND/mat" / f"{n:04d}.mat"
+        kinds = {name: (shape, kind) for name, shape, kind in whosmat(file)}
+        assert kinds == {
+            "Idenoised": ((1, 20), "cell"),
+            "israw": ((1, 1), "logical"),
+            "eval_version": ((1,), "char"),
+        }
+        result = loadmat(file)
+        assert not result["israw"].item() and result["eval_version"].item() == "1.0"
+        for k, (row0, column0, row1, column1) in enumerate(boxes[n - 1]):
+            crop = result["Idenoised"][0, k]
+            expected = images[n - 1][row0 - 1 : row1, column0 - 1 : column1]
+            assert crop.dtype == np.float32 and crop.shape == (16, 23, 3)
+            assert np.array_equal(crop, expected)
+            assert np.array_equal(
+                read_image(out / "DND/png" / f"{n:04d}_{k + 1:02d}.png"), rounded(expected)
+            )
+    run(*restore, "--weights", weights["Denoising"])
+    assert settings_of(out / "DND")["self_ensemble"] is True
+
+
+def test_dnd_files_that_are_not_as_expected(weights, run, tmp_path):
+    make_dnd(tmp_path, boxes=2)
+    restore = (
+        *(Denoising.test, "--weights", weights["identity Denoising"]),
+        *("--input_dir", tmp_path, "--result_dir", tmp_path / "out"),
+    )
+    second = tmp_path / "images_srgb/0002.mat"
+    with h5py.File(second, "w") as file:
+        file["InoisySRGB"] = np.zeros((3, 20, 20), np.float32)
+    line = run(*restore)
+    assert "0002.mat: box" in line and "image of 20 rows and 20 columns" in line
+    assert settings_of(tmp_path / "out/DND")["unfinished"] is True
+    with h5py.File(second, "w") as file:
+        file["other"] = 1
+    assert "0002.mat: holds no InoisySRGB" in run(*restore)
+    second.unlink()
+    assert "1 of the 2 images" in run(*restore)
+    with h5py.File(tmp_path / "info.mat", "w") as file:
+        file["info/boundingboxes"] = np.zeros((1, 2))
+    assert "info.mat: holds no info.boundingboxes" in run(*restore)
+    savemat(tmp_path / "info.mat", {"info": 1})
+    assert "info.mat: is no MAT v7.3 (HDF5) file" in run(*restore)
+
+
+def test_noise_options(weights, run, tmp_path):
+    known = ("--weights", weights["Denoising"], "--input_dir", tmp_path)
+    assert "--sigma is [0.0]" in run(Denoising.test, *known, "--sigma", "0")
+    assert "--grey is given without --sigma" in run(Denoising.test, *known, "--grey")
+    assert "holds no image" in run(Denoising.test, *known, "--sigma", "25")
+    line = run(Denoising.test, *known, "--dataset", "nowhere")
+    assert f"{tmp_path}/nowhere: does not exist" in line
+    for parent in ("a", "b"):
+        write_image(tmp_path / parent / "set" / f"{parent}.png", photo(16, 16))
+    known += ("--result_dir", tmp_path / "out")
+    assert "two sets are called set" in run(Denoising.test, *known, "--dataset", "a/set", "b/set")
+
+
+def test_the_default_folders_are_the_tasks(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["test.py"])
+    options = Denoising.test.parse_arguments()
+    task_folder = Path(Denoising.__file__).parent
+    assert options.input_dir == task_folder / "Datasets"
+    assert options.result_dir == task_folder / "results"
+    assert options.self_ensemble is None
+
+
+def test_a_float_image_reaches_the_network_as_it_is():
+    noisy = np.array([[[1.25, -0.5, 0.5]]], np.float32)
+    assert torch.equal(to_tensor(noisy).flatten(), torch.tensor([1.25, -0.5, 0.5]))

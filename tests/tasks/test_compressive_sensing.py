@@ -1,0 +1,770 @@
+"""Compressive sensing: crops, Φ, training, measurement files, scores."""
+
+import functools
+import itertools
+import json
+import math
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from dgunet.Compressive_Sensing import evaluate, figure, reproduce, test, train
+from dgunet.Compressive_Sensing import measure as measuring
+from dgunet.Compressive_Sensing import reconstruct as reconstructing
+from dgunet.Compressive_Sensing.data import (
+    Photographs,
+    principal_components,
+    read_luma,
+    split,
+    training_data,
+    validation_data,
+)
+from dgunet.Compressive_Sensing.measure import (
+    measure,
+    quantize,
+    read_measurements,
+    write_measurements,
+)
+from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct, reconstruct
+from PIL import Image
+
+from dgunet.base.errors import InputError
+from dgunet.data.crops import EpochBatchSampler, SampleKey
+from dgunet.images.files import read_image, write_image
+from dgunet.model.checkpoint import load_model, load_weights, save_checkpoint
+from dgunet.model.registry import MODELS, build_model
+from dgunet.scoring.protocols import compressive_sensing_y, psnr
+from dgunet.training import schedule
+from dgunet.training import trainer as training
+from dgunet.training.configuration import load_config
+from dgunet.training.trainer import Trainer
+
+DATA = Path(__file__).parents[1] / "fixtures"
+SMALL = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def network(ratio: int = 10, **sizes):
+    torch.manual_seed(0)
+    return build_model(
+        "Compressive_Sensing", "DGUNet", {**SMALL, "cs_ratio": ratio, **sizes}
+    ).eval()
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return a smooth uint8 picture with some noise."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    waves = np.sin(rows * rng.uniform(0.05, 0.3) + columns * rng.uniform(0.05, 0.3))
+    noise = rng.normal(0, 6, (height, width))
+    return (127 + 90 * waves + noise).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Eight pictures of different sizes and formats, some of colour, one smaller than a block."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(5):
+        write_image(folder / f"grey{number}.png", picture(70 + 9 * number, 100, number))
+    write_image(folder / "more" / "tiny.tif", picture(20, 40, 5))
+    for number in range(2):
+        channels = [picture(64, 81, 10 * number + c) for c in range(3)]
+        write_image(folder / f"colour{number}.bmp", np.stack(channels, axis=2))
+    return folder
+
+
+def config_for(folder: Path, save_dir: Path, file: str = "training.yml", **keys):
+    keys = {name.replace("__", "."): value for name, value in keys.items()}
+    keys = {
+        "GPU": [],
+        "VERBOSE": False,
+        "TRAINING.TRAIN_DIR": folder,
+        "TRAINING.VAL_DIR": folder if file != "fast.yml" else "",
+        "TRAINING.SAVE_DIR": save_dir,
+        "DATA.REPEATS": 2,
+        "OPTIM.BATCH_SIZE": 5,
+        **{f"MODEL.{name.upper()}": size for name, size in SMALL.items()},
+        **keys,
+    }
+    opts = [str(word) for pair in keys.items() for word in pair]
+    return load_config(measuring.FOLDER / file, opts, train.TASK.recipe, train.TASK.checks)
+
+
+def trainer_for(folder: Path, save_dir: Path, file: str = "training.yml", **keys) -> Trainer:
+    return Trainer(train.TASK, config_for(folder, save_dir, file, **keys))
+
+
+def run(module, *arguments) -> int:
+    """Run a program in this process and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        try:
+            module.main()
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+# Photographs and crops
+
+
+def test_crops_are_cut_flipped_and_transposed():
+    images = [picture(50, 70, 1), picture(64, 40, 2)]
+    photographs = Photographs(images, ["a", "b"], 32)
+    rng = np.random.default_rng(0)
+    indices, places = rng.integers(2, size=64), rng.random((64, 2))
+    moves = np.arange(64) % 8
+    crops = photographs.crops(indices, places, moves, 32)
+    assert crops.shape == (64, 1, 32, 32)
+    for crop, index, place, move in zip(crops, indices, places, moves, strict=True):
+        image = images[index]
+        top, left = (
+            math.floor(p * (side - 31)) for p, side in zip(place, image.shape, strict=True)
+        )
+        expected = image[top : top + 32, left : left + 32]
+        expected = expected[::-1] if move & 1 else expected
+        expected = expected[:, ::-1] if move & 2 else expected
+        expected = expected.T if move & 4 else expected
+        np.testing.assert_array_equal(crop[0].numpy(), expected.astype(np.float32) / 255)
+    corners = photographs.crops(
+        np.zeros(2, int), np.array([[0, 0], [1 - 1e-9] * 2]), moves[[0, 0]], 32
+    )
+    np.testing.assert_array_equal(corners[1, 0], images[0][-32:, -32:].astype(np.float32) / 255)
+
+
+def test_samples_depend_on_seed_epoch_and_position_alone():
+    photographs = Photographs([picture(50, 70, n) for n in range(5)], list("abcde"), 32, seed=3)
+    device = torch.device("cpu")
+
+    def batches(photographs=photographs, epoch=1, first=0, **options):
+        sampler = EpochBatchSampler(5, seed=3, repeats=3, **options)
+        sampler.set_position(epoch, first)
+        return [b["target"] for b in photographs.loader(sampler, device)]
+
+    whole = batches(batch_size=4)
+    assert [len(batch) for batch in whole] == [4, 4, 4, 3]
+    assert torch.equal(torch.cat(whole), torch.cat(batches(batch_size=15)))
+    assert torch.equal(torch.cat(whole[2:]), torch.cat(batches(batch_size=4, first=2)))
+    shares = [batches(batch_size=4, rank=rank, world_size=2) for rank in range(2)]
+    joint = [torch.cat(parts) for parts in zip(*shares, strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(whole, joint, strict=True))
+    assert not torch.equal(torch.cat(whole), torch.cat(batches(batch_size=4, epoch=2)))
+    filler = photographs.batch([SampleKey(1, -1, 0)], 15)
+    assert filler["weight"].tolist() == [0]
+
+
+def test_every_move_and_place_comes_up():
+    photographs = Photographs([picture(40, 36)], ["a"], 32)
+    photographs._draw(1, 4000)
+    places, moves = photographs._draws
+    assert np.bincount(moves, minlength=8).min() > 400
+    tops, lefts = np.floor(places * [40 - 31, 36 - 31]).astype(int).T
+    assert np.bincount(tops).min() > 350 and len(np.bincount(tops)) == 9
+    assert np.bincount(lefts).min() > 700 and len(np.bincount(lefts)) == 5
+
+
+def test_training_data_takes_any_images_and_reports_small_ones(photos, tmp_path):
+    data = training_data(config_for(photos, tmp_path))
+    assert len(data) == 8
+    assert data.notes == [
+        "1 of 8 images are smaller than the patch of 32 pixels and reflect-padded: tiny.tif"
+    ]
+    tiny = data.names.index("tiny.tif")
+    padded = data.crops(np.array([tiny]), np.zeros((1, 2)), np.zeros(1, int), 32)[0, 0]
+    expected = np.pad(picture(20, 40, 5), ((0, 12), (0, 0)), mode="reflect")[:, :32]
+    np.testing.assert_array_equal((padded * 255).round(), expected)
+
+    (tmp_path / "broken").mkdir()
+    write_image(tmp_path / "broken" / "a.png", picture(40, 40))
+    (tmp_path / "broken" / "b.png").write_bytes(b"no image")
+    config = config_for(tmp_path / "broken", tmp_path, TRAINING__VAL_DIR="")
+    with pytest.raises(InputError, match=r"b\.png"):
+        training_data(config)
+    config.TRAINING.SKIP_CORRUPT = True
+    data = training_data(config)
+    assert len(data) == 1 and "b.png" in data.notes[0]
+
+
+def test_luma_of_training_is_bt601_in_studio_range(tmp_path):
+    colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [10, 200, 99]]])
+    write_image(tmp_path / "a.png", colours.astype(np.uint8))
+    expected = 16 + colours[0] / 255 @ [65.481, 128.553, 24.966]
+    assert read_luma(tmp_path / "a.png")[0].tolist() == np.rint(expected).tolist()
+    write_image(tmp_path / "b.png", picture(9, 9))
+    np.testing.assert_array_equal(read_luma(tmp_path / "b.png"), picture(9, 9))
+
+
+def test_photographs_held_out_are_not_trained_on(photos, tmp_path):
+    paths = [Path(f"{n}.png") for n in range(11)]
+    trained, held_out = split(paths, 3, "photos")
+    assert [path.stem for path in held_out] == ["0", "3", "7"]
+    assert sorted(trained + held_out) == sorted(paths)
+    with pytest.raises(InputError, match="HOLD_OUT is 11, expected fewer than the 11 images"):
+        split(paths, 11, "photos")
+
+    config = config_for(photos, tmp_path, TRAINING__VAL_DIR="", TRAINING__HOLD_OUT=3)
+    names = validation_data(config).names
+    assert len(names) == 3 and not set(names) & set(training_data(config).names)
+    config.TRAINING.VAL_DIR = str(photos)
+    with pytest.raises(InputError, match=r"HOLD_OUT is 3 and TRAINING\.VAL_DIR"):
+        validation_data(config)
+
+
+# Φ
+
+
+def test_principal_components_are_those_that_the_blocks_were_made_of():
+    """Blocks that flips and transposes leave as they are: combinations of three cosine patterns."""
+    wave = np.cos(np.pi * (np.arange(32) + 0.5) / 32 * np.array([[0], [2], [4]]))
+    patterns = np.stack([np.outer(w, w) for w in wave]).reshape(3, -1)
+    patterns /= np.linalg.norm(patterns, axis=1, keepdims=True)
+    rng = np.random.default_rng(0)
+    weights = np.stack([rng.uniform(10, 20, 200), rng.normal(0, 2, 200), rng.normal(0, 0.7, 200)])
+    blocks = (weights.T @ patterns * 255).round().clip(0, 255).astype(np.uint8)
+    photographs = Photographs(list(blocks.reshape(-1, 32, 32)), ["block"] * 200, 32)
+    phi = principal_components(photographs, 11, blocks=3000)
+    assert phi.shape == (11, 1024) and phi.dtype == torch.float32
+    np.testing.assert_allclose(phi @ phi.T, np.eye(11), atol=1e-5)
+    np.testing.assert_allclose(abs(phi[:3].numpy() @ patterns.T), np.eye(3), atol=0.02)
+    assert torch.equal(phi, principal_components(photographs, 11, blocks=3000))
+
+
+def test_fast_recipe_starts_at_the_projection_onto_the_components(photos, tmp_path, monkeypatch):
+    """With orthonormal rows of Φ every gradient step leaves ΦᵀΦx as it is."""
+    few_blocks = functools.partial(principal_components, blocks=1500)
+    monkeypatch.setattr(train, "principal_components", few_blocks)
+    trainer = trainer_for(photos, tmp_path, "fast.yml", TRAINING__HOLD_OUT=2)
+    model = trainer.model.eval()
+    phi = model.A.Phi.detach()
+    assert torch.equal(phi, few_blocks(trainer.training_data, len(phi)))
+    blocks = torch.from_numpy(picture(64, 96)).float().div(255).reshape(2, 32, 3, 32)
+    blocks = blocks.transpose(1, 2).reshape(6, 1024)
+    expected = (blocks @ phi.T @ phi).reshape(2, 3, 32, 32).transpose(1, 2).reshape(64, 96)
+    with torch.no_grad():
+        stages = model(torch.from_numpy(picture(64, 96))[None, None] / 255)
+    for stage in stages:
+        torch.testing.assert_close(stage[0, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_phi_as_convolution_or_matrix_is_the_same():
+    model, image = network(), torch.rand(2, 1, 64, 96)
+    kernel = model.A.Phi.view(-1, 1, 32, 32)
+    y = model.measure(image)
+    torch.testing.assert_close(y, F.conv2d(image, kernel, stride=32), atol=1e-5, rtol=1e-5)
+    adjoint = F.conv_transpose2d(y, kernel, stride=32)
+    torch.testing.assert_close(model.A.adjoint(y), adjoint, atol=1e-5, rtol=1e-5)
+
+
+def test_fixed_phi_is_not_trained(photos, tmp_path):
+    phi = np.random.default_rng(0).normal(0, 0.05, (103, 1024))
+    np.save(tmp_path / "phi.npy", phi)
+    keys = {"MODEL__CS_RATIO": 10, "MODEL__PHI": tmp_path / "phi.npy", "OPTIM__NUM_EPOCHS": 1}
+    keys |= {"OPTIM__EMA": 0.5, "DATA__REPEATS": 1}
+    trainer = trainer_for(photos, tmp_path / "run", **keys)
+    before = trainer.model.last.image.weight.detach().clone()
+    trainer.run()
+    assert not torch.equal(trainer.model.last.image.weight, before)
+    for file in ("model_best.pth", "model_latest.pth"):
+        saved, _ = load_model(trainer.folder / file)
+        np.testing.assert_array_equal(saved.A.Phi.detach(), phi.astype(np.float32))
+
+    np.save(tmp_path / "phi.npy", 2 * phi)
+    with pytest.raises(InputError, match=r"holds another A\.Phi than is fixed now"):
+        trainer_for(photos, tmp_path / "run", TRAINING__RESUME=True, **keys)
+    for name, values, message in (
+        ("rows", phi[:50], "holds float64 of 50×1024, expected floats of 103×1024 for ratio 10"),
+        ("nan", np.where(phi > 0.2, np.nan, phi), "holds values that are not finite"),
+        ("text", np.array("Φ"), "holds <U1 of"),
+    ):
+        np.save(tmp_path / f"{name}.npy", values)
+        with pytest.raises(InputError, match=f"{name}.npy: {message}"):
+            trainer_for(photos, tmp_path, **{**keys, "MODEL__PHI": tmp_path / f"{name}.npy"})
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "phi.npy").read_bytes()[:999])
+    with pytest.raises(InputError, match=r"cut\.npy: not a readable \.npy file"):
+        trainer_for(photos, tmp_path, **{**keys, "MODEL__PHI": tmp_path / "cut.npy"})
+
+
+# Training
+
+
+def test_configuration_is_checked_and_names_the_run(photos, tmp_path):
+    config = config_for(photos, tmp_path, MODEL__CS_RATIO=4, MODEL__NAME="DGUNet_plus")
+    assert config.MODEL.SESSION == "DGUNet_plus_4"
+    assert (config.OPTIM.BATCH_SIZE, config.TRAINING.TRAIN_PS, config.OPTIM.NUM_EPOCHS) == (
+        5,
+        32,
+        400,
+    )
+    for key, value, message in (
+        ("TRAINING__TRAIN_PS", 48, r"--opts: TRAINING\.TRAIN_PS is 48, expected a multiple of 32"),
+        ("TRAINING__VAL_PS", 16, "a multiple of 32: the side of the tiles"),
+        ("MODEL__CS_RATIO", 20, r"CS_RATIO is 20, expected one of 1, 4, 10, 25, 30, 40, 50"),
+        ("MODEL__PHI_INIT", "dct", "pca, or '' for random values"),
+        ("MODEL__PHI", "none.npy", "a file that exists"),
+        ("OPTIM__SCHEDULE", "step", "one of cosine, constant"),
+        ("TRAINING__MINUTES", -1, "0 or more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config_for(photos, tmp_path, **{key: value})
+    with pytest.raises(
+        InputError, match=r"DGUNet_25/model_best\.pth', expected a file that exists"
+    ):
+        config_for(photos, tmp_path, "training_deblock.yml")
+
+
+def test_published_recipe(photos, tmp_path):
+    """Step 1 and 2 as in the paper's code: rate, its halving, batch, crops of an image."""
+    rates = {}
+    for file, keys in (
+        ("training.yml", {}),
+        ("training_deblock.yml", {"MODEL__WEIGHTS": tmp_path / "start.pth"}),
+    ):
+        save_checkpoint(tmp_path / "start.pth", network(25))
+        keys |= {"OPTIM__BATCH_SIZE": 32, "DATA__REPEATS": 200}
+        trainer = trainer_for(photos, tmp_path / file, file, **keys)
+        assert trainer.sampler.samples == 1600 and trainer.loader.sampler.batch_size == 32
+        rates[file] = []
+        for _ in range(trainer.config.OPTIM.NUM_EPOCHS):
+            rates[file].append(trainer.optimizer.param_groups[0]["lr"])
+            trainer.optimizer.step()
+            trainer.scheduler.step()
+    assert rates["training.yml"] == [1e-4] * 400
+    assert rates["training_deblock.yml"] == [1e-4] * 60 + [5e-5] * 40
+    assert trainer.config.TRAINING.TRAIN_PS == 64
+    batch = next(iter(trainer.loader))
+    assert batch["target"].shape == (32, 1, 64, 64)
+    loaded = load_model(tmp_path / "start.pth")[0]
+    assert torch.equal(loaded.A.Phi, trainer.model.A.Phi)
+
+
+def test_two_steps_and_test_from_the_command_line(photos, tmp_path, capsys):
+    """Each resumed after an epoch; the first ends with the weights of an uninterrupted run."""
+    common = ["TRAINING.TRAIN_DIR", photos, "TRAINING.VAL_DIR", photos, "GPU", "[]"]
+    common += ["TRAINING.SAVE_DIR", tmp_path / "runs", "VERBOSE", False, "DATA.REPEATS", 2]
+    for name, size in SMALL.items():
+        common += [f"MODEL.{name.upper()}", size]
+    step1 = ["--cs_ratio", 10, "--opts", *common, "OPTIM.NUM_EPOCHS"]
+    assert run(train, *step1, 1) == 0
+    assert run(train, *step1, 2, "TRAINING.RESUME", True) == 0
+    assert run(train, *step1, 2, "MODEL.SESSION", "whole") == 0
+    models = tmp_path / "runs" / "Compressive_Sensing" / "models"
+    resumed, whole = (
+        load_model(models / s / "model_latest.pth")[0] for s in ("DGUNet_10", "whole")
+    )
+    for first, second in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(first, second)
+    printed = capsys.readouterr().out
+    assert "1 of 8 images are smaller than the patch of 32" in printed
+    assert "paper:  batch 32, 400 epochs of 240,000 samples" in printed
+    files = sorted(path.name for path in (models / "DGUNet_10").glob("*.pth"))
+    assert files == ["model_best.pth", "model_latest.pth"]
+
+    best = models / "{NAME}_{CS_RATIO}" / "model_best.pth"
+    step2 = ["--config", measuring.FOLDER / "training_deblock.yml", "--cs_ratio", 10, "--opts"]
+    step2 += [*common, "MODEL.WEIGHTS", best, "OPTIM.NUM_EPOCHS"]
+    assert run(train, *step2, 1) == 0
+    assert run(train, *step2, 2, "TRAINING.RESUME", True) == 0
+    assert "paper:  batch 32, 100 epochs" in capsys.readouterr().out
+
+    weights = models / "DGUNet_10_deblock" / "model_best.pth"
+    arguments = ["--weights", weights, "--input_dir", photos, "--result_dir", tmp_path / "results"]
+    assert run(test, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "| grey4 " in printed and "protocol compressive_sensing_y" in printed
+    results = tmp_path / "results" / f"{photos.name}_10"
+    assert len(list(results.glob("*.png"))) == 7  # of the folder itself
+    assert run(evaluate, "--result_dir", results, "--target_dir", photos) == 0
+
+    assert run(train, "--cs_ratio", 11, "--opts", *common) == 2
+    assert "MODEL.CS_RATIO is 11, expected one of" in capsys.readouterr().err
+
+
+def test_published_weights_start_a_run(photos, tmp_path, synthetic):
+    """`net_best.pkl`, a bare state dict with DataParallel's names."""
+    state = synthetic.published_checkpoint("Compressive_Sensing.DGUNet")
+    torch.save(state.get("state_dict", state), tmp_path / "net_best.pkl")
+    published = dict.fromkeys([f"MODEL__{name.upper()}" for name in SMALL], -1)
+    keys = {"MODEL__CS_RATIO": 10, "MODEL__WEIGHTS": tmp_path / "net_best.pkl", **published}
+    trainer = trainer_for(photos, tmp_path, **keys)
+    model = build_model("Compressive_Sensing", "DGUNet", {"cs_ratio": 10})
+    load_weights(model, tmp_path / "net_best.pkl")
+    assert torch.equal(trainer.model.A.Phi, model.A.Phi)
+
+
+@pytest.mark.parametrize("tile", [32, 64, 0])
+def test_validation_is_the_mean_psnr_of_images_by_tiles(tile, photos, tmp_path):
+    keys = {"TRAINING__VAL_PS": tile, "TRAINING__VAL_DIR": photos / "more", "MODEL__CS_RATIO": 10}
+    write_image(photos / "more" / "second.png", picture(70, 33, 8))
+    trainer = trainer_for(photos, tmp_path, **keys)
+    trainer.log.start(trainer)
+    trainer.validate()
+    scores = []
+    for path in (photos / "more").iterdir():
+        image = read_image(path).astype(np.float32) / 255
+        side = [tile or -(-length // 32) * 32 for length in image.shape]
+        padded = np.zeros([-(-n // s) * s for n, s in zip(image.shape, side, strict=True)], "f4")
+        padded[: image.shape[0], : image.shape[1]] = image
+        for top in range(0, padded.shape[0], side[0]):
+            for left in range(0, padded.shape[1], side[1]):
+                part = padded[top : top + side[0], left : left + side[1]]
+                with torch.no_grad():
+                    part[:] = trainer.model(torch.from_numpy(part.copy())[None, None])[0][0, 0]
+        restored = padded[: image.shape[0], : image.shape[1]].clip(0, 1)
+        scores.append(psnr(restored, image))
+    assert trainer.psnr == pytest.approx(np.mean(scores), abs=1e-4)
+    (photos / "more" / "second.png").unlink()
+
+
+class Clock:
+    """Stands in for the module `time` in the training loop: every look costs 0.4 seconds."""
+
+    def __init__(self):
+        self.ticks = itertools.count(1000, 0.4)
+
+    def monotonic(self) -> float:
+        return next(self.ticks)
+
+
+FAST = {
+    "MODEL__PHI_INIT": "",  # principal components take seconds
+    "TRAINING__HOLD_OUT": 2,
+    "TRAINING__VAL_TIMES": 2,
+    "TRAINING__TRAIN_PS": 32,
+    "OPTIM__BATCH_SIZE": 4,
+    "OPTIM__LR_BATCH": 32,
+    "DATA__REPEATS": 20,
+}
+
+
+def test_fast_recipe_ends_saves_and_resumes_in_its_minutes(photos, tmp_path, monkeypatch, capsys):
+    clock = Clock()
+    for module in (training, schedule):
+        monkeypatch.setattr(module, "time", clock)
+    trainer = trainer_for(photos, tmp_path, "fast.yml", TRAINING__MINUTES=1, **FAST)
+    rates = []
+    step = trainer.step
+    trainer.step = lambda samples: (
+        step(samples),
+        rates.append(trainer.optimizer.param_groups[0]["lr"]),
+    )[0]
+    trainer.run()
+    assert 55 < trainer.clock.elapsed < 60 and trainer.clock.validations == 2
+    assert len(rates) == trainer.steps_done > 5
+    assert rates[-1] < 0.1 * max(rates) and max(rates) < 4e-4 * math.sqrt(4 / 32)
+    best = load_model(trainer.folder / "model_best.pth")[1]
+    assert best["seconds"] < 61 and best["samples"] <= trainer.samples_seen
+    assert "after 1.0 minutes" in capsys.readouterr().out
+
+    again = trainer_for(
+        photos, tmp_path, "fast.yml", TRAINING__MINUTES=1, TRAINING__RESUME=True, **FAST
+    )
+    done = again.steps_done
+    again.run()
+    assert done == again.steps_done == trainer.steps_done
+    for first, second in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+    longer = trainer_for(
+        photos, tmp_path, "fast.yml", TRAINING__MINUTES=2, TRAINING__RESUME=True, **FAST
+    )
+    assert longer.clock.elapsed > 50
+    longer.run()
+    assert longer.steps_done > done and longer.clock.validations == 2
+    assert 100 < longer.clock.elapsed < 120
+
+
+def test_learning_rate_by_time_is_a_cosine_after_a_warm_up(photos, tmp_path):
+    keys = {**FAST, "OPTIM__BATCH_SIZE": 8, "OPTIM__WARMUP_SHARE": 0.1, "OPTIM__LR_MIN": 1e-5}
+    trainer = trainer_for(photos, tmp_path, "fast.yml", TRAINING__MINUTES=10, **keys)
+    clock = trainer.clock
+    clock.began = 30.0
+    for share, part in ((0.05, 0.5), (0.1, 1), (0.5, 1), (0.9, 1), (1, 1)):
+        clock.elapsed = 30 + share * (588 - 30)
+        low, high = 1e-5 / 2, 4e-4 / 2  # for a batch of 32
+        expected = part * (low + (high - low) * (1 + math.cos(math.pi * share)) / 2)
+        assert clock.rate(trainer.config.OPTIM) == pytest.approx(expected, rel=1e-6)
+    clock.validation_seconds = 100.0
+    clock.elapsed = 588 - 120 + 0.1
+    assert clock.over
+
+
+# Measurement files
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_parity_through_a_file(model, synthetic, tmp_path):
+    """The reference images of two times six blocks, from measurements that were on disk."""
+    case = f"Compressive_Sensing.{model}"
+    torch.save(synthetic.published_checkpoint(case), tmp_path / "net_best.pkl")
+    published, _ = load_model(tmp_path / "net_best.pkl", "Compressive_Sensing")
+    with np.load(DATA / "outputs" / f"{case}.npz") as arrays:
+        reference = {
+            name: torch.from_numpy(arrays[name]) for name in arrays if name != "grad_names"
+        }
+    image = reference["input"][1]
+    write_measurements(tmp_path / "y.npz", measure(published, image))
+    stages = reconstruct(published, read_measurements(tmp_path / "y.npz"))
+    assert len(stages) == 8
+    for number, stage in enumerate(stages[-2::-1], 1):
+        expected = reference[f"stage{number}"][1]
+        torch.testing.assert_close(stage, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (1, 45, 97), (3, 70, 31)])
+def test_round_trip_through_a_file_is_exact(shape, tmp_path):
+    model, image = network(), torch.rand(shape)
+    write_measurements(tmp_path / "y.npz", measure(model, image))
+    measurements = read_measurements(tmp_path / "y.npz")
+    assert measurements.y.shape == (shape[0], 103, -(-shape[1] // 32), -(-shape[2] // 32))
+    restored = reconstruct(model, measurements)[0]
+    with torch.inference_mode():
+        direct = measure_and_reconstruct(model, image[:, None])[:, 0]
+    assert restored.shape == shape and torch.equal(restored, direct)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8, 12, 16])
+def test_quantization_is_to_the_nearest_level(bits, tmp_path):
+    measurements = measure(network(), torch.rand(1, 64, 96))
+    numbers, _, step = quantize(measurements.y, bits)
+    assert numbers.dtype == (np.uint8 if bits <= 8 else np.uint16)
+    assert numbers.max() == 2**bits - 1 and numbers.min() == 0
+    write_measurements(tmp_path / "y.npz", measurements, bits)
+    error = (read_measurements(tmp_path / "y.npz").y - measurements.y).abs().amax((0, 2, 3))
+    assert (error <= torch.from_numpy(step) * 0.51 + 1e-6).all()
+    constant = quantize(torch.full((1, 3, 2, 2), 0.5), bits)
+    assert not constant[0].any() and (constant[1] == 0.5).all()
+
+
+def test_noise_is_seeded_and_of_its_strength():
+    model, image = network(50), torch.rand(1, 128, 128)
+    clean, noisy, again = (measure(model, image, noise=s).y for s in (0, 12.75, 12.75))
+    assert torch.equal(noisy, again)
+    assert not torch.equal(noisy, measure(model, image, noise=12.75, seed=1).y)
+    assert (noisy - clean).std().item() == pytest.approx(0.05, rel=0.03)
+    assert abs((noisy - clean).mean().item()) < 0.002
+
+
+def test_unusable_files_are_refused_in_one_line(tmp_path):
+    model = network()
+    write_measurements(tmp_path / "good.npz", measure(model, torch.rand(1, 40, 40)))
+    with np.load(tmp_path / "good.npz") as archive:
+        good = dict(archive)
+    write_measurements(tmp_path / "coded.npz", measure(model, torch.rand(1, 40, 40)), bits=8)
+    with np.load(tmp_path / "coded.npz") as archive:
+        coded = dict(archive)
+    broken = np.where(np.arange(103)[:, None, None] == 7, np.nan, good["y"]).astype(np.float32)
+    for fields, message in (
+        (good | {"y": broken}, "4 of the 412 measurements are not finite"),
+        (good | {"y": good["y"][:, :50]}, "y is 1×50×2×2, expected 1×103×2×2"),
+        (good | {"y": good["y"][0]}, "y is 103×2×2"),
+        (good | {"height": 70}, "expected 1×103×3×2 .* for ratio 10 and 70×40 pixels"),
+        (good | {"height": -1}, "height is -1, expected a whole number, 1 or more"),
+        (good | {"width": 40.5}, r"width is 40\.5, expected a whole number"),
+        (good | {"ratio": 11}, "ratio is 11, expected one of 1, 4, 10"),
+        (good | {"version": 2}, "version is 2, expected 1"),
+        (good | {"y": good["y"].astype(str)}, "y is <U"),
+        (good | {"y": good["y"].astype(complex)}, "y is complex128, expected numbers"),
+        (
+            good | {"y": np.full((1, 103, 2, 2), 1e300)},
+            "412 of the 412 measurements are not finite",
+        ),
+        (coded | {"step": coded["step"] * np.nan}, "412 of the 412 measurements are not finite"),
+        (coded | {"step": coded["step"][:9]}, "y is uint8, expected 103 values of offset and of"),
+        ({k: v for k, v in coded.items() if k != "offset"}, "expected 103 values of offset"),
+        ({k: v for k, v in good.items() if k not in ("y", "phi")}, "holds no y, phi; expected"),
+        (good | {"y": np.array([object()])}, "not a readable measurement file .*pickle"),
+    ):
+        np.savez(tmp_path / "bad.npz", **fields)
+        with pytest.raises(InputError, match=message) as caught:
+            read_measurements(tmp_path / "bad.npz")
+        assert str(caught.value).startswith(f"{tmp_path}/bad.npz: ")
+        assert "\n" not in str(caught.value)
+    content = (tmp_path / "good.npz").read_bytes()
+    np.save(tmp_path / "y.npy", good["y"])
+    for data in (content[:700], content[:-30], b"", b"y", (tmp_path / "y.npy").read_bytes()):
+        (tmp_path / "bad.npz").write_bytes(data)
+        with pytest.raises(InputError, match=r"bad\.npz: not a readable measurement file"):
+            read_measurements(tmp_path / "bad.npz")
+
+    torch.manual_seed(1)
+    other = build_model("Compressive_Sensing", "DGUNet", {**SMALL, "cs_ratio": 10})
+    for wrong, ratio in ((other, 10), (network(4), 4)):
+        with pytest.raises(
+            InputError, match=rf"measured with Φ \w{{16}} .*expected .*ratio {ratio}"
+        ):
+            reconstruct(wrong, read_measurements(tmp_path / "good.npz"))
+
+
+def test_measure_and_reconstruct_from_the_command_line(tmp_path, capsys):
+    save_checkpoint(tmp_path / "net.pth", network())
+    weights = ["--weights", tmp_path / "net.pth", "--device", "cpu"]
+    colour = np.stack([picture(45, 60, seed) for seed in range(3)], axis=2)
+    write_image(tmp_path / "a.png", colour)
+    for extra in ([], ["--color"], ["--noise", 3, "--bits", 6]):
+        assert run(measuring, tmp_path / "a.png", "-o", tmp_path / "a.npz", *weights, *extra) == 0
+        stages = ["--stages", tmp_path / "stages"]
+        assert run(reconstructing, tmp_path / "a.npz", *weights, *stages) == 0
+        restored = read_image(tmp_path / "a_reconstructed.png")
+        assert restored.shape == ((45, 60, 3) if "--color" in extra else (45, 60))
+    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
+    np.testing.assert_array_equal(read_image(tmp_path / "stages" / "2.png"), restored)
+
+    assert run(measuring, "--export_phi", tmp_path / "phi.npy", *weights) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "phi.npy"), network().A.Phi.detach())
+    assert run(figure, tmp_path / "a.png", "-o", tmp_path / "f.png", *weights) == 0
+    assert read_image(tmp_path / "f.png").shape[1] == 1200
+    capsys.readouterr()
+
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])
+    save_checkpoint(tmp_path / "other.pth", network(4))
+    to_file = [measuring, tmp_path / "a.png", "-o", "b.npz", *weights]
+    for arguments, message in (
+        ([reconstructing, tmp_path / "cut.npz", *weights], "cut.npz: not a readable measurement"),
+        ([reconstructing, tmp_path / "none.npz", *weights], "none.npz: no such measurement file"),
+        (
+            [reconstructing, tmp_path / "a.npz", "--weights", tmp_path / "other.pth"],
+            "a.npz: measured with Φ",
+        ),
+        ([measuring, *weights], "nothing to do"),
+        ([measuring, tmp_path / "a.png", *weights], "are given together"),
+        ([*to_file, "--bits", 17], "--bits is 17"),
+        ([*to_file, "--noise", "nan"], "--noise is nan"),
+        ([*to_file, "--noise", "1e42"], "too much for numbers in float32"),
+        ([*to_file, "--seed", 2**63], f"--seed is {2**63}; expected 0 or more"),
+        ([*to_file, "--cs_ratio", 25], "net.pth: is of ratio 10; --cs_ratio is 25"),
+        ([measuring, tmp_path / "cut.npz", *to_file[2:]], "cannot be read as an image"),
+        (
+            [measuring, tmp_path / "a.png", "-o", tmp_path / "a.png", *weights],
+            "a.png: would not be called what it is; expected a name in .npz",
+        ),
+        ([measuring, "--export_phi", "phi", *weights], "expected a name in .npy"),
+        ([test, "--cs_ratio", 25, *weights], "--cs_ratio: the weights have theirs"),
+        ([test, "--tile", 48, *weights], "--tile is 48; expected a multiple of 32"),
+        ([test, "--self_ensemble", *weights], "measure every image eight times"),
+        ([test, "--input_dir", tmp_path / "stages" / "no", *weights], "does not exist"),
+    ):
+        assert run(*arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+
+
+# test.py
+
+
+def test_scores_are_of_the_unrounded_result(tmp_path):
+    model = network(50)
+    save_checkpoint(tmp_path / "net.pth", model)
+    folder = tmp_path / "images"
+    colour = np.stack([picture(45, 60, seed) for seed in range(3)], axis=2)
+    write_image(folder / "colour.png", colour)
+    write_image(folder / "grey.png", picture(33, 64))
+    palette = Image.fromarray(picture(40, 40)).convert("P")
+    palette.save(folder / "palette.tif")
+    arguments = ["--weights", tmp_path / "net.pth", "--input_dir", folder, "--device", "cpu"]
+
+    def scores_of(name, *extra):
+        arguments[-1:] = ["cpu"]
+        assert run(test, *arguments, "--result_dir", tmp_path / name, *extra) == 0
+        lines = (tmp_path / name / "images_50" / "scores.csv").read_text().splitlines()[1:]
+        settings = json.loads((tmp_path / name / "images_50" / "settings.json").read_text())
+        assert settings["cs_ratio"] == 50 and "unfinished" not in settings
+        return {line.split(",")[1]: float(line.split(",")[2]) for line in lines}
+
+    def restored(planes, tile=0):
+        planes = torch.from_numpy(np.ascontiguousarray(planes))[:, None].float() / 255
+        with torch.no_grad():
+            return measure_and_reconstruct(model, planes, tile)[:, 0].clamp(0, 1).numpy()
+
+    luma = np.rint(colour @ [0.299, 0.587, 0.114]).astype(np.uint8)
+    whole = scores_of("whole")
+    assert list(whole) == ["colour", "grey", "palette"]
+    for name, image in (("colour", luma), ("grey", picture(33, 64)), ("palette", picture(40, 40))):
+        result = restored(image[None])[0]
+        expected = compressive_sensing_y(result, image)[0]
+        assert whole[name] == pytest.approx(expected, abs=0.02 if name == "colour" else 1e-4)
+        written = read_image(tmp_path / "whole" / "images_50" / f"{name}.png")
+        assert abs(written - result * 255).max() <= (1.6 if name == "colour" else 0.501)
+    tiled = scores_of("tiled", "--tile", 32)
+    expected = compressive_sensing_y(restored(picture(33, 64)[None], 32)[0], picture(33, 64))[0]
+    assert tiled["grey"] == pytest.approx(expected, abs=1e-4) and tiled["grey"] != whole["grey"]
+    coloured = scores_of("colour", "--color")
+    result = restored(colour.transpose(2, 0, 1)).transpose(1, 2, 0)
+    expected = compressive_sensing_y(result, colour)[0]
+    assert coloured["colour"] == pytest.approx(expected, abs=1e-4)
+    assert coloured["grey"] == whole["grey"]
+
+
+def test_tiles_are_reconstructed_alone():
+    model, image = network(), torch.rand(2, 1, 70, 100)
+    with torch.no_grad():
+        tiled = measure_and_reconstruct(model, image, 64)
+        corner = torch.zeros(2, 1, 64, 64)
+        corner[..., :6, :36] = image[..., 64:, 64:]
+        torch.testing.assert_close(
+            tiled[..., 64:, 64:], model(corner)[0][..., :6, :36], atol=1e-5, rtol=0
+        )
+        whole = measure_and_reconstruct(model, image)
+        expected = model(F.pad(image, (0, 28, 0, 26)))[0][..., :70, :100]
+    assert torch.equal(whole, expected) and not torch.allclose(whole, tiled, atol=1e-4)
+
+
+def test_published_scores_stand_beside_a_published_set(tmp_path, capsys):
+    torch.manual_seed(0)
+    full = build_model("Compressive_Sensing", "DGUNet", {"cs_ratio": 4})
+    save_checkpoint(tmp_path / "full.pth", full)
+    save_checkpoint(tmp_path / "small.pth", network(4))
+    for name in ("Set11", "own"):
+        write_image(tmp_path / "data" / name / "a.png", picture(32, 32))
+    arguments = ["--input_dir", tmp_path / "data", "--device", "cpu", "--overwrite"]
+    for name, weights, dataset, shown in (
+        ("a", "full", ["--dataset", "Set11"], True),
+        ("b", "small", ["--dataset", "Set11"], False),
+        ("c", "full", ["--dataset", "own"], False),
+        ("d", "full", [], True),
+    ):
+        extra = ["--weights", tmp_path / f"{weights}.pth", "--result_dir", tmp_path / name]
+        assert run(test, *arguments, *extra, *dataset) == 0
+        assert ("26.84 / 0.8249" in capsys.readouterr().out) == shown
+
+
+def test_table_of_results_comes_from_the_weights_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "RESULTS.md")
+    (tmp_path / "RESULTS.md").write_text(f"before\n{reproduce.BEGIN}\n{reproduce.END}\nafter\n")
+    model = network()
+    config = config_for(tmp_path, tmp_path, "fast.yml")
+    trainer = types.SimpleNamespace(config=config, devices="one GPU")
+    scores = {
+        name: [test.Score("a", 30.0, 0.8), test.Score("b", 32.0, 0.9)]
+        for name in ("Set11_10", "BSD68_10")
+    }
+    for held_out, value in ((30.0, 1.0), (29.0, 2.0), (31.0, 3.0)):
+        model.last.image.weight.data.fill_(value)
+        extra = {"psnr": held_out, "seconds": 600.0, "samples": 12345}
+        save_checkpoint(tmp_path / "best.pth", model, **extra)
+        reproduce.keep(tmp_path / "best.pth", trainer, scores)
+        kept = load_model(tmp_path / "weights" / "DGUNet_10.safetensors")[0]
+        best = max(v for h, v in ((30.0, 1.0), (31.0, 3.0)) if h <= max(held_out, 30.0))
+        assert (kept.last.image.weight == best).all()
+    reproduce.write_table()
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    row = (
+        "| 10 % | DGUNet | 31.00 / 0.8500 | 31.07 / 0.9123 | 31.00 / 0.8500 | 28.26 / 0.8193 | 10 "
+    )
+    assert row + "| 12,345 × 64² | one GPU |" in text

@@ -1,0 +1,161 @@
+"""The commands that check and pack a data folder."""
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgunet.base.errors import InputError
+from dgunet.data import packed as packing
+from dgunet.images.files import write_image
+from dgunet.tools import check
+
+
+def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, size in enumerate([(40, 50), (600, 500), (30, 20)]):
+        for part in ("input", "target"):
+            image = photograph(*size, seed=number + (part == "input") * 10)
+            write_image(tmp_path / "data" / part / f"picture {number}.png", image)
+    return tmp_path / "data"
+
+
+def cut_in_half(file):
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+
+
+def fails(main, *arguments) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    assert exit_.value.code == 2
+
+
+def test_a_good_folder_has_no_problems(folder, capsys):
+    check.main([str(folder.parent), "--jobs", "2"])  # found below the folder given
+    out = capsys.readouterr().out
+    assert f"{folder}: 3 pairs (2 of 50×40 RGB, 8 bits, 2 of 500×600 RGB, 8 bits" in out
+    assert "0 problems" in out
+
+
+def test_every_kind_of_problem_is_listed(folder, capsys):
+    cut_in_half(folder / "input" / "picture 0.png")
+    write_image(folder / "target" / "picture 1.png", photograph(600, 499))
+    write_image(folder / "target" / "picture 2.jpg", photograph(30, 20))
+    write_image(folder / "input" / "picture 3.png", photograph(8, 8))
+    write_image(folder / "target" / "picture 4.png", photograph(8, 8))
+    for part, image in {"input": photograph(8, 8), "target": photograph(8, 8)[..., 0]}.items():
+        write_image(folder / part / "picture 5.png", image)
+    Image.new("I;16", (8, 8)).save(folder / "input" / "picture 6.png")
+    Image.new("L", (8, 8)).save(folder / "target" / "picture 6.png")
+
+    fails(check.main, folder)
+    captured = capsys.readouterr()
+    problems = [line for line in captured.out.splitlines() if line.startswith("  ")]
+    expected = [
+        ("input/picture 0.png", "cut short"),
+        ("input/picture 1.png", "500×600", "499×600"),
+        ("target/picture 2.png", "same name", "picture 2.jpg"),
+        ("input/picture 3.png", "no partner", "target/"),
+        ("target/picture 4.png", "no partner", "input/"),
+        ("input/picture 5.png", "RGB", "its target 8×8 grey"),
+        ("input/picture 6.png", "16 bits", "8 bits"),
+    ]
+    assert len(problems) == len(expected)
+    for words in expected:
+        assert any(all(word in problem for word in words) for problem in problems), words
+    assert captured.err.splitlines()[-1] == f"error: {folder}: 7 problems, listed above"
+
+
+def test_photographs_alone_are_checked_too(folder):
+    assert check.find_sets(folder / "input") == [folder / "input"]
+    report = check.check_folder(folder / "input", jobs=1)
+    assert (report.images, report.pairs, report.problems) == (3, 0, [])
+
+
+def test_a_missing_part_is_a_problem(folder):
+    for file in (folder / "target").iterdir():
+        file.unlink()
+    report = check.check_folder(folder, jobs=1)
+    assert any("holds no image" in problem for problem in report.problems)
+    assert len(report.problems) == 4
+
+
+def test_a_packed_file_holds_the_pixels(folder, tmp_path, capsys):
+    file = tmp_path / "new" / "pairs.h5"
+    packing.main([str(folder), str(file), "--jobs", "2"])
+    assert "3 pairs, 2 MiB" in capsys.readouterr().out
+    names, sizes, paired = packing.read_index(file)
+    assert names == ["picture 0", "picture 1", "picture 2"]
+    assert sizes == [(40, 50), (600, 500), (30, 20)] and paired
+    with h5py.File(file) as packed:
+        assert packed.attrs["format"] == b"dgunet-pairs" and packed.attrs["version"] == 1
+        for number, (height, width) in enumerate(sizes):
+            for kind, seed in (("target", number), ("degraded", number + 10)):
+                stored = packed[f"{kind}/{number:06d}"]
+                assert np.array_equal(stored[...], photograph(height, width, seed))
+                assert stored.compression is None
+        assert packed["target/000001"].chunks == (64, 64, 3)
+    assert [path.name for path in file.parent.iterdir()] == ["pairs.h5"]
+
+
+def test_photographs_alone_can_be_packed(folder, tmp_path):
+    assert packing.pack(folder / "target", tmp_path / "photographs.h5") == 3
+    assert not packing.read_index(tmp_path / "photographs.h5")[2]
+
+
+def test_an_existing_file_is_kept(folder, tmp_path, capsys):
+    file = tmp_path / "pairs.h5"
+    file.write_text("precious")
+    fails(packing.main, folder, file)
+    assert file.read_text() == "precious"
+    assert "exists already" in capsys.readouterr().err
+    packing.main([str(folder), str(file), "--overwrite"])
+    assert len(packing.read_index(file)[0]) == 3
+
+
+def test_a_failed_run_leaves_nothing(folder, tmp_path):
+    cut_in_half(folder / "input" / "picture 2.png")
+    with pytest.raises(InputError, match=r"picture 2\.png.*cut short"):
+        packing.pack(folder, tmp_path / "out" / "pairs.h5")
+    write_image(folder / "input" / "picture 2.png", photograph(30, 21))
+    with pytest.raises(InputError, match=r"picture 2\.png: 21×30 pixels.*20×30"):
+        packing.pack(folder, tmp_path / "out" / "pairs.h5")
+    (folder / "input" / "picture 2.png").unlink()
+    with pytest.raises(InputError, match="without a partner"):
+        packing.pack(folder, tmp_path / "out" / "pairs.h5")
+    with pytest.raises(InputError, match="ends in"):
+        packing.pack(folder, tmp_path / "out" / "pairs.zip")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("jobs", ["0", "-2"])
+def test_jobs_are_at_least_one(folder, tmp_path, jobs, capsys):
+    fails(check.main, folder, "--jobs", jobs)
+    fails(packing.main, folder, tmp_path / "pairs.h5", "--jobs", jobs)
+    assert capsys.readouterr().err.count(f"jobs is {jobs}") == 2
+
+
+def test_foreign_and_truncated_files_are_refused(folder, tmp_path):
+    file = tmp_path / "pairs.h5"
+    packing.pack(folder, file)
+    cut_in_half(file)
+    with pytest.raises(InputError, match=r"pairs\.h5: not HDF5, or cut short"):
+        packing.read_index(file)
+    with h5py.File(tmp_path / "foreign.h5", "w") as foreign:
+        foreign["data"] = np.zeros(3)
+    with pytest.raises(InputError, match=r"foreign\.h5: .*expected dgunet-pairs, version 1"):
+        packing.read_index(tmp_path / "foreign.h5")
+    packing.pack(folder, file, overwrite=True)
+    with h5py.File(file, "a") as later:
+        later.attrs["version"] = 2
+    with pytest.raises(InputError, match="version 2"):
+        packing.read_index(file)
+    (tmp_path / "text.h5").write_text("hello")
+    for name in ("text.h5", "missing.h5"):
+        with pytest.raises(InputError, match=name):
+            packing.read_index(tmp_path / name)

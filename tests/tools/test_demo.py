@@ -1,0 +1,845 @@
+import errno
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+import dgunet.images.photographs
+import dgunet.scoring.evaluate
+import dgunet.tools.restore as demo
+from dgunet.images.files import read_image, read_rgb
+from dgunet.inference.restorer import Restorer
+from dgunet.model import pretrained as shipped
+from dgunet.model.checkpoint import load_model, save_checkpoint
+from dgunet.model.registry import build_model
+from dgunet.tools import showcase
+
+SMALL = {"width": 8, "width_step": 4, "stages": 2}
+ROOT = Path(demo.__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Small random networks by task."""
+    folder, paths = tmp_path_factory.mktemp("weights"), {}
+    torch.manual_seed(0)
+    for task in ("Denoising", "Compressive_Sensing"):
+        paths[task] = folder / f"{task}.pth"
+        save_checkpoint(paths[task], build_model(task, "DGUNet", SMALL))
+    return paths
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, weights):
+    """Run the program; return its exit code, output and errors. No network is to be had."""
+
+    def no_network(*_):
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # set back
+
+    def run(*arguments, task="Denoising"):
+        code = 0
+        common = ["--weights", weights[task]] if task else []
+        try:
+            demo.main([*map(str, common), "--device", "cpu", *map(str, arguments)])
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return code, printed.out, printed.err
+
+    return run
+
+
+def pixels(*shape, seed=0, dtype=np.uint8):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+
+
+def save(path, array=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(9, 12, 3) if array is None else array).save(path, **options)
+    return path
+
+
+def files(folder):
+    """The files below a folder, but for the settings; half-written ones would be among them."""
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return sorted(name for name in found if Path(name).name != "settings.json")
+
+
+def test_a_photo(run, weights, tmp_path):
+    save(tmp_path / "my photo.png", pixels(21, 30, 3))
+    code, out, _ = run("--input_dir", tmp_path / "my photo.png", "--result_dir", tmp_path / "out")
+    assert code == 0 and out.startswith(f"restored 1 image in {tmp_path}/out (")
+    network, _ = load_model(weights["Denoising"])
+    padded = np.pad(pixels(21, 30, 3), ((0, 3), (0, 2), (0, 0)), mode="reflect") / np.float32(255)
+    with torch.no_grad():
+        image = network(torch.from_numpy(padded).permute(2, 0, 1)[None].contiguous())[0]
+    expected = np.rint(image[0, :, :21, :30].clamp(0, 1).permute(1, 2, 0).numpy() * 255)
+    assert np.array_equal(read_image(tmp_path / "out/my photo.png"), expected)
+    settings = json.loads((tmp_path / "out/settings.json").read_text())
+    assert (settings["task"], settings["sizes"]["stages"]) == ("Denoising", 2)
+    assert "unfinished" not in settings
+
+
+def test_folders_keep_their_structure(run, tmp_path):
+    photos = tmp_path / "photos"
+    for name in ("10.png", "2.PNG", "sub/deep/a.jpg", "sub/b.bmp", ".hidden/c.png", ".d.png"):
+        save(photos / name)
+    (photos / "notes.txt").write_text("no image")
+    (photos / "photo.heic").write_bytes(b"....ftypheic")
+    code, out, _ = run("--input_dir", photos, "--result_dir", tmp_path / "out")
+    assert code == 0 and files(tmp_path / "out") == ["10.png", "2.PNG"]
+    assert "left out 2 of no known image format: " in out and ".heic 1" in out
+    code, out, _ = run("--input_dir", photos, "--result_dir", tmp_path / "out", "--recursive")
+    assert "restored 2 images" in out and "skipped 2 that were restored before" in out
+    assert files(tmp_path / "out") == ["10.png", "2.PNG", "sub/b.bmp", "sub/deep/a.jpg"]
+
+
+def test_patterns(run, tmp_path, monkeypatch):
+    for name in ("one/x/1.png", "two/x/1.png", "two/x/1.txt", "two/y/[2].png", "two/y/2.png"):
+        if name.endswith("txt"):
+            (tmp_path / name).write_text("no image")
+        else:
+            save(tmp_path / name)
+    run("--input_dir", tmp_path / "*/x/*", "--result_dir", tmp_path / "out")
+    assert files(tmp_path / "out") == ["one/x/1.png", "two/x/1.png"]
+    run("--input_dir", tmp_path / "**/2.png", "--result_dir", tmp_path / "deep")
+    assert files(tmp_path / "deep") == ["two/y/2.png"]
+    run("--input_dir", tmp_path / "two/y/[2].png", "--result_dir", tmp_path / "name")
+    assert files(tmp_path / "name") == ["[2].png"]
+    monkeypatch.chdir(tmp_path / "two/y")
+    run("--input_dir", "*.png", "2.png", "--result_dir", tmp_path / "here")
+    assert files(tmp_path / "here") == ["2.png", "[2].png"]
+    code, _, err = run("--input_dir", "*.jpg", "--result_dir", tmp_path / "none")
+    assert code == 2 and "*.jpg: found no image" in err and not (tmp_path / "none").exists()
+
+
+def animation(path):
+    frames = [Image.fromarray(pixels(8, 9, 3, seed=seed)) for seed in (0, 1)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def cut(path):
+    data = save(path, pixels(64, 64, 3)).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def not_finite(path):
+    tifffile.imwrite(path, np.full((8, 8), np.nan, np.float32), metadata=None)
+
+
+def pickled(path):
+    np.save(path, np.array([Malicious()]), allow_pickle=True)
+
+
+BAD = [
+    ("text.png", lambda path: path.write_text("hello"), "5 bytes of no known image format"),
+    ("empty.jpg", lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
+    ("cut.png", cut, "cut short"),
+    ("cut.jpg", cut, "cut short"),
+    ("moving.gif", animation, "is an animation of 2 images"),
+    ("pages.tif", animation, "has 2 pages"),
+    ("nan.tif", not_finite, "64 of its values are not finite"),
+    ("list.npy", pickled, "cannot be read as a NumPy array"),
+    (
+        "large.png",
+        lambda path: save(path, pixels(1001, 1000)),
+        "1000×1001 pixels; expected at most",
+    ),
+    ("round.png", lambda path: path.symlink_to("round.png"), "symbolic links"),
+    ("lost.png", lambda path: path.symlink_to("nowhere.png"), "No such file"),
+]
+
+
+@pytest.mark.parametrize("name, make, reason", BAD, ids=[name for name, *_ in BAD])
+def test_a_bad_file_does_not_stop_the_others(run, tmp_path, name, make, reason):
+    photos = tmp_path / "photos"
+    for good in ("a.png", "z.png"):
+        save(photos / good)
+    make(photos / name)
+    arguments = ("--result_dir", tmp_path / "out", "--max_megapixels", "1")
+    code, out, err = run("--input_dir", photos, *arguments)
+    assert code == 1 and files(tmp_path / "out") == ["a.png", "z.png"]
+    assert err.count("\n") == 1 and err.startswith(f"failed: {photos / name}: ") and reason in err
+    assert "restored 2 images" in out and f"failed 1: {photos / name}" in out
+    # Alone, nothing could be done.
+    if (photos / name).exists():
+        code, out, err = run("--input_dir", photos / name, *arguments)
+        assert code == 2 and reason in err and "restored 0 images" in out
+
+
+def test_a_bomb_is_refused_with_the_way_out(run, tmp_path):
+    path = save(tmp_path / "large.png", pixels(1001, 1000))
+    common = ("--input_dir", path, "--result_dir", tmp_path / "out", "--tile", "512")
+    _, _, err = run(*common, "--max_megapixels", "1")
+    assert "1000×1001 pixels; expected at most 1 megapixels (--max_megapixels lifts" in err
+    header = bytearray(path.read_bytes())
+    header[16:24] = (60_000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    path.write_bytes(header)
+    _, _, err = run(*common)
+    assert "60000×60000 pixels; expected at most 250 megapixels" in err
+
+
+GOOD = {
+    "cmyk.jpg": lambda path: Image.fromarray(pixels(16, 16, 3)).convert("CMYK").save(path),
+    "palette.png": lambda path: Image.fromarray(pixels(8, 9, 3)).quantize(8).save(path),
+    "still.gif": lambda path: Image.fromarray(pixels(8, 9, 3)).quantize(8).save(path),
+    "bit.png": lambda path: Image.fromarray(pixels(8, 9) > 99).save(path),
+    "one.png": lambda path: save(path, pixels(1, 1, 3)),
+    "thin.png": lambda path: save(path, pixels(3, 5000, 3)),
+    "strip.png": lambda path: save(path, pixels(30_000, 8)),
+    "deep.png": lambda path: save(path, pixels(8, 9, dtype=np.uint16)),
+    "clear.png": lambda path: save(path, pixels(8, 9, 4)),
+    "clear_grey.png": lambda path: Image.fromarray(pixels(8, 9, 2), "LA").save(path),
+    "scan.tif": lambda path: tifffile.imwrite(
+        path, pixels(8, 9, 3, dtype=np.uint16), metadata=None
+    ),
+    "floats.tif": lambda path: tifffile.imwrite(
+        path, pixels(8, 9) / np.float32(255), metadata=None
+    ),
+    "floats.npy": lambda path: np.save(path, pixels(8, 9, 3) / 255),
+    "it's ünïcödé – 写真 🙂.png": save,
+    "x" * 251 + ".png": save,
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_kind_of_image(run, tmp_path, name):
+    GOOD[name](tmp_path / name)
+    code, _, err = run("--input_dir", tmp_path / name, "--result_dir", tmp_path / "out")
+    assert code == 0 and err == ""
+    result = name.replace(".gif", ".png")
+    assert files(tmp_path / "out") == [result]
+    before = dgunet.images.photographs.read_photo(tmp_path / name, None)
+    after = dgunet.images.photographs.read_photo(tmp_path / "out" / result, None)
+    assert after.format == before.format
+    assert after.pixels.shape == before.pixels.shape and after.pixels.dtype == before.pixels.dtype
+    assert (after.alpha is None) == (before.alpha is None)
+    assert after.alpha is None or np.array_equal(after.alpha, before.alpha)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_a_name_that_is_no_text(run, tmp_path):
+    photos = os.fsencode(tmp_path) + b"/photos"
+    os.mkdir(photos)
+    with open(photos + b"/\xff\n.png", "wb") as file:
+        Image.fromarray(pixels(8, 9)).save(file, "PNG")
+    with open(photos + b"/\xfe.png", "wb") as file:
+        file.write(b"hello")
+    code, _, _ = run("--input_dir", tmp_path / "photos", "--result_dir", tmp_path / "out")
+    assert code == 1 and os.listdir(os.fsencode(tmp_path / "out")) != []
+
+
+def test_orientation_is_seen_by_the_network_and_kept(run, weights, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a.png", pixels(16, 24, 3), exif=exif)
+    run("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    stored = Image.open(tmp_path / "out/a.png")
+    assert stored.size == (24, 16) and stored.getexif()[0x0112] == 6
+    restorer = Restorer.from_checkpoint(weights["Denoising"], device="cpu")
+    upright = np.rot90(pixels(16, 24, 3), -1)
+    assert np.array_equal(np.rot90(np.asarray(stored), -1), restorer(upright))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--input_dir", "missing"], "missing: does not exist; expected an image, a folder"),
+        (["--input_dir", "empty"], "empty: found no image (--recursive looks into"),
+        (["--input_dir", "photos", "--tile", "64"], "tile is 64; expected auto, 0 or at least 192"),
+        (["--input_dir", "photos", "--tile_overlap", "-1"], "tile overlap is -1"),
+        (["--input_dir", "photos", "--device", "cuda:99"], "device 'cuda:99' is not available"),
+        (["--input_dir", "photos", "--jobs", "0"], "--jobs is 0; expected 1 or more"),
+        (["--input_dir", "photos", "--max_megapixels", "nan"], "--max_megapixels is nan"),
+        (["--input_dir", "photos", "--max_megapixels", "inf"], "--max_megapixels is inf"),
+        (["--input_dir", "photos", "--task", "Deraining"], "this is a Denoising DGUNet checkpoint"),
+        (["--input_dir", "photos", "--model", "DGUNet_plus"], "this is a Denoising DGUNet checkpo"),
+        (["--input_dir", "photos", "--result_dir", "photos"], "would replace an image"),
+        (["--input_dir", "photos/a.png", "--result_dir", "photos"], "choose another --result_dir"),
+        (["--input_dir", "photos", "--result_dir", "photos/a.png"], "is a file; expected a folder"),
+        (["--input_dir", "photos", "--weights", "photos/a.png"], "not a readable checkpoint"),
+        (["--input_dir", "photos", "--weights", "none.pth"], "no such checkpoint file"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "photos/a.png")
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(*arguments)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert files(tmp_path) == ["photos/a.png"]
+
+
+def test_weights_are_asked_for(run, tmp_path):
+    code, _, err = run("--input_dir", tmp_path, task=None)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    for part in (
+        "--task or --weights is missing",
+        "--task Deblurring|",
+        "https://github.com/MC-E/",
+    ):
+        assert part in err
+
+
+@pytest.fixture
+def release(monkeypatch, tmp_path):
+    """A stand-in for what ships: small random networks for all tasks but Deblurring."""
+    root = tmp_path / "release"
+    monkeypatch.setattr(shipped, "ROOT", root)
+    for task, name in shipped.DEFAULT_WEIGHTS.items():
+        if task != "Deblurring":
+            network = build_model(task, "DGUNet", SMALL | {"stages": 3})
+            network.zero_image_convolutions()
+            save_checkpoint(root / task / f"pretrained_models/{name}.safetensors", network)
+    records = {
+        "Denoising/pretrained_models/small_gaussian25": {"training": {"degradation": "gaussian25"}},
+        "Deraining/pretrained_models/small_rain_medium": {
+            "training": {"degradation": "rain_medium"}
+        },
+        "Compressive_Sensing/pretrained_models/DGUNet_25": {"cs_ratio": 25},
+    }
+    for name, record in records.items():
+        (root / f"{name}.json").write_text(json.dumps(record))
+    return root
+
+
+def test_a_task_has_default_weights(run, release, tmp_path):
+    save(tmp_path / "a.png")
+    results = {}
+    for name, choice in {
+        "task": ["--task", "Denoising"],
+        "name": ["--weights", "small_gaussian25"],
+        "path": ["--weights", release / "Denoising/pretrained_models/small_gaussian25.safetensors"],
+    }.items():
+        out = tmp_path / name
+        code, text, _ = run("--input_dir", tmp_path / "a.png", "--result_dir", out, *choice, task=0)
+        assert code == 0 and text.splitlines()[0] == (
+            "weights small_gaussian25: trained for synthetic Gaussian noise, σ = 25 of 255; of "
+            "other degradations expect less"
+        )
+        results[name] = read_image(out / "a.png")
+        settings = json.loads((out / "settings.json").read_text())
+        assert settings["weights"] == "small_gaussian25.safetensors"
+    assert all(np.array_equal(result, results["task"]) for result in results.values())
+    out = tmp_path / "sensed"
+    _, text, _ = run(
+        "--input_dir", tmp_path / "a.png", "--result_dir", out, "--task", "Compressive_Sensing",
+        task=0,
+    )  # fmt: skip
+    assert "trained to reconstruct photographs from 25 % of the numbers" in text
+
+
+def test_missing_default_weights_are_named(run, release, tmp_path):
+    save(tmp_path / "a.png")
+    common = ("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    code, _, err = run(*common, "--task", "Deblurring", task=None)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert f"{release}/Deblurring/pretrained_models/small_blur_mild.safetensors" in err
+    code, _, err = run(*common, "--weights", "small_blur", task=None)
+    assert code == 2 and "small_blur: neither a file nor shipped weights; shipped are: " in err
+    assert "small_rain_medium, small_gaussian25, DGUNet_25" in err
+    code, _, err = run(*common, "--weights", "DGUNet_25", "--task", "Denoising", task=None)
+    assert code == 2 and "this is a Compressive_Sensing DGUNet checkpoint" in err
+
+
+def test_records(tmp_path):
+    """Those of this project are understood, others' files left alone."""
+    trained = {"training": {"degradation": "blur_mild"}}
+    for content, words in {
+        json.dumps(trained): "camera shake of 4 to 10 pixels",
+        json.dumps({"training": {"degradation": "fog"}}): "fog",
+        json.dumps({"training": {"degradation": "poisson_gaussian"}}): "Gaussian noise, σ = 5 of "
+        "255 and photon noise",
+        json.dumps({"training": {"degradation": ["fog"]}}): None,
+        json.dumps([trained]): None,
+        "{}": None,
+        "[" * 100_000: None,
+    }.items():
+        (tmp_path / "a.json").write_text(content)
+        record = shipped.read_record(tmp_path / "a.pth")
+        assert (record and shipped.trained_for(record)) == words
+    assert shipped.read_record(tmp_path / "b.pth") is None
+
+
+def test_what_ships():
+    """Every default that is there is of its task, and says what it was trained for."""
+    for task in shipped.DEFAULT_WEIGHTS:
+        try:
+            path = shipped.default_weights(task)
+        except FileNotFoundError:
+            continue  # is named where it is asked for
+        assert load_model(path)[0].config["task"] == task
+        assert shipped.trained_for(shipped.read_record(path)) != "None"
+        assert shipped.find_weights(path.stem) == path
+
+
+def test_the_showcase(release, tmp_path, capsys):
+    """Networks that change nothing restore what they are given."""
+    photos = [save(tmp_path / f"{name}.png", pixels(70, 90, 3)) for name in ("one", "chelsea")]
+    out, copy = tmp_path / "out", tmp_path / "stages.jpg"
+    showcase.showcase(out, photos, 64, [copy])
+    text = capsys.readouterr().out
+    assert f"left out: {release}/Deblurring/pretrained_models/small_blur_mild.safetensors" in text
+    rows = [[cell.strip("| ") for cell in line.split(" | ")] for line in text.splitlines()]
+    rows = {row[0]: row[1:] for row in rows if len(row) == 6}
+    assert list(rows) == ["task", "-" * 19, "Deraining", "Denoising", "Compressive_Sensing"]
+    for task in ("Deraining", "Denoising"):
+        target = read_rgb(out / task / "target/one.png")
+        assert np.array_equal(target, pixels(70, 90, 3)[3:67, 13:77])
+        degraded = read_rgb(out / task / "input/one.png")
+        assert np.array_equal(read_rgb(out / task / "restored/one.png"), degraded)
+        errors = [
+            np.mean(
+                (read_rgb(path).astype(float) - read_rgb(out / task / "target" / path.name)) ** 2
+            )
+            for path in (out / task / "input").iterdir()
+        ]
+        psnr = np.mean(10 * np.log10(255**2 / np.array(errors)))
+        assert rows[task][2].startswith(f"{psnr:.2f} / ")
+        assert rows[task][1:2] + rows[task][4:] == ["2", "+0.00"]
+    assert rows["Compressive_Sensing"][0] == "from 25 % of the numbers"
+    assert read_image(out / "Compressive_Sensing/restored/one.png").shape == (64, 64)
+    figure, small = read_rgb(out / "stages.png"), read_rgb(copy)
+    assert figure.shape == small.shape and copy.stat().st_size <= 400_000
+    assert np.abs(figure.astype(int) - small).mean() < 16
+    showcase.showcase(out, photos, 64)  # again: over what is there, the same
+    assert np.array_equal(read_rgb(out / "stages.png"), figure)
+
+
+def test_a_showcase_of_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    with pytest.raises(SystemExit) as end:
+        showcase.main(["--output", str(tmp_path / "out")])
+    assert end.value.code == 2 and "none of the default weights" in capsys.readouterr().err
+
+
+def test_stages_and_details_of_the_showcase():
+    images = [np.full((320, 300), value, np.uint8) for value in range(9)]  # seven stages
+    row = showcase.figure_row("Deraining", showcase.Example("a", images), (0.9, 0.5))
+    assert [caption.split(":")[0] for caption, _ in row.pictures] == [
+        "degraded", "stage 1", "stage 3", "stage 5", "stage 7", "target",
+    ]  # fmt: skip
+    assert [image[0, 0] for _, image in row.pictures] == [0, 1, 3, 5, 7, 8]
+    assert row.pictures[0][1].shape == (160, 160)
+    image = np.arange(320 * 300).reshape(320, 300)
+    assert np.array_equal(showcase.detail(image, (0.9, 0.5), 5), image[160:, 54:246])
+    assert showcase.detail(image[:100, :50], (0.5, 0.5), 5).shape == (100, 50)
+
+
+def test_bad_arguments(run, tmp_path):
+    for arguments in (["--tile", "big"], ["--precision", "int8"], ["--no_such"]):
+        code, _, err = run("--input_dir", tmp_path, *arguments)
+        assert code == 2 and "error: " in err
+
+
+class Malicious:
+    """Pickled, it would make a file called `executed`."""
+
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+def test_no_pickle_is_executed(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "photos/a.png")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"state_dict": Malicious()}))
+    torch.save({"state_dict": Malicious()}, tmp_path / "zip.pth")
+    pickled(tmp_path / "photos/b.npy")
+    for name in ("plain.pth", "zip.pth"):
+        code, _, err = run("--input_dir", "photos", "--weights", name)
+        assert code == 2 and f"error: {name}: " in err
+    run("--input_dir", "photos")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_two_images_with_one_result(run, tmp_path):
+    for name in ("x/a.png", "y/a.png", "y/b.gif", "y/b.png"):
+        save(tmp_path / name, pixels(8, 9))
+    code, out, err = run(
+        "--input_dir", tmp_path / "x", tmp_path / "y", "--result_dir", tmp_path / "out"
+    )
+    assert code == 1 and files(tmp_path / "out") == ["a.png", "b.png"]
+    assert f"failed: {tmp_path}/y/a.png: its result, " in err
+    assert f"would replace that of {tmp_path}/x/a.png" in err
+    assert f"failed: {tmp_path}/y/b.gif: its result, " in err and "failed 2: " in out
+    # An image named twice is one image.
+    code, out, _ = run(
+        "--input_dir", tmp_path / "x", tmp_path / "x/a.png", "--result_dir", tmp_path / "twice"
+    )
+    assert code == 0 and "restored 1 image " in out
+
+
+def test_results_inside_the_input_folder_are_no_inputs(run, tmp_path):
+    save(tmp_path / "a.png")
+    for names in ([tmp_path, "--recursive"], [f"{tmp_path}/**/*.png"], [f"{tmp_path}/*"]):
+        code, _, _ = run("--input_dir", *names, "--result_dir", tmp_path / "out")
+        assert code == 0 and files(tmp_path / "out") == ["a.png"]
+
+
+def test_results_cannot_leave_their_folder(run, tmp_path, monkeypatch):
+    save(tmp_path / "photos/sub/a.png")
+    save(tmp_path / "photos/sub/b.png")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/sub").symlink_to(tmp_path / "elsewhere")
+    common = ("--result_dir", tmp_path / "out", "--recursive")
+    code, _, err = run("--input_dir", tmp_path / "photos", *common)
+    assert code == 2 and "would lie outside" in err and files(tmp_path / "elsewhere") == []
+    monkeypatch.chdir(tmp_path / "photos")
+    save(tmp_path / "x/1.png")
+    code, _, err = run("--input_dir", "su*/../../x/*.png", "--result_dir", tmp_path / "deep/up")
+    assert code == 2 and "would lie outside" in err and files(tmp_path / "deep") == []
+    # A link in a result's place is replaced, what it points to stays.
+    precious = save(tmp_path / "precious.png")
+    before = precious.read_bytes()
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/a.png").symlink_to(precious)
+    code, _, _ = run("--input_dir", "sub/a.png", "--result_dir", tmp_path / "link", "--overwrite")
+    assert code == 0 and precious.read_bytes() == before
+    assert not (tmp_path / "link/a.png").is_symlink()
+
+
+def test_a_run_goes_on_where_it_stopped(run, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("a.png", "b.png", "c.png"):
+        save(photos / name)
+    arguments = ("--input_dir", photos, "--result_dir", out)
+    run(*arguments)
+    first = {name: (out / name).stat().st_mtime_ns for name in files(out)}
+    (out / "b.png").unlink()
+    code, text, _ = run(*arguments)
+    assert code == 0 and "restored 1 image " in text and "skipped 2 that" in text
+    assert (out / "a.png").stat().st_mtime_ns == first["a.png"] and (out / "b.png").exists()
+    # An image that was edited since is restored again.
+    later = time.time() + 10
+    os.utime(photos / "c.png", (later, later))
+    assert "restored 1 image " in run(*arguments)[1]
+    os.utime(photos / "c.png", (0, 0))
+    code, text, _ = run(*arguments)
+    assert code == 0 and "restored 0 images" in text and "skipped 3 that" in text
+    code, text, _ = run(*arguments, "--overwrite")
+    assert "restored 3 images" in text
+    code, _, err = run(*arguments, "--self_ensemble")
+    assert code == 2 and "self_ensemble False (now True)" in err and "--overwrite" in err
+    (out / "settings.json").unlink()
+    code, _, err = run(*arguments)
+    assert code == 2 and "exist, without the settings.json of this program" in err
+
+
+def test_interrupted(run, tmp_path, monkeypatch):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in "abcd":
+        save(photos / f"{name}.png")
+    calls, restore = [], Restorer.__call__
+
+    def interrupted(self, image):
+        calls.append(image)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return restore(self, image)
+
+    monkeypatch.setattr(Restorer, "__call__", interrupted)
+    arguments = ("--input_dir", photos, "--result_dir", out)
+    code, text, err = run(*arguments)
+    assert code == 130 and "restored 2 images" in text and "goes on from here" in err
+    assert files(out) == ["a.png", "b.png"]
+    assert json.loads((out / "settings.json").read_text())["unfinished"] is True
+    code, text, _ = run(*arguments)
+    assert code == 0 and "restored 2 images" in text and "skipped 2 " in text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_control_c(weights, tmp_path):
+    """The real program, stopped by the real signal while it works."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for index in range(200):
+        save(photos / f"{index}.png", pixels(64, 64, 3))
+    command = [sys.executable, ROOT / "demo.py", "--weights", weights["Denoising"]]
+    command += ["--input_dir", photos, "--result_dir", out, "--device", "cpu"]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Where the tests run in a shell's background, the signal is ignored, by children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        while process.poll() is None and len(files(out) if out.exists() else []) < 3:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        text, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in err
+    done = files(out)
+    assert 3 <= len(done) < 200 and all(name.endswith(".png") for name in done)
+    assert all(read_image(out / name).shape == (64, 64, 3) for name in done)
+    assert f"restored {len(done)} images" in text
+
+
+def test_a_full_disk_stops_the_run(run, tmp_path, monkeypatch):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for index in range(9):
+        save(photos / f"{index}.png")
+    write = dgunet.images.photographs.write_bytes
+
+    def full(path, data):
+        if path.name != "0.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, data)
+
+    monkeypatch.setattr(dgunet.images.photographs, "write_bytes", full)
+    code, text, err = run("--input_dir", photos, "--result_dir", out, "--jobs", "1")
+    assert code == 1 and "No space left on device" in err and "restored 1 image " in text
+    assert 1 <= err.count("failed: ") <= 4 and files(out) == ["0.png"]
+    untried = 9 - 1 - err.count("failed: ")
+    assert f"not tried: {untried}" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
+def test_a_disk_that_is_full(run, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for index in range(6):
+        save(photos / f"{index}.png", pixels(90, 90, 3))  # 25 kB each
+    out.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(out)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        code, text, err = run("--input_dir", photos, "--result_dir", out, "--jobs", "1")
+        assert code == 1 and "No space left on device" in err and "restored 2 images" in text
+        assert files(out) == ["0.png", "1.png"]
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+
+
+def test_no_permission(run, tmp_path, monkeypatch):
+    """As told by the system; a test that runs as root could not be denied anything."""
+    photos = tmp_path / "photos"
+    for name in ("a.png", "b.png"):
+        save(photos / name)
+    read, make = Path.read_bytes, Path.mkdir
+
+    def denied(path, *arguments, **options):
+        if path.name in ("a.png", "locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return (read if path.suffix else make)(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    code, _, err = run("--input_dir", photos, "--result_dir", tmp_path / "out")
+    assert code == 1 and f"failed: {photos}/a.png: Permission denied" in err
+    monkeypatch.setattr(Path, "mkdir", denied)
+    code, _, err = run("--input_dir", photos, "--result_dir", tmp_path / "locked")
+    assert code == 2 and err.startswith("error: ") and "Permission denied" in err
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root is never denied")
+def test_no_permission_for_a_folder(run, tmp_path):
+    save(tmp_path / "photos/locked/a.png")
+    save(tmp_path / "photos/b.png")
+    (tmp_path / "photos/locked").chmod(0)
+    (tmp_path / "out").mkdir(mode=0o500)
+    try:
+        code, _, err = run(
+            "--input_dir", tmp_path / "photos", "--recursive", "--result_dir", tmp_path / "new"
+        )
+        assert code == 1 and "Permission denied" in err
+        code, _, err = run("--input_dir", tmp_path / "photos/locked")
+        assert code == 2 and "Permission denied" in err
+        code, _, err = run("--input_dir", tmp_path / "photos", "--result_dir", tmp_path / "out")
+        assert code == 2 and "Permission denied" in err
+    finally:
+        (tmp_path / "photos/locked").chmod(0o700)
+
+
+def test_stages(run, weights, tmp_path):
+    save(tmp_path / "a.png", pixels(40, 56, 3))
+    out = tmp_path / "out"
+    code, _, _ = run("--input_dir", tmp_path / "a.png", "--result_dir", out, "--stages")
+    folder = "a.png.stages"
+    assert code == 0
+    assert files(out) == ["a.png", *(f"{folder}/{n}.png" for n in ("1", "2", "contact_sheet"))]
+    first, last = (read_image(out / folder / f"{number}.png") for number in (1, 2))
+    assert np.array_equal(last, read_image(out / "a.png")) and not np.array_equal(first, last)
+    restorer = Restorer.from_checkpoint(weights["Denoising"], device="cpu")
+    assert np.array_equal(first, restorer.stages(pixels(40, 56, 3))[0])
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / folder).symlink_to(outside)
+    code, _, err = run(
+        "--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "link", "--stages"
+    )
+    assert code == 2 and "is a link" in err and files(tmp_path / "outside") == []
+    sheet = read_image(out / folder / "contact_sheet.png")
+    assert np.array_equal(sheet[14:54, :56], pixels(40, 56, 3))  # three cells, as wide as captions
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_compressive_sensing(run, weights, tmp_path, mode):
+    picture = Image.fromarray(pixels(40, 70, 3)).convert(mode)
+    picture.save(tmp_path / "a.png")
+    code, out, _ = run(
+        "--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out",
+        task="Compressive_Sensing",
+    )  # fmt: skip
+    channels = len(picture.getbands())
+    values, numbers = channels * 40 * 70, channels * 2 * 3 * 256  # 25 % of six blocks of 32×32
+    assert code == 0
+    assert f"measured {numbers:,} numbers in place of {values:,} pixel values" in out
+    result = np.asarray(Image.open(tmp_path / "out/a.png"))
+    restorer = Restorer.from_checkpoint(weights["Compressive_Sensing"], device="cpu")
+    if mode == "RGB":
+        each = [restorer(np.asarray(channel)) for channel in picture.split()]
+        np.testing.assert_allclose(result, np.dstack(each), atol=1)
+    assert result.shape == np.asarray(picture).shape
+    code, _, err = run(
+        "--input_dir", tmp_path / "a.png", "--self_ensemble", task="Compressive_Sensing"
+    )
+    assert code == 2 and "would measure every image eight times" in err
+
+
+def test_options_reach_the_network(run, tmp_path):
+    save(tmp_path / "a.png", pixels(40, 200, 3))
+    results = {}
+    for name, options in {
+        "plain": [],
+        "tiled": ["--tile", "192"],
+        "wide": ["--tile", "192", "--tile_overlap", "16"],
+        "ensemble": ["--self_ensemble"],
+        "local": ["--local_statistics", "64"],
+        "bf16": ["--precision", "bf16"],
+    }.items():
+        code, _, _ = run(
+            "--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / name, *options
+        )
+        assert code == 0
+        results[name] = read_image(tmp_path / name / "a.png").astype(int)
+    for name, result in results.items():
+        difference = np.abs(result - results["plain"])
+        assert (difference.max() > 0) == (name != "plain") and difference.mean() < 10
+
+
+def test_other_files_in_the_result_folder_stay(run, tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    for name in ("scores.csv", "b.png"):
+        (tmp_path / "out" / name).write_text("mine")
+    code, _, _ = run("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    assert code == 0 and files(tmp_path / "out") == ["a.png", "b.png", "scores.csv"]
+    assert (tmp_path / "out/scores.csv").read_text() == "mine"
+    (tmp_path / "out/settings.json").write_text('{"editor": "dark"}')
+    code, _, err = run("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    assert code == 2 and "holds results of other settings: program None (now demo.py)" in err
+
+
+def test_the_command_is_installed():
+    assert 'dgunet = "dgunet.tools.restore:main"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_an_interrupted_overwrite_goes_on_without_it(run, tmp_path, monkeypatch):
+    """… and takes no result for done that is from before."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in "abcd":
+        save(photos / f"{name}.png")
+    arguments = ("--input_dir", photos, "--result_dir", out)
+    assert run(*arguments, "--self_ensemble")[0] == 0
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    time.sleep(0.1)
+    calls, restore = [], Restorer.__call__
+
+    def interrupted(self, image):
+        calls.append(image)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return restore(self, image)
+
+    monkeypatch.setattr(Restorer, "__call__", interrupted)
+    code, _, err = run(*arguments, "--overwrite")
+    assert code == 130 and "the same command, without --overwrite, goes on from here" in err
+    code, text, _ = run(*arguments)
+    assert code == 0 and "restored 3 images" in text and "skipped 1 " in text
+    assert all((out / name).read_bytes() != content for name, content in before.items())
+    code, text, _ = run(*arguments)
+    assert "skipped 4 " in text
+    assert "overwritten_since" not in json.loads((out / "settings.json").read_text())
+
+
+def test_no_result_lies_among_the_stages_of_another(run, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    save(photos / "a.png")
+    save(photos / "a.png.stages" / "1.png", pixels(7, 8, 3))
+    arguments = ("--input_dir", photos, "--result_dir", out, "--recursive")
+    code, text, err = run(*arguments, "--stages")
+    assert code == 1 and "restored 1 image" in text
+    assert f"would lie among the stages of {photos}/a.png" in err
+    assert read_image(out / "a.png.stages" / "1.png").shape == (9, 12, 3)
+    before = files(photos)
+    code, _, err = run("--input_dir", photos / "a.png.stages", "--result_dir", photos / "x")
+    assert code == 0
+    two = ("--input_dir", out / "a.png", out / "a.png.stages")
+    code, _, err = run(*two, "--result_dir", out, "--stages")
+    assert code == 2 and err.count("\n") == 1
+    code, _, err = run(
+        "--input_dir", photos / "a.png", photos / "a.png.stages", "--result_dir", photos / "y",
+    )  # fmt: skip
+    assert code == 0 and set(before) <= set(files(photos))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with a name")
+def test_only_regular_files_are_opened(run, tmp_path):
+    photos = tmp_path / "photos"
+    save(photos / "a.png")
+    os.mkfifo(photos / "pipe.png")
+    (photos / "full.png").symlink_to("/dev/full")
+    (photos / "again.png").symlink_to("a.png")
+    code, text, err = run("--input_dir", photos, "--result_dir", tmp_path / "out")
+    assert code == 1 and "restored 1 image" in text
+    for name in ("pipe", "full"):
+        assert f"failed: {photos}/{name}.png: is no regular file" in err
+    assert f"left out other names of the same files: {photos}/again.png" in text or (
+        f"left out other names of the same files: {photos}/a.png" in text
+    )
+
+
+def test_a_disk_that_was_full_before(run, tmp_path, monkeypatch):
+    save(tmp_path / "a.png")
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(dgunet.scoring.evaluate, "write_bytes", full)
+    code, _, err = run("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
+    assert code == 2
+    assert err == f"error: {tmp_path}/out/settings.json: {os.strerror(errno.ENOSPC)}\n"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_local_statistics_in_half_precision(run, tmp_path, precision):
+    save(tmp_path / "a.png", pixels(64, 80, 3))
+    arguments = ("--input_dir", tmp_path / "a.png", "--local_statistics", 16)
+    assert run(*arguments, "--result_dir", tmp_path / "full")[0] == 0
+    half = ("--result_dir", tmp_path / "half", "--precision", precision)
+    assert run(*arguments, *half)[0] == 0
+    full, half = (read_image(tmp_path / n / "a.png").astype(int) for n in ("full", "half"))
+    assert abs(full - half).mean() < 2

@@ -1,0 +1,344 @@
+# ruff: noqa: SIM300 (configuration keys are no constants)
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+import Deblurring.train
+import Denoising.train
+import Deraining.train
+from dgunet.base.errors import InputError
+from dgunet.training.configuration import changes, load_config, load_model_section, model_sizes
+
+ROOT = Path(__file__).parents[2]
+TASKS = {
+    module.TASK.name: module.TASK for module in (Deblurring.train, Deraining.train, Denoising.train)
+}
+# As the published files are written, with the authors' own data folders: epochs, rate, validation,
+# patch sizes.
+VALUES = {
+    "Deblurring": (3000, "1e-4", 10, 256, 256),
+    "Deraining": (250, "2e-4", 5, 256, 128),
+    "Denoising": (80, "1e-4", 1, 128, 256),
+}
+PUBLISHED = """\
+# Training configuration
+GPU: [0,1,2,3]
+
+VERBOSE: True
+
+MODEL:
+  MODE: '{task}'
+  SESSION: 'DGUNet'
+
+# Optimization arguments.
+OPTIM:
+  BATCH_SIZE: 16
+  NUM_EPOCHS: {0}
+  NEPOCH_DECAY: [10]
+  LR_INITIAL: {1}
+  LR_MIN: 1e-6
+  BETA1: 0.9
+
+TRAINING:
+  VAL_AFTER_EVERY: {2}
+  RESUME: False
+  TRAIN_PS: {3}
+  VAL_PS: {4}
+  TRAIN_DIR: '/authors/own/train'       # path to training data
+  VAL_DIR: './authors/own/val'          # path to validation data
+  SAVE_DIR: './checkpoints'             # path to save models and images
+  SAVE_IMAGES: False
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "training.yml"
+    file.write_text(text)
+    return file
+
+
+def minimal(folder: Path, data: Path, **sections) -> Path:
+    content = {"TRAINING": {"TRAIN_DIR": str(data)}}
+    for section, keys in sections.items():
+        content[section] = {**content.get(section, {}), **keys} if isinstance(keys, dict) else keys
+    return write(folder, yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_published_file(task, tmp_path, data):
+    file = write(tmp_path, PUBLISHED.format(*VALUES[task], task=task))
+    with pytest.raises(InputError, match=r"TRAINING.TRAIN_DIR is '/authors/own/train'"):
+        load_config(file, recipe=TASKS[task].recipe)
+    opts = ["TRAINING.TRAIN_DIR", str(data), "TRAINING.VAL_DIR", str(data)]
+    config = load_config(file, opts, TASKS[task].recipe)
+    epochs, rate, every, train, val = VALUES[task]
+    assert config.GPU == [0, 1, 2, 3]
+    assert (config.MODEL.MODE, config.MODEL.NAME, model_sizes(config)) == (task, "DGUNet", {})
+    assert (config.OPTIM.NUM_EPOCHS, config.OPTIM.BATCH_SIZE) == (epochs, 16)
+    assert (config.OPTIM.LR_INITIAL, config.OPTIM.LR_MIN) == (float(rate), 1e-6)
+    assert (config.TRAINING.VAL_AFTER_EVERY, config.TRAINING.RESUME) == (every, False)
+    assert (config.TRAINING.TRAIN_PS, config.TRAINING.VAL_PS) == (train, val)
+    assert config.TRAINING.SAVE_DIR == str(tmp_path / "checkpoints")
+    assert config.SEED == 1234
+    # The published script has the rest: weight decay, a longer cosine, MixUp, when it validates.
+    denoising = task == "Denoising"
+    assert config.OPTIM.WEIGHT_DECAY == (1e-8 if denoising else 0)
+    assert (config.OPTIM.WARMUP_EPOCHS, config.OPTIM.COSINE_EXTRA_EPOCHS) == (3, 40 * denoising)
+    assert config.DATA.MIXUP_AFTER == (5 if denoising else -1)
+    assert config.TRAINING.VAL_EPOCHS == ([1, 25, 45] if denoising else [])
+    assert (config.TRAINING.VAL_ALWAYS_AFTER, config.TRAINING.VAL_TIMES) == (
+        (60, 3) if denoising else (0, 1)
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", ["DGUNet", "DGUNet_plus"])
+def test_own_files_hold_the_published_recipe(task, name, tmp_path, data):
+    opts = ["TRAINING.TRAIN_DIR", str(data), "TRAINING.VAL_DIR", str(data)]
+    published = load_config(
+        write(tmp_path, PUBLISHED.format(*VALUES[task], task=task)), opts, TASKS[task].recipe
+    )
+    file = "training.yml" if name == "DGUNet" else "training_plus.yml"
+    config = load_config(ROOT / task / file, opts, TASKS[task].recipe)
+    found = {change.split()[0] for change in changes(published, config)}
+    found -= {"OPTIM.NEPOCH_DECAY", "OPTIM.BETA1"}  # without effect
+    assert found == {"TRAINING.SAVE_DIR"} | (
+        {"MODEL.NAME", "MODEL.SESSION"} if name == "DGUNet_plus" else set()
+    )
+    assert config.MODEL.NAME == name
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/*.yml")), ids=lambda p: p.parent.name + p.stem)
+def test_every_recipe_that_ships_is_valid(path, data):
+    opts = ["TRAINING.TRAIN_DIR", str(data), "TRAINING.VAL_DIR", str(data)]
+    opts += ["MODEL.WEIGHTS", ""]
+    task = import_module(f"dgunet.{path.parent.name}.train").TASK
+    assert load_config(path, opts, task.recipe, task.checks).MODEL.MODE == task.name
+
+
+def test_opts_override_the_file_and_the_file_the_recipe(tmp_path, data):
+    file = minimal(tmp_path, data, OPTIM={"BATCH_SIZE": 4, "NUM_EPOCHS": 5})
+    recipe = {"OPTIM.NUM_EPOCHS": 7, "OPTIM.WEIGHT_DECAY": 1e-8}
+    config = load_config(file, ["OPTIM.BATCH_SIZE", "2"], recipe)
+    assert (config.OPTIM.BATCH_SIZE, config.OPTIM.NUM_EPOCHS) == (2, 5)
+    assert config.OPTIM.WEIGHT_DECAY == 1e-8
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        ("1", "OPTIM.EMA", None),
+        ("0", "OPTIM.CLIP_GRAD", 0.0),
+        ("3e-4", "OPTIM.LR_INITIAL", 3e-4),
+        ("1", "OPTIM.LR_INITIAL", 1.0),
+        ("[]", "GPU", []),
+        ("0,1", "GPU", [0, 1]),
+        ("(2, 3)", "GPU", [2, 3]),
+        ("1", "GPU", [1]),
+        ("True", "TRAINING.RESUME", True),
+        ("2024", "MODEL.SESSION", "2024"),
+        ("1e-4", "MODEL.SESSION", "1e-4"),
+        ("", "TRAINING.VAL_DIR", ""),
+        ("None", "TRAINING.VAL_DIR", ""),
+        ("-1", "DATA.MIXUP_AFTER", -1),
+    ],
+)
+def test_values_on_the_command_line(tmp_path, data, text, key, expected):
+    file = minimal(tmp_path, data)
+    if expected is None:
+        with pytest.raises(InputError, match=r"OPTIM.EMA is 1.0, expected from 0 to below 1"):
+            load_config(file, [key, text])
+        return
+    config = load_config(file, [key, text])
+    node, _, name = key.rpartition(".")
+    value = (config[node] if node else config)[name]
+    assert value == expected and type(value) is type(expected)
+
+
+def test_relative_paths(tmp_path, monkeypatch):
+    for folder in ("here/mine", "there/its", "there/val"):
+        (tmp_path / folder).mkdir(parents=True)
+    paths = {"TRAIN_DIR": "its", "VAL_DIR": "./val", "SAVE_DIR": "../saved"}
+    file = write(tmp_path / "there", yaml.safe_dump({"TRAINING": paths}))
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config("../there/training.yml", ["TRAINING.TRAIN_DIR", "mine"])
+    assert config.TRAINING.TRAIN_DIR == str(tmp_path / "here/mine")
+    assert config.TRAINING.VAL_DIR == str(tmp_path / "there/val")
+    assert config.TRAINING.SAVE_DIR == str(tmp_path / "saved")
+    config = load_config(file, ["TRAINING.SAVE_DIR", "~/runs"])
+    assert config.TRAINING.SAVE_DIR == str(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"OPTIM": {"BATCHSIZE": 4}},
+            "unknown key OPTIM.BATCHSIZE, did you mean OPTIM.BATCH_SIZE?",
+        ),
+        ({"BATCH_SIZE": 4}, "unknown key BATCH_SIZE, did you mean OPTIM.BATCH_SIZE?"),
+        ({"VERBOSE": {"MORE": 1}}, "VERBOSE is {'MORE': 1}, expected True or False"),
+        ({"MODELL": {"NAME": "DGUNet"}}, "unknown key MODELL"),
+        ({"OPTIM": 3}, "OPTIM is 3, expected a section of keys"),
+        ({"OPTIM": {"BATCH_SIZE": "many"}}, "OPTIM.BATCH_SIZE is 'many', expected a whole number"),
+        ({"OPTIM": {"BATCH_SIZE": 4.0}}, "OPTIM.BATCH_SIZE is 4.0, expected a whole number"),
+        ({"OPTIM": {"BATCH_SIZE": True}}, "OPTIM.BATCH_SIZE is True, expected a whole number"),
+        ({"OPTIM": {"BATCH_SIZE": 0}}, "OPTIM.BATCH_SIZE is 0, expected at least 1"),
+        ({"OPTIM": {"LR_INITIAL": "fast"}}, "OPTIM.LR_INITIAL is 'fast', expected a number"),
+        ({"OPTIM": {"LR_INITIAL": float("nan")}}, "OPTIM.LR_INITIAL is nan, expected above 0"),
+        ({"VERBOSE": 1}, "VERBOSE is 1, expected True or False"),
+        ({"GPU": None}, "GPU is None, expected a list"),
+        ({"GPU": [0, "a"]}, "GPU is [0, 'a'], expected a list of GPU numbers"),
+        ({"GPU": [1, 1]}, "GPU is [1, 1], expected each GPU once"),
+        ({"MODEL": {"SESSION": 7}}, "MODEL.SESSION is 7, expected text"),
+        ({"MODEL": {"SESSION": "a/b"}}, "MODEL.SESSION is 'a/b', expected a folder's name"),
+        ({"MODEL": {"NAME": "UNet"}}, "MODEL.NAME is 'UNet', expected one of DGUNet, DGUNet_plus"),
+        ({"MODEL": {"WIDTH": 6}}, "MODEL.WIDTH is 6, expected a multiple of 4, from 4 to 4096, or"),
+        ({"MODEL": {"STAGES": 1}}, "MODEL.STAGES is 1, expected from 2 to 100, or -1, the publi"),
+        ({"MODEL": {"WIDTH_STEP": -5}}, "MODEL.WIDTH_STEP is -5, expected even"),
+        ({"SEED": 10**20}, f"SEED is {10**20}, expected 0 or more, below 2³²"),
+        ({"OPTIM": {"LR_MIN": 1.0}}, "OPTIM.LR_MIN is 1.0, expected at most OPTIM.LR_INITIAL"),
+        ({"OPTIM": {"BATCH_SIZE": 2, "ACCUMULATE": 3}}, "OPTIM.ACCUMULATE is 3, expected at most"),
+        ({"DATA": {"DEGRADATION": "fog"}}, "DATA.DEGRADATION is 'fog', expected gaussian25 (any"),
+        ({"TRAINING": {"TRAIN_PS": 100}}, "TRAINING.TRAIN_PS is 100, expected a multiple of 8"),
+        (
+            {"TRAINING": {"VAL_PS": 8}},
+            "TRAINING.VAL_PS is 8, expected a multiple of 8, at least 16",
+        ),
+        (
+            {"TRAINING": {"VAL_EPOCHS": [0]}},
+            "TRAINING.VAL_EPOCHS is [0], expected a list of epochs",
+        ),
+        (
+            {"TRAINING": {"PRECISION": "half"}},
+            "TRAINING.PRECISION is 'half', expected one of float32",
+        ),
+    ],
+)
+def test_errors_name_key_value_and_file(tmp_path, data, sections, message):
+    file = minimal(tmp_path, data, **sections)
+    with pytest.raises(InputError) as error:
+        load_config(file)
+    assert str(error.value).startswith(f"{file}: {message}")
+
+
+def test_missing_folders(tmp_path, data):
+    file = write(tmp_path, "")
+    with pytest.raises(InputError, match=r"TRAINING.TRAIN_DIR is '', expected a data folder"):
+        load_config(file)
+    with pytest.raises(
+        InputError, match=r"--opts: TRAINING.TRAIN_DIR is '.*/nowhere', expected .*ex"
+    ):
+        load_config(file, ["TRAINING.TRAIN_DIR", str(tmp_path / "nowhere")])
+    file = minimal(tmp_path, data, TRAINING={"VAL_DIR": "nowhere"}, MODEL={"WEIGHTS": "none.pth"})
+    with pytest.raises(
+        InputError, match=rf"^{file}: TRAINING.VAL_DIR is '{tmp_path}/nowhere', .*''"
+    ):
+        load_config(file)
+    with pytest.raises(InputError, match=rf"^{file}: MODEL.WEIGHTS is '{tmp_path}/none.pth'"):
+        load_config(file, ["TRAINING.VAL_DIR", ""])
+
+
+def test_errors_of_opts_name_opts(tmp_path, data):
+    file = minimal(tmp_path, data)
+    for opts, message in {
+        ("OPTIM.BATCH_SIZE",): "--opts: 'OPTIM.BATCH_SIZE' has no value",
+        ("OPTIM.BATCHES", "4"): "--opts: unknown key OPTIM.BATCHES, did you mean OPTIM.BATCH_SIZE?",
+        ("OPTIM.BATCH_SIZE", "x"): "--opts: OPTIM.BATCH_SIZE is 'x', expected a whole number",
+        ("TRAINING.TRAIN_PS", "20"): "--opts: TRAINING.TRAIN_PS is 20, expected a multiple of 8",
+        ("GPU.x", "1"): "--opts: unknown key GPU.x",
+        ("VERBOSE.x", "1"): "--opts: unknown key VERBOSE.x",
+        ("MODEL", "1"): "--opts: unknown key MODEL",
+    }.items():
+        with pytest.raises(InputError) as error:
+            load_config(file, opts)
+        assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("OPTIM: [1, 2", "not a YAML file (while parsing a flow sequence"),
+        ("a\tb: {", "not a YAML file ("),
+        ("- GPU\n- VERBOSE\n", "holds a list, expected keys and values"),
+        ("[]", "holds a list, expected keys and values"),
+        ("training", "holds a str, expected keys and values"),
+    ],
+)
+def test_not_a_configuration(tmp_path, text, message):
+    file = write(tmp_path, text)
+    with pytest.raises(InputError) as error:
+        load_config(file)
+    assert str(error.value).startswith(f"{file}: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_not_text_and_not_there(tmp_path):
+    file = tmp_path / "training.yml"
+    with pytest.raises(FileNotFoundError, match=f"{file}: no such configuration file"):
+        load_config(file)
+    file.write_bytes(b"\xff\xfe\x00GPU")
+    with pytest.raises(InputError, match="not a YAML file"):
+        load_config(file)
+
+
+def test_written_configuration_loads_again(tmp_path, data):
+    file = minimal(tmp_path, data, MODEL={"WIDTH": 8}, GPU=[])
+    recipe = TASKS["Denoising"].recipe
+    config = load_config(file, ["OPTIM.LR_INITIAL", "3e-4", "MODEL.SESSION", "2024"], recipe)
+    (tmp_path / "elsewhere").mkdir()
+    again = load_config(write(tmp_path / "elsewhere", config.dump()))
+    assert again == config
+    assert changes(config, again) == []
+
+
+def test_the_program_prints_one_line_and_exits_with_2(tmp_path):
+    command = [sys.executable, str(ROOT / "Deraining" / "train.py"), "--opts"]
+    result = subprocess.run(
+        [*command, "OPTIM.BATCHSIZE", "4"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    expected = "error: --opts: unknown key OPTIM.BATCHSIZE, did you mean OPTIM.BATCH_SIZE?\n"
+    assert result.stderr == expected
+
+
+@pytest.mark.parametrize("text", ["SEED: 1\nSEED: 2\n", "OPTIM:\n  EMA: 0.9\nOPTIM: {}\n"])
+def test_a_key_that_is_there_twice(tmp_path, text):
+    """PyYAML would keep the last without a word."""
+    with pytest.raises(InputError, match=r"not a YAML file .*(SEED|OPTIM) is there twice"):
+        load_config(write(tmp_path, text))
+
+
+def test_the_larger_model_of_a_small_recipe(tmp_path, data):
+    file = minimal(tmp_path, data, MODEL={"NAME": "DGUNet_plus", "WIDTH": 8, "LAST_EXTRA": 4})
+    assert model_sizes(load_config(file)) == {"width": 8}
+
+
+def test_the_model_section_alone(tmp_path):
+    file = write(tmp_path, "MODEL: {WIDTH: 8, NAME: DGUNet}\nTRAINING: {TRAIN_DIR: nowhere}\n")
+    assert model_sizes(load_model_section(file)) == {"width": 8}
+    for text, message in {
+        "MODEL: {WIDTH: abc}\n": "MODEL.WIDTH is 'abc', expected a whole number",
+        "MODEL: {WIDTH: 3}\n": "MODEL.WIDTH is 3, expected a multiple of 4",
+        "MODEL: {WITDH: 8}\n": "unknown key MODEL.WITDH, did you mean MODEL.WIDTH",
+        "MODEL: {NAME: foo}\n": "MODEL.NAME is 'foo', expected one of",
+        "SEED: 1\n": "holds no MODEL section",
+    }.items():
+        file = write(tmp_path, text)
+        with pytest.raises(InputError) as error:
+            load_model_section(file)
+        assert str(error.value).startswith(f"{file}: {message}")

@@ -1,0 +1,862 @@
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import Deblurring.train
+import Denoising.train
+import Deraining.train
+from dgunet.base.errors import InputError
+from dgunet.data.crops import UnreadableImage
+from dgunet.images.files import to_tensor, write_image
+from dgunet.model.checkpoint import published_state_dict, read_checkpoint
+from dgunet.model.registry import build_model
+from dgunet.training import log as runlog
+from dgunet.training import signals
+from dgunet.training import trainer as training
+from dgunet.training.configuration import load_config
+from dgunet.training.schedule import validation_batches
+from dgunet.training.signals import Stop
+from dgunet.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+TASKS = {
+    module.TASK.name: module.TASK for module in (Deblurring.train, Deraining.train, Denoising.train)
+}
+SIZES = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 2}
+SMALL = {
+    "GPU": [],
+    "VERBOSE": False,
+    **{f"MODEL.{name.upper()}": size for name, size in SIZES.items()},
+    "OPTIM.BATCH_SIZE": 3,
+    "OPTIM.NUM_EPOCHS": 3,
+    "TRAINING.TRAIN_PS": 16,
+    "TRAINING.VAL_PS": 16,
+    "TRAINING.WORKERS": 0,
+    "TRAINING.VAL_EPOCHS": [],
+    "TRAINING.VAL_TIMES": 1,
+    "TRAINING.VAL_AFTER_EVERY": 1,
+    "DATA.MIXUP_AFTER": -1,
+}
+# Everything that has a state: what a resumed run could get wrong.
+STATEFUL = {
+    "OPTIM.EMA": 0.9,
+    "OPTIM.ACCUMULATE": 2,
+    "OPTIM.CLIP_GRAD": 0.5,
+    "DATA.MIXUP_AFTER": 0,
+    "DATA.DEGRADATION": "gaussian0-50",
+    "TRAINING.WORKERS": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums on several threads differ from those on one, as the subprocesses here run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Seven pairs of smooth and noisy pictures, 24×30, in `input` and `target`."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:24, :30]
+    for index in range(7):
+        waves = rng.uniform(0.05, 0.4, (2, 3)), rng.uniform(0, 6, 3)
+        phase = rows[..., None] * waves[0][0] + columns[..., None] * waves[0][1] + waves[1]
+        target = 127.5 + 110 * np.sin(phase)
+        noisy = target + rng.normal(0, 25, target.shape)
+        for part, image in (("target", target), ("input", noisy)):
+            image = image.round().clip(0, 255).astype(np.uint8)
+            write_image(folder / part / f"photo{index}.png", image)
+    return folder
+
+
+def options(data: Path, save_dir: Path, **keys) -> list[str]:
+    """Return SMALL and further keys (`OPTIM__EMA=0.9`) as --opts takes them."""
+    paths = {"TRAIN_DIR": data, "VAL_DIR": data, "SAVE_DIR": save_dir}
+    keys = {name.replace("__", "."): value for name, value in keys.items()}
+    keys = {**SMALL, **{f"TRAINING.{name}": path for name, path in paths.items()}, **keys}
+    return [str(word) for pair in keys.items() for word in pair]
+
+
+def trainer_for(data: Path, save_dir: Path, task: str = "Denoising", **keys) -> Trainer:
+    opts = options(data, save_dir, **keys)
+    task = TASKS[task]
+    return Trainer(task, load_config(ROOT / task.name / "training.yml", opts, task.recipe))
+
+
+def stateful(**keys) -> dict:
+    return {name.replace(".", "__"): value for name, value in STATEFUL.items()} | keys
+
+
+def batches(trainer: Trainer, epoch: int = 1) -> list[dict]:
+    trainer.sampler.set_position(epoch)
+    return list(trainer.loader)
+
+
+def weights(trainer: Trainer) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in trainer.model.parameters()]
+
+
+def state(folder: Path) -> dict:
+    """Return what must not depend on how often a run was interrupted."""
+    checkpoint = read_checkpoint(folder / "model_latest.pth")
+    checkpoint["training"].pop("config")
+    return checkpoint
+
+
+def assert_same(found, expected, where="") -> None:
+    assert type(found) is type(expected), where
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            assert_same(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    else:
+        assert found == expected, where
+
+
+def output(capsys) -> str:
+    return capsys.readouterr().out
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_learning_rates_are_the_published(task, data, tmp_path):
+    schedule = json.loads((ROOT / "tests/fixtures/lr_schedules.json").read_text())[task]
+    published = schedule["lr_of_epoch"]
+    small = {"NUM_EPOCHS": len(published)}
+    keys = {f"OPTIM__{name}": value for name, value in small.items()}
+    trainer = trainer_for(data, tmp_path, task, **keys)
+
+    def rates(trainer: Trainer, epochs: range) -> list[float]:
+        found = []
+        for epoch in epochs:
+            found.append(trainer.optimizer.param_groups[0]["lr"])
+            trainer.scheduler.step()
+            trainer.begin_epoch(epoch + 1)
+        return found
+
+    half = len(published) // 2
+    found = rates(trainer, range(1, half + 1))
+    trainer.save_latest()
+    resumed = trainer_for(data, tmp_path, task, TRAINING__RESUME=True, **keys)
+    found += rates(resumed, range(half + 1, len(published) + 1))
+    assert found == pytest.approx(published, rel=1e-6)
+
+
+def test_schedule_without_warm_up_also_resumes(data, tmp_path):
+    keys = {"OPTIM__WARMUP_EPOCHS": 0, "OPTIM__NUM_EPOCHS": 4, "OPTIM__COSINE_EXTRA_EPOCHS": 0}
+    trainer = trainer_for(data, tmp_path, **keys)
+    found = []
+    for epoch in (1, 2, 3, 4):
+        found.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer.step()  # the scheduler warns if it comes first
+        trainer.scheduler.step()
+        trainer.begin_epoch(epoch + 1)
+        trainer.save_latest()
+        trainer = trainer_for(data, tmp_path, TRAINING__RESUME=True, **keys)
+    cosine = [1e-6 + (1e-4 - 1e-6) * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
+    assert found == pytest.approx(cosine, rel=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_validation_schedule_is_the_published(task, data, tmp_path):
+    opts = options(data, tmp_path, DATA__REPEATS=100, OPTIM__BATCH_SIZE=7)
+    drop = {"TRAINING.VAL_EPOCHS", "TRAINING.VAL_TIMES", "TRAINING.VAL_AFTER_EVERY"}
+    pairs = zip(opts[::2], opts[1::2], strict=True)
+    opts = [word for key, value in pairs if key not in drop for word in (key, value)]
+    config = load_config(ROOT / task / "training.yml", opts, TASKS[task].recipe)
+    trainer = Trainer(TASKS[task], config)
+    found = {}
+    for epoch in range(1, 81):
+        trainer.begin_epoch(epoch)
+        found[epoch] = validation_batches(config, epoch, trainer.sampler.batches)
+    if task == "Denoising":
+        due = [1, 25, 45, *range(61, 81)]
+        expected = {32, 64, 96}  # q = ⌊100 / 3⌋ − 1
+    else:
+        due = range(10, 81, 10) if task == "Deblurring" else range(5, 81, 5)
+        expected = {100}
+    assert found == {epoch: expected if epoch in due else set() for epoch in range(1, 81)}
+
+
+def test_mixup_begins_after_its_epoch(data, tmp_path, monkeypatch):
+    trainer = trainer_for(data, tmp_path, DATA__MIXUP_AFTER=5)
+    mixed = []
+
+    def mixup(degraded, target, rng):
+        mixed.append(trainer.epoch)
+        return degraded, target
+
+    monkeypatch.setattr(training, "mixup", mixup)
+    for epoch in (1, 5, 6, 7):
+        trainer.begin_epoch(epoch)
+        trainer.step(batches(trainer, epoch)[0])
+    assert mixed == [6, 7]
+
+
+# Resuming
+
+# The real program, signalled after the second step of its second epoch, before that is saved.
+SIGNALLED = """
+import os, signal, sys
+from dgunet.Denoising.train import main
+from dgunet.training.trainer import Trainer
+
+number, take_step = int(sys.argv.pop(1)), Trainer.step
+
+def step(self, samples):
+    loss = take_step(self, samples)
+    if (self.epoch, self.batch) == (2, 2):
+        os.killpg(0, number)  # the loader's workers too, as terminals and schedulers do
+    return loss
+
+Trainer.step = step
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    trainer = trainer_for(data, folder, **stateful())
+    trainer.run()
+    return trainer.folder
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [
+        (signal.SIGKILL, -9, None),
+        (signal.SIGTERM, 143, "terminated: saved epoch 2 after batch 2; TRAINING.RESUME True goes"),
+        (signal.SIGINT, 130, "interrupted: saved epoch 2 after batch 2; TRAINING.RESUME True goes"),
+    ],
+    ids=["SIGKILL", "SIGTERM", "SIGINT"],
+)
+def test_killed_and_resumed_is_as_uninterrupted(
+    number, code, line, data, tmp_path, uninterrupted, capsys
+):
+    opts = options(data, tmp_path, **stateful(TRAINING__SAVE_MINUTES=1e-6))
+    command = [sys.executable, "-c", SIGNALLED, str(int(number))]
+    command += ["--config", str(ROOT / "Denoising/training.yml"), "--opts", *opts]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(
+        command, env=environment, capture_output=True, text=True, start_new_session=True
+    )
+    assert (killed.returncode, killed.stderr) == (code, "")
+    if line:
+        assert killed.stdout.splitlines()[-1].startswith(line)
+    resumed = trainer_for(data, tmp_path, **stateful(TRAINING__RESUME=True))
+    # Killed, it lost its last step.
+    assert (resumed.epoch, resumed.batch) == (2, 2 if line else 1)
+    assert f"at epoch 2, after batch {resumed.batch}" in output(capsys)
+    resumed.run()
+    assert_same(state(resumed.folder), state(uninterrupted))
+    best = [read_checkpoint(run / "model_best.pth") for run in (resumed.folder, uninterrupted)]
+    assert_same(*best)
+
+
+def stop_during_validation(trainer: Trainer, number: int) -> None:
+    loader = trainer.validation
+
+    def interrupted():
+        for samples in loader:
+            yield samples
+            trainer.stop.note(number)
+
+    trainer.validation = interrupted()
+    with pytest.raises(SystemExit) as stop:
+        trainer.run()
+    assert stop.value.code == 128 + number
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_stopped_during_a_validation(times, data, tmp_path, capsys):
+    """Which may be long, and is done again: the middle of an epoch or its end."""
+    keys = {"OPTIM__BATCH_SIZE": 1, "OPTIM__NUM_EPOCHS": 1, "TRAINING__VAL_TIMES": times}
+    expected = trainer_for(data, tmp_path / "a", **keys)
+    expected.run()
+    stopped = trainer_for(data, tmp_path / "b", **keys)
+    stop_during_validation(stopped, signal.SIGTERM)
+    at = 7 if times == 1 else 1
+    assert f"terminated: saved epoch 1 after batch {at}" in output(capsys)
+    resumed = trainer_for(data, tmp_path / "b", **keys, TRAINING__RESUME=True)
+    assert (resumed.batch, resumed.validated, resumed.psnr) == (at, 0, None)
+    resumed.run()
+    assert_same(state(resumed.folder), state(expected.folder))
+
+
+def test_second_interrupt_ends_at_once(monkeypatch):
+    stop, now = Stop(), 100.0
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now)
+    assert not stop
+    stop.note(signal.SIGINT)
+    now = 101.0  # `timeout` sends its signal twice
+    stop.note(signal.SIGINT)
+    now = 103.0
+    stop.note(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        stop.note(signal.SIGINT)
+    assert stop and stop.number == signal.SIGINT
+
+
+def test_signals_have_their_old_meaning_after_a_run(data, tmp_path):
+    before = [signal.getsignal(number) for number in signals.STOPPED]
+    trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=1, TRAINING__VAL_DIR="").run()
+    assert [signal.getsignal(number) for number in signals.STOPPED] == before
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains_and_resumes(precision, data, tmp_path, capsys):
+    keys = {"TRAINING__PRECISION": precision, "TRAINING__CHANNELS_LAST": True}
+    keys |= {"OPTIM__LR_INITIAL": 1e-2, "TRAINING__VAL_DIR": ""}
+    expected = trainer_for(data, tmp_path / "a", **keys)
+    types = set()
+    convolution = next(m for m in expected.model.modules() if isinstance(m, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda *args: types.add(args[-1].dtype))
+    for _ in range(3):
+        expected.run_epoch()
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+),", output(capsys))]
+    assert losses[2] < losses[0]
+    assert types == {training.AUTOCAST[precision]}
+    for epoch in (1, 2, 3):
+        resumed = trainer_for(data, tmp_path / "b", **keys, TRAINING__RESUME=True)
+        assert resumed.epoch == epoch
+        resumed.run_epoch()
+    assert_same(state(resumed.folder), state(expected.folder))
+    scaler = state(resumed.folder)["training"]["scaler"]
+    assert scaler.get("_growth_tracker") == (9 if precision == "fp16" else None)  # steps
+
+
+def test_resuming_in_another_precision(data, tmp_path):
+    trainer_for(data, tmp_path, TRAINING__VAL_DIR="").run_epoch()
+    for precision in ("fp16", "bf16"):
+        keys = {"TRAINING__PRECISION": precision, "TRAINING__VAL_DIR": ""}
+        trainer_for(data, tmp_path, TRAINING__RESUME=True, **keys).run_epoch()
+    assert state(tmp_path / "Denoising/models/DGUNet")["training"]["epoch"] == 4
+
+
+def test_resuming_with_another_batch_size(data, tmp_path, capsys):
+    trainer = trainer_for(data, tmp_path)
+    trainer.run_epoch()
+    output(capsys)
+    resumed = trainer_for(data, tmp_path, TRAINING__RESUME=True, OPTIM__BATCH_SIZE=2)
+    assert (resumed.epoch, resumed.batch) == (2, 0)
+    assert output(capsys) == (
+        f"resumed from {trainer.latest} at epoch 2\nchanged since: OPTIM.BATCH_SIZE 3 → 2\n"
+    )
+    resumed.step(batches(resumed, 2)[0])
+    resumed.save_latest()
+    again = trainer_for(data, tmp_path, TRAINING__RESUME=True)
+    assert (again.epoch, again.batch, again.loss_sum) == (2, 0, 0)
+    assert "its batches are others now: epoch 2 begins again" in output(capsys)
+    assert_same(weights(again), weights(resumed))
+    again.run_epoch()
+
+
+def test_resuming_with_another_learning_rate(data, tmp_path, capsys):
+    trainer = trainer_for(data, tmp_path)
+    trainer.run_epoch()
+    keys = {"OPTIM__LR_INITIAL": 3e-3, "OPTIM__WEIGHT_DECAY": 0.1, "OPTIM__NUM_EPOCHS": 9}
+    resumed = trainer_for(data, tmp_path, TRAINING__RESUME=True, **keys)
+    group = resumed.optimizer.param_groups[0]
+    assert group["lr"] == pytest.approx(2e-3)  # the second of three epochs of warm-up
+    assert group["weight_decay"] == 0.1
+    text = output(capsys)
+    assert "OPTIM.LR_INITIAL 0.0001 → 0.003" in text and "OPTIM.NUM_EPOCHS 3 → 9" in text
+    resumed.scheduler.step()
+    resumed.scheduler.step()
+    assert resumed.scheduler.after_scheduler.T_max == 46
+
+
+def test_a_finished_run_ends_again_at_once(data, tmp_path, capsys):
+    trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=1).run()
+    before = state(tmp_path / "Denoising/models/DGUNet")
+    output(capsys)
+    trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=1, TRAINING__RESUME=True).run()
+    text = output(capsys)
+    assert "model_latest.pth at its end" in text
+    assert re.search(r"^best: epoch 1, PSNR \d\d\.\d\d dB$", text, re.M)
+    assert_same(state(tmp_path / "Denoising/models/DGUNet"), before)
+
+
+def test_nothing_to_resume_from(data, tmp_path, capsys):
+    trainer = trainer_for(data, tmp_path, TRAINING__RESUME=True)
+    assert output(capsys) == f"nothing to resume from in {trainer.folder}: starting anew\n"
+    assert (trainer.epoch, trainer.batch) == (1, 0)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(data, tmp_path):
+    trainer = trainer_for(data, tmp_path)
+    trainer.save_latest()
+    with pytest.raises(InputError, match=rf"^{trainer.latest} holds a run: TRAINING.RESUME True"):
+        trainer_for(data, tmp_path)
+    trainer_for(data, tmp_path, MODEL__SESSION="another")
+
+
+def test_what_cannot_be_resumed(data, tmp_path):
+    trainer = trainer_for(data, tmp_path)
+    trainer.save_latest()
+    keys = {"TRAINING__RESUME": True}
+    with pytest.raises(
+        InputError, match=r"model_latest.pth: holds no moving average, but OPTIM.EMA"
+    ):
+        trainer_for(data, tmp_path, OPTIM__EMA=0.9, **keys)
+    with pytest.raises(InputError, match=r"model_latest.pth: .*Denoising DGUNet"):
+        trainer_for(data, tmp_path, MODEL__WIDTH=12, **keys)
+    trainer.save(trainer.latest)
+    with pytest.raises(InputError, match=r"model_latest.pth: holds weights only, no state"):
+        trainer_for(data, tmp_path, **keys)
+    trainer.latest.write_bytes(trainer.latest.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"model_latest.pth: not a readable checkpoint"):
+        trainer_for(data, tmp_path, **keys)
+    average = trainer_for(data, tmp_path, OPTIM__EMA=0.9, MODEL__SESSION="ema")
+    average.save_latest()
+    with pytest.raises(
+        InputError, match=r"model_latest.pth: holds a moving average, but OPTIM.EMA"
+    ):
+        trainer_for(data, tmp_path, MODEL__SESSION="ema", **keys)
+
+
+def test_written_configuration_gives_the_same_run(data, tmp_path):
+    first = trainer_for(data, tmp_path, DATA__DEGRADATION="gaussian25", OPTIM__NUM_EPOCHS=1)
+    first.run()
+    config = load_config(first.folder / "config.yml", ["MODEL.SESSION", "again"])
+    second = Trainer(TASKS["Denoising"], config)
+    second.run()
+    assert_same(weights(second), weights(first))
+    assert second.best == first.best
+
+
+# The step
+
+
+def gradients(trainer: Trainer, samples: dict) -> list[torch.Tensor]:
+    """Take a step, and return the gradients that the optimizer got."""
+    found = []
+    hook = trainer.optimizer.register_step_pre_hook(
+        lambda *_: found.extend(p.grad.clone() for p in trainer.model.parameters())
+    )
+    trainer.step(samples)
+    hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_accumulation_gives_the_step_of_the_whole_batch(task, data, tmp_path):
+    found = {}
+    for parts in (1, 3):  # 7 samples in parts of 3, 3 and 1
+        keys = {"OPTIM__ACCUMULATE": parts, "OPTIM__BATCH_SIZE": 7}
+        trainer = trainer_for(data, tmp_path, task, **keys)
+        # Adam divides by gradients that may be nearly zero: rounding would show.
+        trainer.model.double()
+        samples = batches(trainer)[0]
+        samples |= {name: samples[name].double() for name in ("degraded", "target")}
+        sizes = []
+        trainer.network.register_forward_hook(
+            lambda _m, args, _o, sizes=sizes: sizes.append(len(*args))
+        )
+        trainer.step(samples)
+        assert sizes == ([7] if parts == 1 else [3, 3, 1])
+        found[parts] = weights(trainer), trainer.loss_sum
+    for whole, divided in zip(found[1][0], found[3][0], strict=True):
+        torch.testing.assert_close(divided, whole, rtol=0, atol=1e-8)
+    assert found[3][1] == pytest.approx(found[1][1], rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_checkpointed_stages_train_as_others_do_and_keep_less(precision, data, tmp_path):
+    kept, steps = [], []
+    for checkpoint in (False, True):
+        keys = {"MODEL__STAGES": 5, "TRAINING__CHECKPOINT_STAGES": checkpoint}
+        keys |= {"TRAINING__PRECISION": precision}
+        trainer = trainer_for(data, tmp_path / str(checkpoint), **keys)
+        bytes_kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, kept=bytes_kept: kept.append(tensor.nbytes) or tensor, lambda t: t
+        ):
+            samples = batches(trainer)[0]
+            with trainer.autocast():
+                trainer.network(trainer.images(samples)[0])
+        kept.append(sum(bytes_kept))
+        trainer.step(samples)
+        steps.append(weights(trainer))
+    assert_same(*steps)
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_gradient_is_that_of_the_mean_over_samples(data, tmp_path):
+    """And so the last batch of an epoch, here of one sample, weighs each sample equally."""
+    trainer = trainer_for(data, tmp_path, "Deraining", OPTIM__ACCUMULATE=2)
+    model = build_model("Deraining", "DGUNet", SIZES)
+    for samples in batches(trainer):
+        model.load_state_dict(trainer.model.state_dict())
+        model.zero_grad()
+        losses = [
+            trainer.task.loss(model(degraded[None]), target[None])
+            for degraded, target in zip(samples["degraded"], samples["target"], strict=True)
+        ]
+        torch.stack(losses).mean().backward()
+        found = gradients(trainer, samples)
+        for parameter, gradient in zip(model.parameters(), found, strict=True):
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert (trainer.batch, trainer.samples_done) == (3, 7)
+
+
+def test_loss_of_an_epoch_is_the_mean_over_its_samples(data, tmp_path, capsys):
+    keys = {"OPTIM__LR_INITIAL": 1e-30, "OPTIM__LR_MIN": 0, "TRAINING__VAL_DIR": ""}
+    trainer = trainer_for(data, tmp_path, **keys)
+    losses = [
+        trainer.task.loss(trainer.model(degraded[None]), target[None]).item()
+        for samples in batches(trainer)
+        for degraded, target in zip(samples["degraded"], samples["target"], strict=True)
+    ]
+    output(capsys)
+    trainer.run_epoch()
+    assert output(capsys).startswith(f"epoch 1: loss {np.mean(losses):.5f}, lr 3.33e-31, ")
+
+
+def test_gradient_clipping(data, tmp_path):
+    samples = None
+    norms = {}
+    for limit in (0.0, 0.01):
+        trainer = trainer_for(data, tmp_path, OPTIM__CLIP_GRAD=limit)
+        samples = samples or batches(trainer)[0]
+        found = gradients(trainer, samples)
+        norms[limit] = math.sqrt(sum(float(g.double().square().sum()) for g in found))
+    assert norms[0.0] > 0.1
+    assert norms[0.01] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_three_steps_are_those_of_adam(task, data, tmp_path):
+    """Adam with the published betas and the task's weight decay, written out."""
+    trainer = trainer_for(data, tmp_path, task)
+    decay = 1e-8 if task == "Denoising" else 0
+    expected = [p.double() for p in weights(trainer)]
+    first = [torch.zeros_like(p) for p in expected]
+    second = [torch.zeros_like(p) for p in expected]
+    for number, samples in enumerate(batches(trainer), 1):
+        rate = trainer.optimizer.param_groups[0]["lr"]
+        found = gradients(trainer, samples)
+        for p, m, v, gradient in zip(expected, first, second, found, strict=True):
+            gradient = gradient.double() + decay * p
+            m.mul_(0.9).add_(0.1 * gradient)
+            v.mul_(0.999).add_(0.001 * gradient.square())
+            p.sub_(rate * (m / (1 - 0.9**number)) / ((v / (1 - 0.999**number)).sqrt() + 1e-8))
+    for parameter, p in zip(trainer.model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach().double(), p, rtol=0, atol=1e-6)
+
+
+def test_moving_average(data, tmp_path):
+    trainer = trainer_for(data, tmp_path, OPTIM__EMA=0.3, OPTIM__LR_INITIAL=1e-2)
+    passed = []
+    for samples in batches(trainer):
+        trainer.step(samples)
+        passed.append(weights(trainer))
+    # After the first step the average is its weights. The decay after step k is (1 + k) / (10 + k)
+    # as long as that is below 0.3, here 2/11 and 3/12.
+    shares = [2 / 11 * 3 / 12, 9 / 11 * 3 / 12, 9 / 12]
+    averages = list(trainer.weights.parameters())
+    assert trainer.weights is not trainer.model
+    for average, *steps in zip(averages, *passed, strict=True):
+        expected = sum(share * p.double() for share, p in zip(shares, steps, strict=True))
+        torch.testing.assert_close(average.double(), expected, rtol=0, atol=1e-7)
+    trainer.save_latest()
+    checkpoint = read_checkpoint(trainer.latest)
+    assert_same(checkpoint["state_dict"], dict(trainer.average.module.state_dict()))
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops(kind, data, tmp_path, monkeypatch):
+    keys = {"OPTIM__BATCH_SIZE": 2, "TRAINING__WORKERS": 0, "TRAINING__VAL_DIR": ""}
+    trainer = trainer_for(data, tmp_path, **keys)
+    loss = trainer.task.loss
+
+    def broken(stages, target):
+        value = loss(stages, target)
+        if (trainer.epoch, trainer.batch) != (2, 1):
+            return value
+        return value * math.nan if kind == "loss" else value + (stages[0] * 0).sum().sqrt()
+
+    monkeypatch.setattr(trainer.task, "loss", broken)
+    with pytest.raises(InputError) as error:
+        trainer.run()
+    trainer.sampler.set_position(2, 1)
+    names = ", ".join(f"photo{key.index}" for key in next(iter(trainer.sampler)))
+    value = "nan" if kind == "loss" else r"0\.\d+"
+    assert re.match(
+        rf"epoch 2, step 2: the loss is {value} and its gradient's norm nan, "
+        rf"in a batch of {names}; {trainer.latest} is from before$",
+        str(error.value),
+    )
+    kept = read_checkpoint(trainer.latest)
+    assert (kept["training"]["epoch"], kept["training"]["batch"]) == (2, 0)
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_fp16_leaves_out_a_step_that_overflows(data, tmp_path):
+    trainer = trainer_for(data, tmp_path, TRAINING__PRECISION="fp16")
+    before, samples = weights(trainer), batches(trainer)[0]
+    trainer.scaler.scale(torch.zeros(()))  # only then it has a scale
+    trainer.scaler.update(2.0**126)
+    trainer.step(samples)
+    assert_same(weights(trainer), before)
+    assert trainer.scaler.get_scale() == 2.0**125
+
+
+def test_grey_images_train_as_three_equal_channels(data, tmp_path):
+    keys = {"DATA__GREY": True, "DATA__DEGRADATION": "gaussian25"}
+    trainer = trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=1, **keys)
+    samples = batches(trainer)[0]
+    assert samples["degraded"].shape == (3, 1, 16, 16)
+    degraded, target = trainer.images(samples)
+    for image, single in ((degraded, samples["degraded"]), (target, samples["target"])):
+        assert torch.equal(image, single.repeat(1, 3, 1, 1))
+    trainer.run()
+    errors = []
+    for sample in trainer.validation_data:
+        with torch.no_grad():
+            restored = trainer.model.eval()(sample["degraded"].repeat(3, 1, 1)[None])[0][0]
+        error = restored.mean(0, keepdim=True).clamp(0, 1) - sample["target"]
+        errors.append(error.double().square().mean().item())
+    assert trainer.best["psnr"] == pytest.approx(np.mean(-10 * np.log10(errors)), abs=1e-4)
+
+
+# Starting weights
+
+
+def test_fine_tuning_starts_from_given_weights_with_a_fresh_optimizer(data, tmp_path):
+    first = trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=1, OPTIM__LR_INITIAL=1e-2)
+    first.run()
+    keys = {"MODEL__SESSION": "tuned", "MODEL__WEIGHTS": first.folder / "model_best.pth"}
+    second = trainer_for(data, tmp_path, **keys)
+    assert_same(weights(second), weights(first))
+    assert (second.epoch, second.batch, second.optimizer.state_dict()["state"]) == (1, 0, {})
+    assert second.best["epoch"] == 0
+
+
+def test_fine_tuning_from_a_file_in_the_published_format(data, tmp_path):
+    torch.manual_seed(3)
+    published = build_model("Denoising", "DGUNet", {**SIZES, "stages": 7})
+    path = tmp_path / "published.pth"
+    torch.save({"epoch": 9, "state_dict": published_state_dict(published)}, path)
+    trainer = trainer_for(data, tmp_path, MODEL__STAGES=7, MODEL__WEIGHTS=path)
+    assert_same(weights(trainer), [p.detach() for p in published.parameters()])
+    with pytest.raises(InputError, match=r"published.pth: this is a .* DGUNet checkpoint"):
+        trainer_for(data, tmp_path, MODEL__WIDTH=12, MODEL__WEIGHTS=path)
+
+
+def test_zero_image_convolutions(data, tmp_path):
+    trainer = trainer_for(data, tmp_path, MODEL__ZERO_IMAGE_CONVOLUTIONS=True)
+    degraded = trainer.images(batches(trainer)[0])[0]
+    assert torch.equal(trainer.model(degraded)[0], degraded)
+
+
+# Validation
+
+
+def test_validation_is_the_mean_psnr_over_centre_crops(data, tmp_path):
+    trainer = trainer_for(data, tmp_path, OPTIM__EMA=0.5, OPTIM__LR_INITIAL=1e-3)
+    trainer.run_epoch()
+    from dgunet.images.files import read_rgb
+
+    found = []
+    for index in range(7):
+        degraded, target = (
+            to_tensor(read_rgb(data / part / f"photo{index}.png"))[:, 4:20, 7:23]
+            for part in ("input", "target")
+        )
+        with torch.no_grad():
+            restored = trainer.average.module.eval()(degraded[None])[0][0].clamp(0, 1)
+        error = (restored.numpy().astype(float) - target.numpy()) ** 2
+        found.append(10 * np.log10(1 / error.mean()))
+    assert trainer.best == {"epoch": 1, "psnr": pytest.approx(np.mean(found), abs=1e-4)}
+    kept = read_checkpoint(trainer.folder / "model_epoch_1.pth")
+    assert (kept["epoch"], kept["psnr"]) == (1, trainer.best["psnr"])
+
+
+def test_an_exact_image_counts_as_100_db(data, tmp_path):
+    trainer = trainer_for(data, tmp_path, MODEL__ZERO_IMAGE_CONVOLUTIONS=True)
+    image = torch.rand(1, 3, 16, 16)
+    trainer.validation = [{"degraded": image, "target": image}] * 2
+    trainer.validate()
+    assert trainer.psnr == pytest.approx(100)
+
+
+def test_best_epoch_and_latest_are_kept(data, tmp_path, capsys):
+    trainer = trainer_for(data, tmp_path, TRAINING__VAL_AFTER_EVERY=2, OPTIM__NUM_EPOCHS=5)
+    scores = iter([20.0, 19.0])
+
+    def validate():
+        trainer.psnr, trainer.validated = next(scores), trainer.batch
+        if trainer.psnr > trainer.best["psnr"]:
+            trainer.best = {"epoch": trainer.epoch, "psnr": trainer.psnr}
+            trainer.save(trainer.folder / "model_best.pth", psnr=trainer.psnr)
+
+    trainer.validate = validate
+    trainer.run()
+    names = {path.name for path in trainer.folder.glob("*.pth")}
+    assert names == {f"model_{n}.pth" for n in ("best", "epoch_2", "epoch_4", "latest")}
+    assert read_checkpoint(trainer.folder / "model_best.pth")["epoch"] == 2
+    assert read_checkpoint(trainer.latest)["epoch"] == 5
+    lines = [line for line in output(capsys).splitlines() if line.startswith("epoch ")]
+    assert ["PSNR" in line for line in lines] == [False, True, False, True, False]
+    assert lines[3].endswith("PSNR 19.00 dB (best 20.00 in epoch 2)")
+
+
+@pytest.mark.parametrize(("repeats", "line"), [(2, ", 3 times each"), (1, "")])
+def test_when_it_validates_is_told(repeats, line, data, tmp_path, capsys):
+    keys = {
+        "TRAINING__VAL_EPOCHS": "[1,4]",
+        "TRAINING__VAL_ALWAYS_AFTER": 6,
+        "DATA__REPEATS": repeats,
+    }
+    trainer = trainer_for(data, tmp_path, TRAINING__VAL_TIMES=3, OPTIM__BATCH_SIZE=2, **keys)
+    trainer.log.start(trainer)
+    expected = f"validation: 7 images, in epochs 1, 4 and all after 6{line}\n"
+    assert output(capsys).endswith(expected)
+
+
+def test_training_without_a_validation_folder(data, tmp_path, capsys):
+    trainer = trainer_for(data, tmp_path, TRAINING__VAL_DIR="", OPTIM__NUM_EPOCHS=1)
+    trainer.run()
+    assert {path.name for path in trainer.folder.glob("*.pth")} == {"model_latest.pth"}
+    assert "validation: none (TRAINING.VAL_DIR is empty), so there will be no model_best.pth" in (
+        output(capsys)
+    )
+
+
+# Images that cannot be read
+
+
+@pytest.fixture
+def corrupt(data, tmp_path) -> Path:
+    """A copy of the data in which one target breaks off after its header."""
+    folder = tmp_path / "corrupt"
+    for part in ("input", "target"):
+        (folder / part).mkdir(parents=True)
+        for file in (data / part).iterdir():
+            (folder / part / file.name).write_bytes(file.read_bytes())
+    broken = folder / "target" / "photo4.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    return folder
+
+
+@pytest.mark.parametrize("part", ["TRAIN_DIR", "VAL_DIR"])
+def test_a_corrupt_image_stops_with_its_name(part, data, corrupt, tmp_path):
+    trainer = trainer_for(data, tmp_path, **{f"TRAINING__{part}": corrupt})
+    with pytest.raises(InputError, match=rf"^{corrupt}/target/photo4.png: "):
+        trainer.run()
+
+
+def test_a_corrupt_image_in_a_worker_is_one_line_too(data, corrupt, tmp_path):
+    opts = options(data, tmp_path, TRAINING__WORKERS=1, TRAINING__TRAIN_DIR=corrupt)
+    command = [sys.executable, str(ROOT / "Denoising/train.py"), "--opts", *opts]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {corrupt}/target/photo4.png: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_corrupt_images_can_be_left_out_and_are_counted(data, corrupt, tmp_path, capsys):
+    keys = {"TRAINING__TRAIN_DIR": corrupt, "TRAINING__VAL_DIR": corrupt, "DATA__REPEATS": 2}
+    trainer = trainer_for(data, tmp_path, TRAINING__SKIP_CORRUPT=True, **keys)
+    trainer.log.start(trainer)
+    trainer.run_epoch()
+    text = output(capsys)
+    assert f"validation: 6 images, every epoch; 1 left out: {corrupt}/target/photo4.png" in text
+    assert re.search(r"^epoch 1: .*, 2 samples left out as unreadable$", text, re.M)
+
+
+def test_the_message_of_a_workers_error_is_one_line():
+    assert "\n" not in str(UnreadableImage("Traceback\n  ...\nfile.png: broken"))
+
+
+# What a run tells
+
+
+def test_budget(data, tmp_path, capsys):
+    keys = {"OPTIM__NUM_EPOCHS": 1, "DATA__REPEATS": 30, "OPTIM__BATCH_SIZE": 100}
+    keys |= {"OPTIM__ACCUMULATE": 5, "TRAINING__VAL_DIR": ""}
+    trainer = trainer_for(data, tmp_path, "Deraining", **keys)
+    trainer.log.start(trainer)
+    parameters = sum(p.numel() for p in build_model("Deraining", "DGUNet", SIZES).parameters())
+    assert output(capsys).splitlines()[:3] == [
+        f"Deraining DGUNet, {parameters:,} parameters, on cpu (1 threads), in {trainer.folder}",
+        "budget: batch 100 in 5 parts, 1 epochs of 210 samples = 210 samples in 3 steps",
+        "paper:  batch 16, 250 epochs of 13,712 samples = 3,428,000 samples; "
+        "this run sees 6.13e-05 of that",
+    ]
+    assert (trainer.folder / "train.log").read_text().count("\n") == 4
+
+
+def test_progress_bar(data, tmp_path, monkeypatch):
+    keys = {"VERBOSE": True, "OPTIM__NUM_EPOCHS": 2, "TRAINING__VAL_DIR": ""}
+    trainer = trainer_for(data, tmp_path, **keys)
+    now = 0.0
+    monkeypatch.setattr(runlog.time, "monotonic", lambda: now)
+    with trainer.log.progress(trainer) as bar:
+        assert bar.bar.total == 3
+        for trainer.batch, samples in ((1, 3), (2, 6), (3, 7)):
+            now += 2
+            bar.advance(0.25)
+            assert bar.rate == samples / (2 * trainer.batch)
+            now += 100  # of validation
+            bar.skip_time()
+        assert bar.bar.postfix == "loss 0.2500, lr 3.3e-05, 1.17 images/s, run: 0:00:04 left"
+
+
+def test_tensorboard(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=2).run()
+    trainer = trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=3, TRAINING__RESUME=True)
+    trainer.run()
+    events = EventAccumulator(str(trainer.folder / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    expected = {"loss", "learning rate", "images per second", "validation PSNR"}
+    assert set(tags["scalars"]) == expected
+    for name in expected:  # also the last of the first run, which the second does not repeat
+        assert [event.step for event in events.Scalars(name)] == [3, 6, 9]
+    assert events.Scalars("learning rate")[2].value == pytest.approx(1e-4)
+    assert max(e.value for e in events.Scalars("validation PSNR")) == pytest.approx(
+        trainer.best["psnr"], abs=1e-4
+    )
+    pictures = events.Images("degraded, restored, target")
+    assert len(pictures) == 3
+    # Rows of degraded, restored and target crops, three of 16×16.
+    assert all((picture.width, picture.height) == (48, 48) for picture in pictures)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_moves_between_cpu_and_gpu(data, tmp_path):
+    for epochs, gpu in ((1, []), (2, [0]), (3, [])):
+        keys = {"OPTIM__NUM_EPOCHS": epochs, "TRAINING__RESUME": epochs > 1, "GPU": gpu}
+        trainer = trainer_for(data, tmp_path, **keys)
+        assert trainer.epoch == epochs
+        trainer.run()
+        assert all(value.isfinite().all() for value in weights(trainer))
