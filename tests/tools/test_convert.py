@@ -73,7 +73,7 @@ def image(network: Network) -> Tensor:
 
 @pytest.mark.parametrize(("task", "model"), CASES)
 def test_published_files_are_recognised(tmp_path, capsys, task, model):
-    manifest = json.loads((ROOT / f"tests/data/manifests/{task}.{model}.json").read_text())
+    manifest = json.loads((ROOT / f"tests/fixtures/manifests/{task}.{model}.json").read_text())
     state = {  # zeros that share their memory
         f"module.{entry['name']}": torch.zeros(1).expand(entry["shape"])
         for entry in manifest["entries"]

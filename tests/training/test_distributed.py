@@ -116,7 +116,7 @@ def start(command: list[str], **environment) -> subprocess.Popen:
 def program(folder: Path) -> list[str]:
     file = folder / "program.py"
     file.write_text(PROGRAM)
-    return [str(file), str(ROOT / "tests")]
+    return [str(file), str(ROOT / "tests/training")]
 
 
 def assert_close(found, expected) -> None:
