@@ -1,8 +1,6 @@
 import sys
 from importlib import import_module
 
-if (
-    __name__ == "Compressive_Sensing"
-):  # from a checkout: modules of dgunet, not copies
+if __name__ == "Compressive_Sensing":  # from a checkout: modules of dgunet, not copies
     for _name in ("DGUNet", "data"):
         sys.modules[f"{__name__}.{_name}"] = import_module(f"dgunet.{__name__}.{_name}")

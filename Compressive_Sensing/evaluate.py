@@ -12,10 +12,9 @@ at 41 dB that costs 0.07 dB, at 31 dB nothing.
 
 from pathlib import Path
 
+from dgunet.base.errors import command
 from dgunet.Compressive_Sensing.DGUNet import RATIOS, TASK
 from dgunet.Compressive_Sensing.test import PROTOCOL, SETS
-
-from dgunet.base.errors import command
 from dgunet.scoring.evaluate import EvaluationSet, evaluate_folders, make_parser
 
 TEST_SETS = {f"{name}_{ratio}": EvaluationSet(name, PROTOCOL) for name in SETS for ratio in RATIOS}

@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK, DGUNet
 from torch import Tensor
 
 from dgunet.base.errors import InputError, command
+from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK, DGUNet
 from dgunet.images.files import read_gray, read_rgb, to_tensor
 from dgunet.inference.restorer import pick_device
 from dgunet.model.checkpoint import load_model, write_atomically

@@ -12,6 +12,9 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from dgunet.base.errors import InputError, command
 from dgunet.Compressive_Sensing.DGUNet import BLOCK, DGUNet
 from dgunet.Compressive_Sensing.measure import (
     Measurements,
@@ -21,9 +24,6 @@ from dgunet.Compressive_Sensing.measure import (
     read_measurements,
     zero_pad,
 )
-from torch import Tensor
-
-from dgunet.base.errors import InputError, command
 from dgunet.images.files import to_uint8, write_image
 
 TILE_PIXELS = 2**18  # that a batch of tiles has at most, unless a single tile has more

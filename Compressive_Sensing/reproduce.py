@@ -17,12 +17,12 @@ import subprocess
 from pathlib import Path
 
 import torch
+
+from dgunet.base.errors import InputError, command
 from dgunet.Compressive_Sensing import test
 from dgunet.Compressive_Sensing.DGUNet import RATIOS
 from dgunet.Compressive_Sensing.measure import FOLDER
 from dgunet.Compressive_Sensing.train import TASK
-
-from dgunet.base.errors import InputError, command
 from dgunet.model.checkpoint import load_model, save_checkpoint, write_atomically
 from dgunet.model.registry import MODELS
 from dgunet.scoring.protocols import mean_score

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK
-from dgunet.Compressive_Sensing.measure import RATIO, shipped_weights
-from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
 from tqdm import tqdm
 
 from dgunet.base.errors import InputError, command
+from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK
+from dgunet.Compressive_Sensing.measure import RATIO, shipped_weights
+from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
 from dgunet.images.files import (
     IMAGE_SUFFIXES,
     list_images,

@@ -19,6 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from dgunet.base.errors import InputError, command
 from dgunet.Compressive_Sensing.data import (
     Photographs,
     principal_components,
@@ -27,10 +31,6 @@ from dgunet.Compressive_Sensing.data import (
 )
 from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, DGUNet
 from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
-from torch import Tensor, nn
-from yacs.config import CfgNode
-
-from dgunet.base.errors import InputError, command
 from dgunet.model.checkpoint import load_model
 from dgunet.training import trainer as training
 from dgunet.training.losses import LOSSES

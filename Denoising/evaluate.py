@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command
+from dgunet.base.folders import working_folder
 from dgunet.scoring.evaluate import (
     describe_settings,
     evaluate_folders,
@@ -23,7 +24,7 @@ from dgunet.scoring.evaluate import (
 )
 from dgunet.scoring.protocols import score_blocks
 
-FOLDER = Path(__file__).resolve().parent
+HOME = working_folder(Path(__file__).parent)
 SIDD_PROTOCOL = "matlab_rgb"
 
 
@@ -62,8 +63,8 @@ def main() -> None:
         evaluate_folders("Denoising", options, {}, [], default_protocol="gaussian_rgb")
         return
 
-    result = options.result or FOLDER / "results/SIDD/mat/Idenoised.mat"
-    target = options.target or FOLDER / "Datasets/SIDD/test/ValidationGtBlocksSrgb.mat"
+    result = options.result or HOME / "results/SIDD/mat/Idenoised.mat"
+    target = options.target or HOME / "Datasets/SIDD/test/ValidationGtBlocksSrgb.mat"
     protocol = options.protocol or SIDD_PROTOCOL
     settings = read_settings(result.parent, result.parent.parent)
     scores = score_blocks(

@@ -16,9 +16,8 @@ Checkpoints, log and TensorBoard go to SAVE_DIR/MODE/models/SESSION/.
 
 from pathlib import Path
 
-from dgunet.Denoising.data import training_data, validation_data
-
 from dgunet.base.errors import command
+from dgunet.Denoising.data import training_data, validation_data
 from dgunet.training import trainer as training
 from dgunet.training.losses import LOSSES
 

@@ -13,9 +13,8 @@ results again, also those of other programs.
 
 from pathlib import Path
 
-from dgunet.Deraining.evaluate import TEST_SETS
-
 from dgunet.base.errors import command
+from dgunet.Deraining.evaluate import TEST_SETS
 from dgunet.scoring.test import find_sets, load_trained, make_parser, run_sets
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from dgunet.Compressive_Sensing.DGUNet import DGUNet
-from dgunet.Compressive_Sensing.measure import zero_pad
 from torch import Tensor
 
+from dgunet.Compressive_Sensing.DGUNet import DGUNet
+from dgunet.Compressive_Sensing.measure import zero_pad
 from dgunet.data.degradations import linear_to_srgb, srgb_to_linear
 from dgunet.images.files import to_tensor
 

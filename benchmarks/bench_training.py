@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from bench_inference import TINY, Options, operator_shares, published
 from cost import SMALL, gflop
-from dgunet.Deraining.train import TASK
 from loader import make_pairs, rate
 from measure import (
     interleaved,
@@ -30,6 +29,7 @@ from measure import (
 
 from dgunet.data.crops import PackedPairs, PairedImages
 from dgunet.data.packed import pack
+from dgunet.Deraining.train import TASK
 from dgunet.training.configuration import load_config
 from dgunet.training.losses import EDGE_WEIGHT, charbonnier, laplacian
 from dgunet.training.trainer import Trainer

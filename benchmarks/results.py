@@ -35,15 +35,14 @@ from pathlib import Path
 import baselines
 import numpy as np
 import torch
-from dgunet.Compressive_Sensing.data import centre
-from dgunet.Compressive_Sensing.DGUNet import RATIOS
-from dgunet.Compressive_Sensing.test import SETS
-from dgunet.Compressive_Sensing.test import restore as measure_and_reconstruct
-from dgunet.Denoising.test import noisy_sets
 from joblib import Parallel, delayed
 from loader import commit, processor
 
 from dgunet.base.errors import InputError, command
+from dgunet.Compressive_Sensing.data import centre
+from dgunet.Compressive_Sensing.DGUNet import RATIOS
+from dgunet.Compressive_Sensing.test import SETS
+from dgunet.Compressive_Sensing.test import restore as measure_and_reconstruct
 from dgunet.data.degradations import (
     PRESETS,
     bundled_photos,
@@ -51,6 +50,7 @@ from dgunet.data.degradations import (
     shake_kernel,
     synthesize,
 )
+from dgunet.Denoising.test import noisy_sets
 from dgunet.images.files import list_images, pair_by_name, read_gray, read_image, read_rgb, to_uint8
 from dgunet.model.checkpoint import write_atomically
 from dgunet.model.registry import MODELS, TASKS

@@ -4,12 +4,12 @@
     restorer = Restorer.from_checkpoint("weights.safetensors")
     restored = restorer(image)  # NumPy array or tensor, of any size
 
-The rooms, each of which says in its first line what belongs there; imports point from left to right:
+The rooms; the first line of each says what belongs there. Imports point from left to right:
 
     tools → scoring → inference → model → images → base
     training → inference, model, data; data → images
 
-In a checkout the task folders lie beside this package; in the installed wheel, inside it. Either way
+In a checkout the task folders lie beside this package, in the installed wheel inside it. In both
 they are `dgunet.Deblurring`, `dgunet.Deraining`, `dgunet.Denoising`, `dgunet.Compressive_Sensing`.
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dgunet.base.errors import InputError
 from dgunet.data.degradations import PRESETS, Blur, Noise, Rain
-from dgunet.model.registry import TASKS
+from dgunet.model.registry import TASKS, task_folder
 
 DEFAULT_WEIGHTS: Mapping[str, str] = {  # task → name, without .safetensors
     "Deblurring": "small_blur_mild",
@@ -19,7 +19,6 @@ DEFAULT_WEIGHTS: Mapping[str, str] = {  # task → name, without .safetensors
     "Denoising": "small_gaussian25",
     "Compressive_Sensing": "DGUNet_25",
 }
-ROOT = Path(__file__).resolve().parents[2]  # of the clone, or site-packages
 
 
 def default_weights(task: str) -> Path:
@@ -28,7 +27,7 @@ def default_weights(task: str) -> Path:
     Raises:
         FileNotFoundError: this installation lacks it.
     """
-    path = _folder(task) / f"{DEFAULT_WEIGHTS[task]}.safetensors"
+    path = task_folder(task) / "pretrained_models" / f"{DEFAULT_WEIGHTS[task]}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: {task}'s default weights are not there")
     return path
@@ -41,8 +40,8 @@ def find_weights(name: str | Path) -> Path:
     Raises:
         InputError: a bare name without suffix that nothing has.
 
-    >>> find_weights("small_gaussian25").relative_to(ROOT).as_posix()
-    'Denoising/pretrained_models/small_gaussian25.safetensors'
+    >>> find_weights("small_gaussian25").name
+    'small_gaussian25.safetensors'
     """
     path = Path(name)
     if path.exists() or path.name != str(name) or path.suffix:
@@ -92,9 +91,5 @@ def trained_for(record: Mapping) -> str:
     return str(degradation)
 
 
-def _folder(task: str) -> Path:
-    return ROOT / task / "pretrained_models"
-
-
 def _shipped(task: str) -> list[Path]:
-    return sorted(_folder(task).glob("*.safetensors"))
+    return sorted(task_folder(task).glob("pretrained_models/*.safetensors"))

@@ -5,6 +5,7 @@ A model's `config` names its entry here, so that a checkpoint leads back to its 
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 
 from dgunet.base.errors import InputError
 from dgunet.model.network import Network
@@ -37,3 +38,9 @@ def build_model(
         return getattr(import_module(TASKS[task]), model)(**(sizes or {}))
     except (TypeError, ValueError) as error:
         raise InputError(f"{task} {model}: {error}") from error
+
+
+def task_folder(task: str) -> Path:
+    """Return the folder of a task, which holds its recipes and its pretrained weights: beside
+    `dgunet` in a checkout, inside it where the package is installed."""
+    return Path(import_module(f"dgunet.{task}").__path__[0])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgunet.base.errors import InputError
+from dgunet.base.folders import working_folder
 from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name, write_bytes
 from dgunet.scoring.protocols import (
     PROTOCOLS,
@@ -43,9 +44,10 @@ def make_parser(
     test_sets: Mapping[str, EvaluationSet] | None = None,
     default_sets: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
-    """Return the options of a task's `evaluate.py`. `folder` is the task's, below which the default
-    folders lie whatever the working directory is; None: there are no default folders."""
-    defaults = [folder / "results", folder / "Datasets"] if folder else [None, None]
+    """Return the options of a task's `evaluate.py`; the default folders lie below
+    `working_folder(folder)`, `folder` being the task's. None: there are no default folders."""
+    home = working_folder(folder) if folder else None
+    defaults = [home / "results", home / "Datasets"] if home else [None, None]
     default_help = " (default: %(default)s)" if folder else ""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

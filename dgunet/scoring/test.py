@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dgunet.base.errors import InputError, first_few
+from dgunet.base.folders import working_folder
 from dgunet.base.threads import overlapped
 from dgunet.images.files import (
     IMAGE_SUFFIXES,
@@ -55,8 +56,9 @@ _LONGEST_IMAGE_TABLE = 20  # rows; of larger sets only the means are printed
 
 
 def make_parser(description: str, folder: Path) -> argparse.ArgumentParser:
-    """Return the options that every `test.py` has. `folder` is the task's, below which the default
-    folders lie whatever the working directory is."""
+    """Return the options that every `test.py` has; the default folders lie below
+    `working_folder(folder)`, `folder` being the task's."""
+    home = working_folder(folder)
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,8 +72,8 @@ def make_parser(description: str, folder: Path) -> argparse.ArgumentParser:
         help="config.yml of the training run, if the checkpoint does not say what it is",
     )
     for name, default, text in (
-        ("--input_dir", folder / "Datasets", "the data folder"),
-        ("--result_dir", folder / "results", "results go to a folder in it for each set"),
+        ("--input_dir", home / "Datasets", "the data folder"),
+        ("--result_dir", home / "results", "results go to a folder in it for each set"),
     ):
         add(name, type=Path, default=default, metavar="DIR", help=f"{text} (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: the best)")

@@ -13,6 +13,7 @@ import yaml
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError
+from dgunet.base.folders import working_folder
 from dgunet.model.network import SIZES
 from dgunet.model.registry import MODELS
 
@@ -119,7 +120,8 @@ def load_config(
     """Read a YAML configuration file.
 
     Args:
-        file: relative paths in it are relative to its folder.
+        file: relative paths in it are relative to its folder; in an installed package's own files
+            to `working_folder` of it.
         opts: keys and values in turn, such as ["OPTIM.BATCH_SIZE", "4"]; relative paths in them are
             relative to the current folder.
         recipe: dotted keys and values that replace the defaults.
@@ -141,12 +143,12 @@ def load_config(
     for key, value in (recipe or {}).items():
         _set(config, key, value, "recipe")
     for key, value in _flatten(content, file):
-        _set(config, key, value, file, base=file.parent)
+        _set(config, key, value, file, base=working_folder(file.parent))
         sources[key] = file
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         _set(config, key, value, "--opts", base=Path.cwd())
         sources[key] = "--opts"
-    config.TRAINING.SAVE_DIR = _absolute(config.TRAINING.SAVE_DIR, file.parent)
+    config.TRAINING.SAVE_DIR = _absolute(config.TRAINING.SAVE_DIR, working_folder(file.parent))
     for key in ("SESSION", "WEIGHTS"):
         for name in ("NAME", "CS_RATIO"):
             config.MODEL[key] = config.MODEL[key].replace(f"{{{name}}}", str(config.MODEL[name]))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from dgunet.Compressive_Sensing import data
 from skimage.metrics import peak_signal_noise_ratio
 
+from dgunet.Compressive_Sensing import data
 from dgunet.images.files import read_rgb, write_image
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import build_model

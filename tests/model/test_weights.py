@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
 
+from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
 from dgunet.data.degradations import bundled_photos, degrade
 from dgunet.images.files import read_rgb, to_tensor, to_uint8
 from dgunet.inference.restorer import restore

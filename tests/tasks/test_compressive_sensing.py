@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+
+from dgunet.base.errors import InputError
 from dgunet.Compressive_Sensing import evaluate, figure, reproduce, test, train
 from dgunet.Compressive_Sensing import measure as measuring
 from dgunet.Compressive_Sensing import reconstruct as reconstructing
@@ -30,9 +33,6 @@ from dgunet.Compressive_Sensing.measure import (
     write_measurements,
 )
 from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct, reconstruct
-from PIL import Image
-
-from dgunet.base.errors import InputError
 from dgunet.data.crops import EpochBatchSampler, SampleKey
 from dgunet.images.files import read_image, write_image
 from dgunet.model.checkpoint import load_model, load_weights, save_checkpoint

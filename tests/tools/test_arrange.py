@@ -3,10 +3,10 @@ the patches cut from SIDD."""
 
 import numpy as np
 import pytest
-from dgunet.Denoising import generate_patches_SIDD
 from scipy.io import savemat
 
 from dgunet.base.errors import InputError
+from dgunet.Denoising import generate_patches_SIDD
 from dgunet.images.files import pair_by_name, read_rgb, write_image
 from dgunet.tools import arrange as arranging
 from dgunet.tools.arrange import arrange

@@ -28,18 +28,18 @@ import pytest
 import tifffile
 import torch
 import yaml
-from dgunet.Compressive_Sensing.measure import (
-    Measurements,
-    measurement_rows,
-    read_measurements,
-    write_measurements,
-)
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from torch import nn
 
 from dgunet.base.errors import InputError
+from dgunet.Compressive_Sensing.measure import (
+    Measurements,
+    measurement_rows,
+    read_measurements,
+    write_measurements,
+)
 from dgunet.data.crops import PackedPairs
 from dgunet.data.packed import pack, read_index
 from dgunet.images.files import read_image, write_image
