@@ -10,11 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from dgunet.base.errors import command
+from dgunet.base.files import write_atomically
 from dgunet.Compressive_Sensing.DGUNet import DGUNet
 from dgunet.Compressive_Sensing.measure import add_network_options, load_network, measure
 from dgunet.Compressive_Sensing.reconstruct import reconstruct
 from dgunet.images.files import read_gray, to_tensor
-from dgunet.model.checkpoint import write_atomically
 from dgunet.scoring.protocols import psnr
 
 COLUMNS = 5

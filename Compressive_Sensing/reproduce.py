@@ -11,7 +11,6 @@ JSON file that says how they were made and how they score.
 """
 
 import argparse
-import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -19,11 +18,12 @@ from pathlib import Path
 import torch
 
 from dgunet.base.errors import InputError, command
+from dgunet.base.files import sha256, write_atomically
 from dgunet.Compressive_Sensing import test
 from dgunet.Compressive_Sensing.DGUNet import RATIOS
 from dgunet.Compressive_Sensing.measure import FOLDER
 from dgunet.Compressive_Sensing.train import TASK
-from dgunet.model.checkpoint import load_model, save_checkpoint, write_atomically
+from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import MODELS
 from dgunet.scoring.protocols import mean_score
 from dgunet.scoring.published import published_scores
@@ -70,7 +70,7 @@ def keep(best: Path, trainer: Trainer, scores: dict) -> None:
     save_checkpoint(file, network)
     content = {
         "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "sha256": sha256(file),
         "task": TASK.name,
         "model": model,
         "cs_ratio": ratio,

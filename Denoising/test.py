@@ -25,10 +25,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dgunet.base.errors import InputError, command, first_few
+from dgunet.base.files import write_atomically
 from dgunet.data.degradations import Noise, add_noise, pair_generator
 from dgunet.Denoising.evaluate import SIDD_PROTOCOL, read_blocks
 from dgunet.images.files import list_images, read_gray, read_image, to_tensor, to_uint8, write_image
-from dgunet.model.checkpoint import write_atomically
 from dgunet.scoring.protocols import Score, get_protocol, score_blocks
 from dgunet.scoring.test import (
     ImageSet,

@@ -19,7 +19,6 @@ protocols are those of the tasks' test.py; the other methods are in baselines.py
 """
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -39,6 +38,7 @@ from joblib import Parallel, delayed
 from loader import commit, processor
 
 from dgunet.base.errors import InputError, command
+from dgunet.base.files import sha256, write_atomically
 from dgunet.Compressive_Sensing.data import centre
 from dgunet.Compressive_Sensing.DGUNet import RATIOS
 from dgunet.Compressive_Sensing.test import SETS
@@ -52,7 +52,6 @@ from dgunet.data.degradations import (
 )
 from dgunet.Denoising.test import noisy_sets
 from dgunet.images.files import list_images, pair_by_name, read_gray, read_image, read_rgb, to_uint8
-from dgunet.model.checkpoint import write_atomically
 from dgunet.model.registry import MODELS, TASKS
 from dgunet.scoring.protocols import Score, get_protocol, mean_score
 from dgunet.scoring.published import published_scores
@@ -207,10 +206,6 @@ def to_8_bit(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint8:
         return image
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def score(case: Case, samples: list[Sample], method: str, jobs: int) -> tuple[list[Score], float]:

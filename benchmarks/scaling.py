@@ -38,10 +38,11 @@ from measure import (
 )
 
 from dgunet.base.errors import command
+from dgunet.base.files import write_atomically
 from dgunet.images.files import to_uint8
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.inference.restorer import Restorer, prepare
-from dgunet.model.checkpoint import load_model, write_atomically
+from dgunet.model.checkpoint import load_model
 from dgunet.model.pretrained import default_weights
 from dgunet.model.registry import build_model
 

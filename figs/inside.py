@@ -43,6 +43,7 @@ import torch
 from torch import Tensor
 
 from dgunet.base.errors import InputError, command
+from dgunet.base.files import write_bytes
 from dgunet.data.degradations import bundled_photos, synthesize
 from dgunet.images.files import (
     list_images,
@@ -51,7 +52,6 @@ from dgunet.images.files import (
     read_rgb,
     to_tensor,
     to_uint8,
-    write_bytes,
 )
 from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network

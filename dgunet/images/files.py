@@ -7,9 +7,7 @@ means the same everywhere. Arrays are H×W (grey), H×W×3 (RGB) or H×W×4 (RGB
 from __future__ import annotations
 
 import io
-import os
 import re
-import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +17,8 @@ import numpy as np
 from natsort import natsorted
 from PIL import Image
 
-from dgunet.base.errors import InputError, first_few, naming
+from dgunet.base.errors import InputError, first_few
+from dgunet.base.files import write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -131,20 +130,6 @@ def encode_image(path: str | Path, array: np.ndarray) -> bytes:
     if not done:
         raise InputError(f"{path}: {array.shape} pixels cannot be written as {suffix}")
     return encoded.tobytes()
-
-
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all. Parent folders are made; a link that has the
-    file's name is replaced, not followed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")  # the name may be as long as names can be
-    try:
-        with naming(path):
-            partial.write_bytes(data)
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:

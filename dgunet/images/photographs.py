@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image
 
 from dgunet.base.errors import InputError
+from dgunet.base.files import write_bytes
 from dgunet.images.files import (
     IMAGE_SUFFIXES,
     TIFF_STARTS,
     decode_image,
     encode_image,
-    write_bytes,
 )
 
 PHOTO_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")

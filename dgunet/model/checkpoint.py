@@ -12,16 +12,16 @@ import json
 import os
 import pickletools
 import re
-import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from dgunet.base.errors import InputError, first_few, naming
+from dgunet.base.errors import InputError, first_few
+from dgunet.base.files import write_atomically
 from dgunet.model.network import Network
 from dgunet.model.published_format import published_names, unused_entries
 from dgunet.model.registry import TASKS, build_model
@@ -343,29 +343,3 @@ def save_checkpoint(path: str | os.PathLike, model: Network, /, **extra) -> None
     state = {name: value.contiguous() for name, value in state.items() if name not in repeated}
     data = save(state, {key: json.dumps(value) for key, value in content.items()})
     return write_atomically(path, lambda file: file.write(data))
-
-
-def write_atomically(path: str | os.PathLike, write: Callable) -> None:
-    """Call `write` with a binary file that becomes `path` only when it is complete and on disk, so
-    that a process killed in between leaves the old file whole. Parent folders are made; a link is
-    followed."""
-    path = Path(path).resolve()
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder, expected the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with naming(path):
-            with open(partial, "xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    with contextlib.suppress(OSError, AttributeError):  # where folders can be synchronised
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

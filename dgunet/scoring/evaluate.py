@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgunet.base.errors import InputError
+from dgunet.base.files import write_bytes
 from dgunet.base.folders import working_folder
-from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name, write_bytes
+from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name
 from dgunet.scoring.protocols import (
     PROTOCOLS,
     Protocol,

@@ -376,7 +376,7 @@ def write_csv(
     """Write every image's score, in full precision: set, image, psnr, ssim, protocol, settings (a
     text on how the results were made). Its folder is made; the file appears whole or not at all.
     """
-    from dgunet.images.files import write_bytes
+    from dgunet.base.files import write_bytes
 
     protocol_name = protocol if isinstance(protocol, str) else protocol.name
     file = io.StringIO(newline="")

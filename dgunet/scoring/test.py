@@ -7,7 +7,6 @@ Results of a set go to `<result_dir>/<set>`, a PNG under each input's name. Besi
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dgunet.base.errors import InputError, first_few
+from dgunet.base.files import sha256
 from dgunet.base.folders import working_folder
 from dgunet.base.threads import overlapped
 from dgunet.images.files import (
@@ -165,7 +165,7 @@ def load_trained(task: str, options: argparse.Namespace) -> TrainedNetwork:
         "task": task,
         "model": model,
         "weights": options.weights.name,
-        "weights_sha256": _sha256(options.weights),
+        "weights_sha256": sha256(options.weights),
         "device": str(device),
         "torch": torch.__version__,
     }
@@ -190,14 +190,6 @@ def _build_from_config(task: str, path: Path) -> Network:
 
 def _program(task: str) -> str:
     return f"{task}/test.py"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from dgunet.base.errors import USER_ERRORS, InputError, command, first_few
+from dgunet.base.files import write_atomically
 from dgunet.model.checkpoint import (
     identify,
     is_of_published_size,
@@ -31,7 +32,6 @@ from dgunet.model.checkpoint import (
     published_state_dict,
     read_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 from dgunet.model.network import Network
 from dgunet.model.published_format import unused_entries

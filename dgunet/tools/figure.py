@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from dgunet.base.errors import InputError, command
-from dgunet.images.files import list_images, read_rgb, write_bytes
+from dgunet.base.files import write_bytes
+from dgunet.images.files import list_images, read_rgb
 from dgunet.scoring.protocols import psnr
 
 WIDTH, HEADING, CAPTION, GAP = 10.0, 0.26, 0.2, 0.06  # inches

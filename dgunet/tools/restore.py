@@ -23,7 +23,6 @@ import argparse
 import contextlib
 import errno
 import glob
-import hashlib
 import math
 import os
 import sys
@@ -42,6 +41,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dgunet.base.errors import USER_ERRORS, InputError, command, first_few
+from dgunet.base.files import sha256
 from dgunet.base.threads import overlapped
 from dgunet.images.files import write_image
 from dgunet.images.photographs import (
@@ -288,7 +288,7 @@ def describe(restorer: Restorer, options: argparse.Namespace) -> dict:
         "model": config["model"],
         "sizes": config["sizes"],
         "weights": options.weights.name,
-        "weights_sha256": hashlib.sha256(options.weights.read_bytes()).hexdigest(),
+        "weights_sha256": sha256(options.weights),
         "tile": options.tile,
         "tile_overlap": restorer.tile_overlap,
         "self_ensemble": options.self_ensemble,

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dgunet.base.errors import first_few
-from dgunet.model.checkpoint import write_atomically
+from dgunet.base.files import write_atomically
 
 
 class RunLog:

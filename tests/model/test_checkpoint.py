@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from dgunet.base.errors import InputError
+from dgunet.base.files import write_atomically
 from dgunet.model.checkpoint import (
     load_model,
     load_weights,
     published_state_dict,
     read_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 from dgunet.model.published_format import published_names
 from dgunet.model.registry import MODELS, TASKS, build_model
@@ -561,7 +561,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     before = file.read_bytes()
     program = f"""
         import os, signal
-        from dgunet.model.checkpoint import write_atomically
+        from dgunet.base.files import write_atomically
         def write(stream):
             stream.write(b"x" * 100_000)
             stream.flush()
