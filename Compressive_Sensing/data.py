@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 from dgunet.base.errors import InputError, first_few
 from dgunet.data.crops import EpochBatchSampler, SampleKey
 from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_image, to_tensor
-from dgunet.scoring.protocols import studio_luma
+from dgunet.scoring.protocols import limited_range_luma
 
 BLOCK = 32
 HELD_OUT_CROP = 256  # pixels: the size of most of Set11's images
@@ -211,7 +211,7 @@ def read_luma(path: str | Path) -> np.ndarray:
     image = read_image(path)
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return image if image.ndim == 2 else studio_luma(image[..., :3])
+    return image if image.ndim == 2 else limited_range_luma(image[..., :3])
 
 
 def centre(image: np.ndarray, size: int) -> np.ndarray:

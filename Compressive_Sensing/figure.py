@@ -15,7 +15,7 @@ from dgunet.Compressive_Sensing.DGUNet import DGUNet
 from dgunet.Compressive_Sensing.measure import add_network_options, load_network, measure
 from dgunet.Compressive_Sensing.reconstruct import reconstruct
 from dgunet.images.files import read_gray, to_tensor
-from dgunet.scoring.protocols import psnr
+from dgunet.images.psnr import psnr
 
 COLUMNS = 5
 

@@ -38,7 +38,8 @@ from dgunet.images.files import (
     to_uint8,
     write_image,
 )
-from dgunet.scoring.protocols import Score, TooSmall, format_images, get_protocol
+from dgunet.scoring.protocols import Score, TooSmall, get_protocol
+from dgunet.scoring.tables import format_images
 from dgunet.scoring.test import (
     TrainedNetwork,
     claim_results,

@@ -19,9 +19,9 @@ import numpy as np
 
 from dgunet.base.errors import command
 from dgunet.images.files import pair_by_name, read_rgb
+from dgunet.images.psnr import psnr
 from dgunet.inference.restorer import Restorer
 from dgunet.inference.tiling import spans
-from dgunet.scoring.protocols import psnr
 
 TILES = ((192, 0), (192, 16), (192, 64), (256, 64), (384, 64), (384, 128))
 WINDOWS = (96, 192, 384)

@@ -53,6 +53,7 @@ from dgunet.images.files import (
     to_tensor,
     to_uint8,
 )
+from dgunet.images.psnr import psnr
 from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network
 from dgunet.model.pretrained import (
@@ -63,7 +64,6 @@ from dgunet.model.pretrained import (
     read_record,
     trained_for,
 )
-from dgunet.scoring.protocols import psnr
 
 FOLDER = Path(__file__).resolve().parent
 SENSING = "Compressive_Sensing"

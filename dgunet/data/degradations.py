@@ -43,7 +43,7 @@ from PIL import Image
 from dgunet.base.errors import InputError, command, first_few
 from dgunet.base.threads import in_parallel
 from dgunet.images.files import IMAGE_SUFFIXES, list_images, read_rgb, write_image
-from dgunet.scoring.protocols import psnr
+from dgunet.images.psnr import psnr
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 

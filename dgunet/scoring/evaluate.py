@@ -20,12 +20,11 @@ from dgunet.scoring.protocols import (
     PROTOCOLS,
     Protocol,
     Score,
-    format_table,
     get_protocol,
     score_folders,
-    write_csv,
 )
 from dgunet.scoring.published import published_scores
+from dgunet.scoring.tables import format_table, write_csv
 
 MODELS = ("DGUNet", "DGUNet_plus")
 SETTINGS_FILE = "settings.json"

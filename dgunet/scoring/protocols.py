@@ -1,4 +1,4 @@
-"""PSNR and SSIM by the protocols of the published tables, and their tables and CSV files.
+"""PSNR and SSIM by the protocols of the published tables.
 
 "PSNR" alone says little: by colour space, rounding and window the same picture scores decibels
 apart. So every score is made by a named `Protocol`, whose description stands beside it.
@@ -10,21 +10,16 @@ Identical images have a PSNR of inf, and so has a mean with such an image in it.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dgunet.base.errors import InputError, first_few
-
-if TYPE_CHECKING:
-    import torch
+from dgunet.images.psnr import decibels, psnr
 
 _GAUSSIAN = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
 _GAUSSIAN /= _GAUSSIAN.sum()
@@ -57,33 +52,16 @@ class Protocol:
         return self.function(restored, target)
 
 
-def psnr(
-    first: np.ndarray | torch.Tensor, second: np.ndarray | torch.Tensor, data_range: float = 1.0
-) -> float:
-    """Return 10·log10(data_range² / mean squared error) in dB, over all elements together; inf for
-    equal ones. Arrays or tensors of any type and device, of one shape (else `ValueError`).
-
-    >>> psnr(np.zeros((8, 8)), np.full((8, 8), 0.1))
-    20.0
-    """
-    first, second = _as_array(first), _as_array(second)
-    if first.shape != second.shape:
-        raise ValueError(f"shapes are {first.shape} and {second.shape}; expected the same")
-    if first.size == 0:
-        raise ValueError(f"shape is {first.shape}; expected at least one element")
-    mean_squared_error = float(np.mean(np.subtract(first, second, dtype=np.float64) ** 2))
-    return _decibels(mean_squared_error, data_range)
-
-
 def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """Score as the published MATLAB script of the deraining sets does.
 
-    Both images are rounded to 8 bits; of RGB the luma Y of studio-range YCbCr (16 … 235) is taken,
-    itself rounded to 8 bits, a grey image as it is. PSNR with peak 255; SSIM as in Wang et al.,
-    "Image Quality Assessment", 2004: 11×11 Gaussian (σ 1.5), where it lies wholly in the image.
+    Both images are rounded to 8 bits. Of RGB the luma Y of limited-range YCbCr (BT.601, 16 … 235)
+    is taken and rounded to 8 bits too; a grey image is taken as it is. PSNR with peak
+    255; SSIM as in Wang et al., "Image Quality Assessment", 2004: 11×11 Gaussian (σ 1.5), where it
+    lies wholly in the image.
     """
     _check(restored, target, _GAUSSIAN)
-    restored, target = studio_luma(_to_8_bit(restored)), studio_luma(_to_8_bit(target))
+    restored, target = (limited_range_luma(_to_8_bit(image)) for image in (restored, target))
     similarity = _ssim_map(restored, target, _GAUSSIAN, 255)
     return psnr(restored, target, 255), float(similarity.mean())
 
@@ -186,7 +164,7 @@ def realblur(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     squared_error = np.sum(np.subtract(restored, target, dtype=np.float64) ** 2)
     similarity = _ssim_map(restored, target, _GAUSSIAN, 1.0)
     return (
-        _decibels(float(squared_error / covered.sum(dtype=np.float64)), 1.0),
+        decibels(float(squared_error / covered.sum(dtype=np.float64)), 1.0),
         float(np.sum(similarity * inner) / inner.sum(dtype=np.float64)),
     )
 
@@ -196,8 +174,8 @@ PROTOCOLS: dict[str, Protocol] = {
     for function, description in (
         (
             deraining_y,
-            "PSNR and SSIM on Y of studio-range YCbCr, rounded to 8 bits; SSIM with an 11×11 "
-            "Gaussian (σ 1.5), valid region only",
+            "PSNR and SSIM on Y of limited-range YCbCr (BT.601), rounded to 8 bits; SSIM with an "
+            "11×11 Gaussian (σ 1.5), valid region only",
         ),
         (
             matlab_rgb,
@@ -318,90 +296,6 @@ def mean_score(scores: Sequence[Score], name: str = "mean") -> Score:
     )
 
 
-def format_table(
-    sets: Mapping[str, Sequence[Score]],
-    published: Mapping[str, tuple[float, float]] | None = None,
-    published_by: str = "published",
-) -> str:
-    """Return a Markdown table: each set's number of images and mean, and beside it the published
-    (PSNR, SSIM) where `published` has the set. Of several sets the last row is the mean of their
-    means, published as `mean`.
-
-    >>> print(format_table({"Set": [Score("a", 30.0, 0.8), Score("b", 32.0, 0.9)]}))
-    | set | images | PSNR (dB) |   SSIM |
-    |-----|-------:|----------:|-------:|
-    | Set |      2 |     31.00 | 0.8500 |
-    """
-    means = {name: mean_score(scores, name) for name, scores in sets.items()}
-    rows = [(name, len(sets[name]), mean) for name, mean in means.items()]
-    if len(rows) > 1:
-        total = sum(len(scores) for scores in sets.values())
-        rows.append(("mean", total, mean_score(list(means.values()))))
-    published = published or {}
-    shown = any(name in published for name, _, _ in rows)
-    table = [["set", "images", "PSNR (dB)", "SSIM"] + [published_by] * shown]
-    for name, count, mean in rows:
-        table.append(
-            [name, str(count), *_figures(mean)] + [_as_printed(published.get(name))] * shown
-        )
-    return _markdown(table)
-
-
-def format_images(columns: Mapping[str, Sequence[Score]]) -> str:
-    """Return a Markdown table of every image and the mean, with "PSNR / SSIM" in a column for each
-    list of scores (such as input and restored), which score the same images in the same order.
-
-    >>> print(format_images({"input": [Score("a", 20, 0.5)], "restored": [Score("a", 30, 0.9)]}))
-    | image |          input |       restored |
-    |-------|---------------:|---------------:|
-    | a     | 20.00 / 0.5000 | 30.00 / 0.9000 |
-    | mean  | 20.00 / 0.5000 | 30.00 / 0.9000 |
-    """
-    names = [[score.name for score in scores] for scores in columns.values()]
-    if any(others != names[0] for others in names):
-        raise ValueError("the columns score different images; expected the same in each")
-    rows = [[*scores, mean_score(scores)] for scores in columns.values()]
-    table = [["image", *columns]]
-    for scores in zip(*rows, strict=True):
-        table.append([scores[0].name, *(" / ".join(_figures(score)) for score in scores)])
-    return _markdown(table)
-
-
-def write_csv(
-    path: str | Path,
-    sets: Mapping[str, Sequence[Score]],
-    protocol: str | Protocol,
-    settings: str = "",
-) -> None:
-    """Write every image's score, in full precision: set, image, psnr, ssim, protocol, settings (a
-    text on how the results were made). Its folder is made; the file appears whole or not at all.
-    """
-    from dgunet.base.files import write_bytes
-
-    protocol_name = protocol if isinstance(protocol, str) else protocol.name
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(["set", "image", "psnr", "ssim", "protocol", "settings"])
-    for set_name, scores in sets.items():
-        for score in scores:
-            numbers = [repr(float(score.psnr)), repr(float(score.ssim))]
-            writer.writerow([set_name, score.name, *numbers, protocol_name, settings])
-    write_bytes(path, file.getvalue().encode("utf-8"))
-
-
-def _as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()
-    return np.asarray(values)
-
-
-def _decibels(mean_squared_error: float, data_range: float) -> float:
-    if mean_squared_error == 0:
-        return math.inf
-    return 10 * math.log10(data_range**2 / mean_squared_error)
-
-
 def _size(image: np.ndarray) -> str:
     return "×".join(str(side) for side in image.shape)
 
@@ -447,7 +341,7 @@ def _to_unit(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float64) / peak
 
 
-def studio_luma(image: np.ndarray) -> np.ndarray:
+def limited_range_luma(image: np.ndarray) -> np.ndarray:
     """Return Y of uint8 RGB as uint8: round(16 + (65.481 R + 128.553 G + 24.966 B) / 255), in
     integers so that a half goes up whatever the machine. Grey stays."""
     if image.ndim == 2:
@@ -546,28 +440,3 @@ def _with_progress(function: Callable, items: list, jobs: int, label: str, progr
         results, total=len(items), desc=label, unit="image", disable=None if progress else True
     )
     return list(bar)
-
-
-def _figures(score: Score) -> list[str]:
-    return [f"{score.psnr:.2f}", f"{score.ssim:.4f}"]
-
-
-def _as_printed(published: tuple[float, float] | None) -> str:
-    """Return a published score with the decimals the papers print: three or four of SSIM."""
-    if published is None:
-        return "–"
-    ssim = f"{published[1]:.4f}".removesuffix("0")
-    return f"{published[0]:.2f} / {ssim}"
-
-
-def _markdown(table: list[list[str]]) -> str:
-    """Return rows of cells, the header first, with the first column to the left, others right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        first = cells[0].ljust(widths[0])
-        others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return "| " + " | ".join([first, *others]) + " |"
-
-    rule = "|" + "-" * (widths[0] + 2) + "|" + "".join("-" * (w + 1) + ":|" for w in widths[1:])
-    return "\n".join([line(table[0]), rule, *(line(row) for row in table[1:])])

@@ -44,8 +44,9 @@ from dgunet.scoring.evaluate import (
     report,
     write_settings,
 )
-from dgunet.scoring.protocols import Score, format_images, mean_score, score_folders, write_csv
+from dgunet.scoring.protocols import Score, mean_score, score_folders
 from dgunet.scoring.published import published_scores
+from dgunet.scoring.tables import format_images, write_csv
 
 PUBLISHED_WEIGHTS = (
     "https://github.com/MC-E/Deep-Generalized-Unfolding-Networks-for-Image-Restoration"

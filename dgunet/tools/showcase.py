@@ -24,6 +24,7 @@ import numpy as np
 from dgunet.base.errors import InputError, command
 from dgunet.data.degradations import bundled_photos, synthesize
 from dgunet.images.files import pair_by_name, read_gray, read_rgb, to_tensor, to_uint8, write_image
+from dgunet.images.psnr import psnr
 from dgunet.inference.restorer import Restorer
 from dgunet.model.pretrained import (
     DEFAULT_WEIGHTS,
@@ -32,7 +33,7 @@ from dgunet.model.pretrained import (
     read_record,
     trained_for,
 )
-from dgunet.scoring.protocols import Score, gaussian_rgb, mean_score, psnr
+from dgunet.scoring.protocols import Score, gaussian_rgb, mean_score
 from dgunet.tools.figure import Row, picture_rows
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket")

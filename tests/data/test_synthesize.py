@@ -26,7 +26,7 @@ from dgunet.data.degradations import (
     synthesize,
 )
 from dgunet.images.files import list_images, read_image, read_rgb, write_image
-from dgunet.scoring.protocols import psnr
+from dgunet.images.psnr import psnr
 
 
 def rng(seed=0):

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import re
 import sys
 import threading
 from pathlib import Path
@@ -62,6 +63,11 @@ def run(monkeypatch, capsys):
     return run
 
 
+def squeezed(table):
+    """A table without its padding."""
+    return re.sub(" +", " ", table)
+
+
 def photo(height, width, seed=0):
     """Smooth colours with some detail, uint8."""
     rng = np.random.default_rng(seed)
@@ -113,8 +119,8 @@ def test_sets_are_restored_and_scored(weights, run, tmp_path):
         Deraining.test,
         *("--weights", weights["Deraining"], "--input_dir", data, "--result_dir", out),
     )
-    for row in ("Rain100L |      3", "Test100  |      2", "mean     |      5"):
-        assert row in printed
+    for row in ("| Rain100L | 3 ", "| Test100 | 2 ", "| mean | 5 "):
+        assert row in squeezed(printed)
     assert "protocol deraining_y: PSNR and SSIM on Y" in printed and "published" not in printed
 
     names = sorted(path.name for path in (out / "Rain100L").iterdir())
@@ -141,7 +147,9 @@ def test_scores_are_those_of_evaluate(weights, run, tmp_path):
     own = rows_of(out / "Rain100H/scores.csv")
     assert own[:2] == rows_of(tmp_path / "scores.csv")
     row = next(line for line in report.splitlines() if line.startswith("| Rain100H"))
-    assert row.rpartition(" | ")[0] in printed  # without evaluate's column of published scores
+    assert squeezed(row).rpartition(" | ")[0] in squeezed(
+        printed
+    )  # without evaluate's column of published scores
 
     assert [row["set"] for row in own] == ["Rain100H"] * 2 + ["Rain100H input"] * 2
     pair = [read_image(data / "Rain100H" / part / "a.png") for part in ("input", "target")]
@@ -187,7 +195,7 @@ def test_an_own_folder(weights, run, tmp_path):
     arguments = ("--weights", weights["Deblurring"], "--result_dir", tmp_path / "out")
     make_pairs(tmp_path / "mine")
     printed = run(Deblurring.test, *arguments, "--input_dir", tmp_path / "mine")
-    assert "| mine |      2 |" in printed
+    assert "| mine | 2 |" in squeezed(printed)
     printed = run(
         Deblurring.test, *arguments, "--input_dir", tmp_path / "mine/input", "--self_ensemble"
     )
@@ -235,7 +243,7 @@ def test_grey_inputs_are_scored_against_grey_targets(weights, run, tmp_path):
         *("--weights", weights["identity Denoising"]),
         *("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out"),
     )
-    assert "| data |      1 |       inf |" in printed
+    assert "| data | 1 | inf |" in squeezed(printed)
 
 
 def test_unfit_inputs_are_refused_before_anything_is_computed(weights, run, tmp_path):

@@ -35,9 +35,10 @@ from dgunet.Compressive_Sensing.measure import (
 from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct, reconstruct
 from dgunet.data.crops import EpochBatchSampler, SampleKey
 from dgunet.images.files import read_image, write_image
+from dgunet.images.psnr import psnr
 from dgunet.model.checkpoint import load_model, load_weights, save_checkpoint
 from dgunet.model.registry import MODELS, build_model
-from dgunet.scoring.protocols import compressive_sensing_y, psnr
+from dgunet.scoring.protocols import compressive_sensing_y
 from dgunet.training import schedule
 from dgunet.training import trainer as training
 from dgunet.training.configuration import load_config
