@@ -16,14 +16,9 @@ import numpy as np
 from PIL import Image
 
 from dgunet.base.errors import InputError, command
-<<<<<<< HEAD
 from dgunet.base.files import write_bytes
 from dgunet.images.files import list_images, read_rgb
-from dgunet.scoring.protocols import psnr
-=======
-from dgunet.images.files import list_images, read_rgb, write_bytes
 from dgunet.images.psnr import psnr
->>>>>>> 1eace4c (Tables apart from protocols, Markdown by tabulate; PSNR in images; limited range (BT.601) by its name)
 
 WIDTH, HEADING, CAPTION, GAP = 10.0, 0.26, 0.2, 0.06  # inches
 JPEG_QUALITIES = range(93, 40, -4)
