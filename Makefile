@@ -4,7 +4,7 @@
 # make results check the scores in RESULTS.md; those of CBSD68 and Set11, too, with DATA=their folder
 # make bench   measure speed and memory, in under ten minutes; bench-full: every model and size
 # make fuzz    broken and odd inputs for FUZZ_MINUTES=10
-# make lint    formatting and static checks
+# make lint    formatting, static checks, types, directions of imports
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,6 +57,8 @@ fuzz: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
 
 clean:
 	rm -rf $(RUN) .pytest_cache .ruff_cache

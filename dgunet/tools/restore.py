@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import iter_modules
 
 import numpy as np
 import torch
@@ -437,9 +438,22 @@ def choose_weights(weights: str | None, task: str | None) -> Path:
         raise FileNotFoundError(f"{error}; expected them, or {others}") from error
 
 
+def other_commands() -> str:
+    """Return where the package's other programs are, for the end of --help."""
+    tools = sorted(module.name for module in iter_modules([str(Path(__file__).parent)]))
+    return (
+        "other commands, each with --help:\n"
+        "  python -m dgunet.TASK.PROGRAM   PROGRAM: train, test, evaluate\n"
+        f"                                  TASK: {', '.join(TASKS)}\n"
+        f"  python -m dgunet.tools.NAME     NAME: {', '.join(tools)}"
+    )
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=other_commands(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     text = "an own or a published checkpoint, or the name of one that comes with the project"

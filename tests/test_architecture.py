@@ -1,0 +1,106 @@
+"""Imports point one way. CONTRIBUTING.md draws the arrows; this test reads them from the code."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TASKS = ("Deblurring", "Deraining", "Denoising", "Compressive_Sensing")
+DIRECT = {  # room → the rooms right below it
+    "tools": {"scoring", "training"},
+    "integrations": {"inference"},
+    "scoring": {"inference"},
+    "training": {"inference", "data"},
+    "inference": {"model"},
+    "model": {"images"},
+    "data": {"images"},
+    "images": {"base"},
+    "base": set(),
+}
+
+
+def below(room: str) -> set[str]:
+    """Return all rooms that a room may import, itself included.
+
+    >>> sorted(below("data"))
+    ['base', 'data', 'images']
+    """
+    return {room}.union(*(below(lower) for lower in DIRECT[room]))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and absolute name of everything that a file imports, within functions too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def complaint(own: str, name: str) -> str:
+    """Return why a room of `dgunet` or a task folder may not import a module; "" if it may."""
+    if name.startswith("."):
+        return "relative imports hide the room"
+    top, _, rest = name.partition(".")
+    other = rest.partition(".")[0] if top == "dgunet" else top
+    if other in TASKS:
+        if other == own:
+            return "" if top == "dgunet" else f"write dgunet.{name}, or the module exists twice"
+        return "only the registry knows the tasks" if own in DIRECT else "task imports task"
+    if own in DIRECT and other in DIRECT and top == "dgunet" and other not in below(own):
+        return f"{own} may import {', '.join(sorted(below(own)))} only"
+    return ""
+
+
+def files() -> list[tuple[str, Path]]:
+    """Return every file of the rooms and task folders with the name of its room or folder."""
+    return [
+        (folder.name, path)
+        for folder in [*(ROOT / "dgunet" / room for room in DIRECT), *(ROOT / t for t in TASKS)]
+        for path in sorted(folder.rglob("*.py"))
+    ]
+
+
+def test_every_module_lies_in_a_room():
+    allowed = {"__init__.py", "__main__.py", *DIRECT, "__pycache__"}
+    assert {path.name for path in (ROOT / "dgunet").iterdir()} <= allowed
+
+
+def test_imports_point_one_way():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: imports {name}: {why}"
+        for own, path in files()
+        for line, name in imports(path)
+        if (why := complaint(own, name))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_only_the_registry_imports_by_name():
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for room in DIRECT
+        for path in (ROOT / "dgunet" / room).rglob("*.py")
+        for _, name in imports(path)
+        if name.startswith("importlib")
+    }
+    assert users == {"dgunet/model/registry.py"}
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        ("images", "dgunet.model.network"),
+        ("model", "dgunet.data.degradations"),
+        ("inference", "dgunet.training.trainer"),
+        ("tools", "dgunet.Deraining.DGUNet"),
+        ("Deraining", "dgunet.Denoising.data"),
+        ("Deraining", "Deraining.data"),
+        ("base", ".files"),
+    ],
+)
+def test_a_wrong_import_is_found(own, name):
+    assert complaint(own, name)
