@@ -28,8 +28,8 @@ demo: $(VENV)/installed
 
 demo-train: $(VENV)/installed
 	rm -rf $(addprefix $(RUN)/,train test checkpoints results)
-	$(BIN)/python -m dgunet.data.degradations gaussian25 --images $(PHOTOS) --patch_size 128 --output $(RUN)/train
-	$(BIN)/python -m dgunet.data.degradations gaussian25 --split test --output $(RUN)/test
+	$(BIN)/python -m dgunet.tools.synthesize gaussian25 --images $(PHOTOS) --patch_size 128 --output $(RUN)/train
+	$(BIN)/python -m dgunet.tools.synthesize gaussian25 --split test --output $(RUN)/test
 	$(BIN)/python Denoising/train.py --config Denoising/demo.yml --opts \
 		TRAINING.TRAIN_DIR $(RUN)/train TRAINING.VAL_DIR $(RUN)/test TRAINING.SAVE_DIR $(RUN)/checkpoints
 	$(BIN)/python Denoising/test.py --weights $(RUN)/checkpoints/Denoising/models/demo/model_latest.pth \

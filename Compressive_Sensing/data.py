@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError, first_few
-from dgunet.data.crops import EpochBatchSampler, SampleKey
+from dgunet.data.crops import hold_out
+from dgunet.data.sampler import EpochBatchSampler, SampleKey
 from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_image, to_tensor
 from dgunet.scoring.protocols import limited_range_luma
 
@@ -33,7 +34,7 @@ def training_data(cfg: CfgNode) -> Photographs:
 
     Raises `InputError` for a folder that cannot be trained on."""
     keys = cfg.TRAINING
-    train, _ = split(list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR)
+    train, _ = hold_out(list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR)
     images, names, unreadable = _read_all(train, read_luma, keys.SKIP_CORRUPT)
     return Photographs(images, names, keys.TRAIN_PS, cfg.SEED, unreadable)
 
@@ -50,7 +51,9 @@ def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
             "one of them"
         )
     if keys.HOLD_OUT:
-        paths = split(list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR)[1]
+        paths = hold_out(
+            list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR
+        )[1]
         images, names, unreadable = _read_all(paths, read_luma, keys.SKIP_CORRUPT)
         return ValidationPhotographs([centre(i, HELD_OUT_CROP) for i in images], names, unreadable)
     if not keys.VAL_DIR:
@@ -187,22 +190,6 @@ class ValidationPhotographs(Dataset):
     def __getitem__(self, key: int) -> dict:
         image = to_tensor(self.images[key])
         return {"degraded": image, "target": image, "name": self.names[key]}
-
-
-def split(paths: Sequence[Path], held_out: int, folder: str) -> tuple[list[Path], list[Path]]:
-    """Return the paths to train on and the `held_out` others, evenly spaced among all.
-
-    >>> [len(part) for part in split([Path(f"{n}.png") for n in range(400)], 20, "photos")]
-    [380, 20]
-    """
-    if held_out >= len(paths):
-        raise InputError(
-            f"TRAINING.HOLD_OUT is {held_out}, expected fewer than the {len(paths)} images in "
-            f"{folder}"
-        )
-    chosen = {number * len(paths) // held_out for number in range(held_out)}
-    parts = [path for n, path in enumerate(paths) if n not in chosen]
-    return parts, [paths[n] for n in sorted(chosen)]
 
 
 def read_luma(path: str | Path) -> np.ndarray:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command, first_few
-from dgunet.data.crops import check_sizes, image_size
 from dgunet.images.files import list_images, pair_by_name, read_rgb, write_image
+from dgunet.images.sizes import check_sizes, image_size
 from dgunet.tools.arrange import sidd_pairs
 
 PARTS = ("input", "target")

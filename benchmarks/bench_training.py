@@ -28,8 +28,8 @@ from measure import (
 )
 
 from dgunet.data.crops import PackedPairs, PairedImages
-from dgunet.data.packed import pack
 from dgunet.Deraining.train import TASK
+from dgunet.tools.pack import pack
 from dgunet.training.configuration import load_config
 from dgunet.training.losses import EDGE_WEIGHT, charbonnier, laplacian
 from dgunet.training.trainer import Trainer

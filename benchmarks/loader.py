@@ -23,10 +23,12 @@ import h5py
 import numpy as np
 import torch
 
-from dgunet.data.crops import PackedPairs, PairedImages, SampleKey
-from dgunet.data.degradations import bundled_photos, degrade
-from dgunet.data.packed import pack
+from dgunet.data.crops import PackedPairs, PairedImages
+from dgunet.data.degradations import degrade
+from dgunet.data.sampler import SampleKey
 from dgunet.images.files import pad_bottom_right, read_rgb, write_image
+from dgunet.tools.pack import pack
+from dgunet.tools.synthesize import bundled_photos
 
 HEIGHT, WIDTH, PATCH = 720, 1280, 256
 RESULTS = Path(__file__).parent / "results"

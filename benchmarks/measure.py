@@ -27,8 +27,9 @@ from loader import commit, processor
 from torch import Tensor
 
 from dgunet.base.files import write_atomically
-from dgunet.data.degradations import bundled_photos, degrade, pair_generator
+from dgunet.data.degradations import degrade, pair_generator
 from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_rgb, to_tensor
+from dgunet.tools.synthesize import bundled_photos
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"

@@ -13,7 +13,7 @@ A number that differs by more than 0.02 dB (0.0005 of SSIM) from what is written
 with exit code 1 and a line on each. The numbers are in benchmarks/results/scores.json, and
 RESULTS.md's tables are made of them.
 
-A row is named task/data/method. Pairs are made as `python -m dgunet.data.degradations PRESET` makes
+A row is named task/data/method. Pairs are made as `python -m dgunet.tools.synthesize PRESET` makes
 them, seed 0, 8 bits; "unclipped" is the float noise of Denoising/test.py --sigma 25. Networks and
 protocols are those of the tasks' test.py; the other methods are in baselines.py.
 """
@@ -43,19 +43,14 @@ from dgunet.Compressive_Sensing.data import centre
 from dgunet.Compressive_Sensing.DGUNet import RATIOS
 from dgunet.Compressive_Sensing.test import SETS
 from dgunet.Compressive_Sensing.test import restore as measure_and_reconstruct
-from dgunet.data.degradations import (
-    PRESETS,
-    bundled_photos,
-    pair_generator,
-    shake_kernel,
-    synthesize,
-)
+from dgunet.data.degradations import PRESETS, pair_generator, shake_kernel
 from dgunet.Denoising.test import noisy_sets
 from dgunet.images.files import list_images, pair_by_name, read_gray, read_image, read_rgb, to_uint8
 from dgunet.model.registry import MODELS, TASKS
 from dgunet.scoring.protocols import Score, get_protocol, mean_score
 from dgunet.scoring.published import published_scores
 from dgunet.scoring.test import TrainedNetwork, load_trained
+from dgunet.tools.synthesize import bundled_photos, synthesize
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = ROOT / "benchmarks" / "results" / "scores.json"

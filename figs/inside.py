@@ -44,7 +44,6 @@ from torch import Tensor
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import write_bytes
-from dgunet.data.degradations import bundled_photos, synthesize
 from dgunet.images.files import (
     list_images,
     pair_by_name,
@@ -64,6 +63,7 @@ from dgunet.model.pretrained import (
     read_record,
     trained_for,
 )
+from dgunet.tools.synthesize import bundled_photos, synthesize
 
 FOLDER = Path(__file__).resolve().parent
 SENSING = "Compressive_Sensing"

@@ -1,1 +1,1 @@
-"""What training sees: the sampler, crops of image pairs, packed files, degradations."""
+"""What training sees: sampler, crops of image pairs, augmentation, packed files, degradations."""

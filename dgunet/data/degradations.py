@@ -1,51 +1,25 @@
-"""Degraded photographs: rain, camera shake and noise, as functions and as a command.
+"""Degradations: rain, camera shake and noise, as functions of a photograph and a random generator.
 
-    python -m dgunet.data.degradations rain_medium --photos FOLDER --output DIR
-
-writes `DIR/input` (degraded) and `DIR/target` (the photographs), 8-bit PNG, one pair per photograph
-or per patch of one. Without --photos it takes the colour photographs inside scikit-image.
-
-    preset            mean PSNR of the inputs, dB
-                      BSD400  scikit-image
-    rain_light         27.89         27.30
-    rain_medium        25.43         25.34
-    rain_heavy         23.44         23.42
-    blur_mild          25.44         28.91
-    blur_strong        23.70         25.65
-    gaussian15         24.82         24.99
-    gaussian25         20.53         20.76
-    gaussian50         14.99         15.27
-    poisson_gaussian   23.84         24.36
-
-BSD400: its 400 photographs, in colour (321×481), whole:
-`python -m dgunet.data.degradations PRESET --photos BSD400 --output DIR`. scikit-image: its nine,
-whole; the same without --photos. PSNR is of all three channels of the written files.
-
-What is drawn for an image depends only on the seed, the preset and the pair's name: neither on the
-other images nor on the number of jobs. In training, `add_rain`, `add_blur`, `add_noise` or, by
-preset, `degrade` do the same to float images on the fly; only files are clipped and rounded.
+Training applies them to crops on the fly (`DATA.DEGRADATION`, see `degradation`), and
+`python -m dgunet.tools.synthesize` makes files of them. Images are float H×W×C in [0, 1].
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from dgunet.base.errors import InputError, command, first_few
-from dgunet.base.threads import in_parallel
-from dgunet.images.files import IMAGE_SUFFIXES, list_images, read_rgb, write_image
-from dgunet.images.psnr import psnr
+from dgunet.base.errors import InputError
 
-Box = tuple[int, int, int, int]  # top, left, bottom, right
+# (image H×W×C, float in [0, 1], generator) -> degraded image, float, neither clipped nor rounded
+Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -90,18 +64,51 @@ PRESETS: dict[str, Rain | Blur | Noise] = {
     "poisson_gaussian": Noise(sigma=5, shot=0.01),
 }
 
-# The right motorcycle picture is the left one seen from 19 cm further on: one scene, one split.
-BUNDLED_PHOTOS = {
-    "train": (
-        "astronaut.png",
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "motorcycle_left.png",
-        "motorcycle_right.png",
-        "retina.jpg",
-    ),
-    "test": ("chelsea.png", "coffee.png", "rocket.jpg"),
-}
+NAMES = (
+    "gaussian25 (any σ), gaussian0-50 (any range), clean, one of "
+    f"{', '.join(PRESETS)}, or several joined by +"
+)
+
+
+def degradation(name: str) -> Degradation | None:
+    """Return the degradation that `DATA.DEGRADATION` names; None for the empty name.
+
+    `gaussian25` adds Gaussian noise of σ = 25 (of 255), neither clipped nor rounded (the protocol
+    of DnCNN and Restormer); `gaussian0-50` draws σ uniformly for each sample; `clean` changes
+    nothing; any other name is a preset. Of several names joined by +, such as `rain_light+clean`,
+    each sample draws one.
+
+    Raises `InputError` for an unknown name.
+
+    >>> degradation("gaussian0-50")(np.zeros((2, 2, 1)), np.random.default_rng(0)).shape
+    (2, 2, 1)
+    """
+    if not name:
+        return None
+    if "+" in name:
+        parts = name.split("+")
+        if not all(parts):
+            raise InputError(f"DATA.DEGRADATION: {name}; expected {NAMES}")
+        return partial(_one_of, choices=[degradation(part) for part in parts])
+    if name == "clean":
+        return _unchanged
+    noise = re.fullmatch(r"gaussian(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?", name)
+    if noise:
+        low, high = float(noise[1]), float(noise[2] or noise[1])
+        if low <= high:
+            return partial(_gaussian, low=low, high=high)
+    if name not in PRESETS:
+        raise InputError(f"DATA.DEGRADATION: {name}; expected {NAMES}")
+    return partial(_preset, name=name)
+
+
+def is_degradation(name: str) -> bool:
+    """Tell whether `degradation` knows the name."""
+    try:
+        degradation(name)
+    except InputError:
+        return False
+    return True
 
 
 def degrade(
@@ -113,7 +120,7 @@ def degrade(
     Raises `InputError` for an unknown preset, `ValueError` for an image that is not float.
     """
     add = {Rain: add_rain, Blur: add_blur, Noise: add_noise}
-    return add[type(_parameters(preset))](image, preset, rng)
+    return add[type(parameters_of(preset))](image, preset, rng)
 
 
 def add_rain(image: np.ndarray, preset: str | Rain, rng: np.random.Generator) -> np.ndarray:
@@ -122,7 +129,7 @@ def add_rain(image: np.ndarray, preset: str | Rain, rng: np.random.Generator) ->
     Drops, strewn at random, are drawn out to streaks, and each group of equal streaks R in [0, 1]
     is blended over the image as a screen: 1 − (1 − image)(1 − R), which only brightens.
     """
-    rain, image = _parameters(preset, Rain), _float_pixels(image)
+    rain, image = parameters_of(preset, Rain), _float_pixels(image)
     height, width = image.shape[:2]
     density = rng.uniform(*rain.density)
     tilt = rng.uniform(-rain.tilt, rain.tilt)
@@ -153,14 +160,14 @@ def add_blur(image: np.ndarray, preset: str | Blur, rng: np.random.Generator) ->
     The image, taken for sRGB, is convolved with a random `shake_kernel` in linear light, where
     exposures add up. Beyond its borders it goes on reflected.
     """
-    blur, image = _parameters(preset, Blur), _float_pixels(image)
+    blur, image = parameters_of(preset, Blur), _float_pixels(image)
     return blur_in_linear_light(image, shake_kernel(rng.uniform(*blur.extent), rng))
 
 
 def add_noise(image: np.ndarray, preset: str | Noise, rng: np.random.Generator) -> np.ndarray:
     """Return `image`, float H×W×C in [0, 1], with independent noise of mean 0 on every value,
     neither clipped nor rounded: of variance `shot`·x + (`sigma`/255)², Poisson and Gaussian."""
-    noise, image = _parameters(preset, Noise), _float_pixels(image)
+    noise, image = parameters_of(preset, Noise), _float_pixels(image)
     noisy = image
     if noise.shot:
         photons = rng.poisson(np.maximum(image, 0) / noise.shot)
@@ -235,173 +242,7 @@ def pair_generator(seed: int, preset: str, name: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def bundled_photos(split: str = "all") -> list[Path]:
-    """Return the files of the photographs inside scikit-image: those of `BUNDLED_PHOTOS["train"]`
-    or `["test"]`, or "all".
-
-    Raises `InputError` for another split or if the installed scikit-image lacks a photograph.
-    """
-    import skimage
-
-    if split not in (*BUNDLED_PHOTOS, "all"):
-        raise InputError(f"unknown split {split!r}; expected train, test or all")
-    folder = Path(skimage.__file__).parent / "data"
-    names = [
-        name for key, names in BUNDLED_PHOTOS.items() if split in (key, "all") for name in names
-    ]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise InputError(
-            f"{folder}: scikit-image comes without {first_few(missing)}; give --photos"
-        )
-    return [folder / name for name in names]
-
-
-def synthesize(
-    preset: str,
-    output: str | Path,
-    photos: Sequence[Path],
-    seed: int = 0,
-    patch_size: int | None = None,
-    max_side: int | None = None,
-    jobs: int = -1,
-    overwrite: bool = False,
-) -> dict[str, float]:
-    """Write a pair `output/input/NAME.png`, `output/target/NAME.png` per photograph, or per patch,
-    and return the PSNR of each input in dB by NAME.
-
-    `patch_size` cuts a photograph into as many patches of that side as fit, from the middle, and
-    leaves out smaller photographs; `max_side` keeps the middle, no side longer than that. `jobs`
-    photographs are worked on at once (-1: one per core), in threads.
-
-    Raises `InputError`, before anything is written, for an unknown preset, photographs of one name
-    or unreadable, and an `output` that holds images already (with `overwrite`: images which this
-    call would not replace).
-    """
-    from tqdm import tqdm
-
-    _parameters(preset)
-    for option, value in {"patch_size": patch_size, "max_side": max_side}.items():
-        if value is not None and value < 1:
-            raise InputError(f"{option} is {value}; expected 1 or more")
-    if jobs == 0:
-        raise InputError("jobs is 0; expected 1 or more, or -1 for one per core")
-    boxes = {photo: _boxes(photo, patch_size, max_side) for photo in photos}
-    names = [name for of_photo in boxes.values() for name in of_photo]
-    if not names:
-        size = f" of {patch_size}×{patch_size} pixels" if patch_size else ""
-        raise InputError(f"none of {len(photos)} photographs gives a pair{size}")
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    if doubled:
-        raise InputError(f"{len(doubled)} names belong to two photographs: {first_few(doubled)}")
-    output = Path(output)
-    _check_output(output, names, photos, overwrite)
-    small = [photo.name for photo, of_photo in boxes.items() if not of_photo]
-    if small:
-        print(f"left out, smaller than a patch: {first_few(small)}")
-
-    broken = [problem for problem in in_parallel(_problem, photos, jobs) if problem]
-    if broken:
-        raise InputError(f"{len(broken)} of {len(photos)} are unusable: {first_few(broken)}")
-
-    runs = in_parallel(
-        lambda photo: _write_pairs(photo, boxes[photo], preset, output, seed), boxes, jobs
-    )
-    psnr_of = {}
-    # disable=None: no bar where standard error is not a terminal
-    with tqdm(total=len(names), desc=preset, unit="pair", disable=None) as progress:
-        for psnrs in runs:
-            psnr_of.update(psnrs)
-            progress.update(len(psnrs))
-    return psnr_of
-
-
-def _problem(photo: Path) -> str:
-    """Return in a line why a photograph cannot be read, or nothing."""
-    try:
-        read_rgb(photo)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-def _write_pairs(
-    photo: Path, boxes: dict[str, Box], preset: str, output: Path, seed: int
-) -> dict[str, float]:
-    """Write the pairs of one photograph; return the PSNR of each input."""
-    pixels = read_rgb(photo)
-    psnr_of = {}
-    for name, (top, left, bottom, right) in boxes.items():
-        target = pixels[top:bottom, left:right]
-        image = target.astype(np.float32) / 255
-        degraded = degrade(image, preset, pair_generator(seed, preset, name))
-        degraded = np.rint(np.clip(degraded, 0, 1) * 255).astype(np.uint8)
-        write_image(output / "target" / f"{name}.png", target)
-        write_image(output / "input" / f"{name}.png", degraded)
-        psnr_of[name] = psnr(degraded, target, data_range=255)
-    return psnr_of
-
-
-def _boxes(photo: Path, patch_size: int | None, max_side: int | None) -> dict[str, Box]:
-    """Return what is used of a photograph: the box of each pair by the pair's name."""
-    height, width = _size(photo)
-    if patch_size is None:
-        used = min(height, max_side or height), min(width, max_side or width)
-        return {photo.stem: _middle(height, width, *used)}
-    rows, columns = height // patch_size, width // patch_size
-    top, left, *_ = _middle(height, width, rows * patch_size, columns * patch_size)
-    return {
-        f"{photo.stem}_{row:02d}_{column:02d}": (
-            top + row * patch_size,
-            left + column * patch_size,
-            top + (row + 1) * patch_size,
-            left + (column + 1) * patch_size,
-        )
-        for row, column in np.ndindex(rows, columns)
-    }
-
-
-def _middle(height: int, width: int, used_height: int, used_width: int) -> Box:
-    top, left = (height - used_height) // 2, (width - used_width) // 2
-    return top, left, top + used_height, left + used_width
-
-
-def _size(photo: Path) -> tuple[int, int]:
-    """Return height and width as the file's header has them, which is quicker than decoding."""
-    try:
-        with Image.open(photo) as picture:
-            return picture.height, picture.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return read_rgb(photo).shape[:2]
-
-
-def _check_output(output: Path, names: list[str], photos: Sequence[Path], overwrite: bool) -> None:
-    """Raise `InputError` if writing the pairs would touch what the user had, or mix with it."""
-    folders = [output / "input", output / "target"]
-    for photo in photos:
-        if photo.resolve().parent in [folder.resolve() for folder in folders]:
-            raise InputError(f"{photo}: lies where pairs would be written; choose another output")
-    existing = [
-        path
-        for folder in folders
-        if folder.is_dir()
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if existing and not overwrite:
-        raise InputError(
-            f"{output}: holds {len(existing)} images already; expected an empty folder, or "
-            "--overwrite"
-        )
-    kept = sorted(path for path in existing if path.name not in {f"{name}.png" for name in names})
-    if kept:
-        raise InputError(
-            f"{output}: holds {len(kept)} images that this run would not replace: "
-            f"{first_few(kept)}; remove them or choose another output"
-        )
-
-
-def _parameters(preset, kind: type | tuple[type, ...] = (Rain, Blur, Noise)):
+def parameters_of(preset, kind: type | tuple[type, ...] = (Rain, Blur, Noise)):
     """Return the parameters behind a preset's name, or those given, if they are of that kind."""
     parameters = PRESETS.get(preset, preset) if isinstance(preset, str) else preset
     if not isinstance(parameters, kind):
@@ -420,66 +261,19 @@ def _between(limits: tuple[float, float], fraction: float) -> float:
     return limits[0] + (limits[1] - limits[0]) * fraction
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    description, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m dgunet.data.degradations",
-        description=description,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("preset", metavar="PRESET", help="what to do: " + ", ".join(PRESETS))
-    parser.add_argument("--photos", type=Path, help="folder (default: scikit-image's photographs)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for input/ and target/")
-    parser.add_argument(
-        "--split", choices=(*BUNDLED_PHOTOS, "all"), help="of scikit-image's photographs (all)"
-    )
-    parser.add_argument("--images", help="only these photographs: names, comma-separated")
-    parser.add_argument("--seed", type=int, default=0)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--patch_size", type=int, help="cut into patches of N×N pixels")
-    size.add_argument("--max_side", type=int, help="keep the middle, no side over N pixels")
-    parser.add_argument("--jobs", type=int, default=-1, help="photographs at once (-1: all cores)")
-    parser.add_argument("--overwrite", action="store_true", help="replace pairs of the same names")
-    return parser.parse_args(argv)
+def _unchanged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return image
 
 
-def _choose(photos: list[Path], names: str) -> list[Path]:
-    """Return the photographs of these names, comma-separated, with or without suffix."""
-    chosen = []
-    for name in filter(None, (name.strip() for name in names.split(","))):
-        found = [photo for photo in photos if name in (photo.name, photo.stem)]
-        if not found:
-            known = first_few([photo.stem for photo in photos], limit=10)
-            raise InputError(f"--images: no photograph {name!r}; there are {known}")
-        chosen += found
-    if not chosen:
-        raise InputError(f"--images {names!r} names no photograph")
-    return chosen
+def _one_of(
+    image: np.ndarray, rng: np.random.Generator, choices: list[Degradation | None]
+) -> np.ndarray:
+    return choices[rng.integers(len(choices))](image, rng)
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    args = _arguments(argv)
-    _parameters(args.preset)
-    if args.photos and args.split:
-        raise InputError("--split chooses among scikit-image's photographs; leave out --photos")
-    photos = list_images(args.photos) if args.photos else bundled_photos(args.split or "all")
-    if args.images:
-        photos = _choose(photos, args.images)
-    psnr_of = synthesize(
-        args.preset,
-        args.output,
-        photos,
-        seed=args.seed,
-        patch_size=args.patch_size,
-        max_side=args.max_side,
-        jobs=args.jobs,
-        overwrite=args.overwrite,
-    )
-    mean = sum(psnr_of.values()) / len(psnr_of)
-    print(f"{args.output}: {len(psnr_of)} pairs, mean PSNR of the inputs {mean:.2f} dB")
+def _gaussian(image: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    return add_noise(image, Noise(low if low == high else rng.uniform(low, high)), rng)
 
 
-if __name__ == "__main__":
-    main()
+def _preset(image: np.ndarray, rng: np.random.Generator, name: str) -> np.ndarray:
+    return degrade(image, name, rng)

@@ -231,7 +231,7 @@ class ImageSet:
     def check(self) -> None:
         """Raise `InputError` for what would only be found out after hours: inputs of one stem,
         without target or of another size, and files that are no images."""
-        from dgunet.data.crops import check_sizes, image_size
+        from dgunet.images.sizes import check_sizes, image_size
 
         stems: dict[str, list[str]] = {}
         for path in self.inputs:

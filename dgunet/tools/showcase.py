@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command
-from dgunet.data.degradations import bundled_photos, synthesize
 from dgunet.images.files import pair_by_name, read_gray, read_rgb, to_tensor, to_uint8, write_image
 from dgunet.images.psnr import psnr
 from dgunet.inference.restorer import Restorer
@@ -35,6 +34,7 @@ from dgunet.model.pretrained import (
 )
 from dgunet.scoring.protocols import Score, gaussian_rgb, mean_score
 from dgunet.tools.figure import Row, picture_rows
+from dgunet.tools.synthesize import bundled_photos, synthesize
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket")
 DETAILS = {  # task → a photograph, and the middle of its detail: of height, width

@@ -285,7 +285,7 @@ def _check_model(require: Callable) -> None:
 
 
 def _check(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> None:
-    from dgunet.data.crops import DEGRADATIONS, is_degradation  # which takes long to import
+    from dgunet.data.degradations import NAMES, is_degradation
 
     require = _requirement(config, sources, file, checks)
 
@@ -323,7 +323,7 @@ def _check(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> No
     require("TRAINING.PRECISION", lambda v: v in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     for key in ("TRAINING.TRAIN_PS", "TRAINING.VAL_PS"):
         require(key, lambda v: v >= 16 and v % 8 == 0, "a multiple of 8, at least 16")
-    require("DATA.DEGRADATION", is_degradation, DEGRADATIONS)
+    require("DATA.DEGRADATION", is_degradation, NAMES)
     require("TRAINING.TRAIN_DIR", bool, "a data folder (--opts TRAINING.TRAIN_DIR FOLDER)")
     require("TRAINING.TRAIN_DIR", os.path.exists, "a data folder or packed file that exists")
     require(

@@ -26,11 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError
-from dgunet.data.crops import EpochBatchSampler, mixup
+from dgunet.data.augmentation import mixup
+from dgunet.data.loading import Batches
+from dgunet.data.sampler import EpochBatchSampler
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.model.checkpoint import load_weights, save_checkpoint
 from dgunet.model.registry import build_model
@@ -164,7 +166,7 @@ class Trainer:
         if hasattr(self.training_data, "loader"):
             self.loader = self.training_data.loader(self.sampler, devices.device)
         else:
-            self.loader = DataLoader(
+            self.loader = Batches(
                 self.training_data,
                 batch_sampler=self.sampler,
                 persistent_workers=config.TRAINING.WORKERS > 0,
@@ -174,7 +176,7 @@ class Trainer:
             share = range(devices.rank, len(self.validation_data), devices.world_size)
             size = config.OPTIM.BATCH_SIZE // config.OPTIM.ACCUMULATE // devices.processors
             size = getattr(self.validation_data, "batch_size", size)
-            self.validation = DataLoader(
+            self.validation = Batches(
                 self.validation_data, batch_size=max(1, size), sampler=list(share), **settings
             )
 

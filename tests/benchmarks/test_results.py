@@ -12,10 +12,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
-from dgunet.data.degradations import blur_in_linear_light, synthesize
+from dgunet.data.degradations import blur_in_linear_light
 from dgunet.images.files import write_image
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import build_model
+from dgunet.tools.synthesize import synthesize
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -10,24 +10,25 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as TF
+from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError
+from dgunet.data.augmentation import mixup, turn
 from dgunet.data.crops import (
     CleanImages,
-    EpochBatchSampler,
     PackedPairs,
     PairedImages,
-    SampleKey,
-    UnreadableImage,
     ValidationImages,
-    degradation,
-    image_size,
-    mixup,
-    move,
     open_training_data,
+    training_set,
+    validation_set,
 )
-from dgunet.data.packed import pack
+from dgunet.data.degradations import degradation
+from dgunet.data.loading import Batches
+from dgunet.data.sampler import EpochBatchSampler, SampleKey
 from dgunet.images.files import write_image
+from dgunet.images.sizes import image_size
+from dgunet.tools.pack import pack
 
 PATCH = 32
 
@@ -68,13 +69,17 @@ def pixels(tensor: torch.Tensor) -> np.ndarray:
     return (tensor * 255).round().byte().permute(1, 2, 0).numpy()
 
 
+def validation(folder, size: int, **options) -> ValidationImages:
+    return ValidationImages(open_training_data(folder, size, **options))
+
+
 def keys(count: int, images: int = 5) -> list[SampleKey]:
     return [SampleKey(1, position, position % images) for position in range(count)]
 
 
 @pytest.mark.parametrize("source", ["paired", "packed"])
 def test_crops_are_where_their_pixels_say_and_pairs_match(folder, packed, source):
-    data = open_training_data(folder if source == "paired" else packed, PATCH, 7, moves=False)
+    data = open_training_data(folder if source == "paired" else packed, PATCH, 7, augment=False)
     corners = set()
     for key in keys(60):
         sample = data[key]
@@ -91,14 +96,14 @@ def test_crops_are_where_their_pixels_say_and_pairs_match(folder, packed, source
 
 
 def test_crops_reach_every_place(folder):
-    data = PairedImages(folder, 47, moves=False)
+    data = PairedImages(folder, 47, augment=False)
     places = {tuple(pixels(data[SampleKey(1, p, 0)]["target"])[0, 0, :2]) for p in range(300)}
     assert places == {(row, column) for row in range(2) for column in range(14)}
 
 
-def test_the_moves_are_the_dihedral_group_with_the_identity_twice():
+def test_orientations_are_the_dihedral_group_with_the_identity_twice():
     image = np.arange(4).reshape(2, 2)
-    results = Counter(tuple(move(image, number).ravel()) for number in range(9))
+    results = Counter(tuple(turn(image, number).ravel()) for number in range(9))
     turned = [np.rot90(image, k) for k in range(4)]
     group = {tuple(view.ravel()) for turn in turned for view in (turn, np.fliplr(turn))}
     assert set(results) == group and len(group) == 8
@@ -106,7 +111,7 @@ def test_the_moves_are_the_dihedral_group_with_the_identity_twice():
     assert set(results.values()) == {1}
 
 
-def test_moves_are_equally_likely_and_the_same_for_both_images(tmp_path):
+def test_orientations_are_equally_likely_and_the_same_for_both_images(tmp_path):
     image = np.zeros((2, 2, 3), np.uint8)
     image[..., 0] = [[0, 1], [2, 3]]
     for part in ("input", "target"):
@@ -126,7 +131,7 @@ def test_moves_are_equally_likely_and_the_same_for_both_images(tmp_path):
 
 
 def test_small_images_are_reflected_at_the_bottom_and_right(folder, packed):
-    for data in (PairedImages(folder, 100, moves=False), PackedPairs(packed, 100, moves=False)):
+    for data in (PairedImages(folder, 100, augment=False), PackedPairs(packed, 100, augment=False)):
         target = pixels(data[SampleKey(1, 0, 3)]["target"])
         expected = np.pad(coordinates(51, 60, 3), ((0, 49), (0, 40), (0, 0)), mode="reflect")
         assert np.array_equal(target, expected)
@@ -137,7 +142,7 @@ def test_saturation_changes_both_images_alike_in_one_sample_of_three(tmp_path):
     images = {part: rng.integers(60, 180, (8, 8, 3), np.uint8) for part in ("input", "target")}
     for part, image in images.items():
         write_image(tmp_path / part / "a.png", image)
-    data = PairedImages(tmp_path, 8, moves=False, saturation=True)
+    data = PairedImages(tmp_path, 8, augment=False, saturation=True)
     luma = torch.tensor([0.2989, 0.587, 0.114])[:, None, None]
     factors = []
     for position in range(600):
@@ -228,11 +233,8 @@ def test_sizes_are_read_from_headers(tmp_path, suffix):
 def test_a_corrupt_image_names_itself_in_one_line(folder, tmp_path, workers):
     data = PairedImages(spoiled(folder, tmp_path / "data"), PATCH)
     sampler = EpochBatchSampler(5, 2, seed=0)
-    batches = iter(DataLoader(data, batch_sampler=sampler, num_workers=workers))
-    with pytest.raises(UnreadableImage) as caught:
-        list(batches)
-    if workers:
-        batches._shutdown_workers()  # left to the garbage collector it takes 5 seconds
+    with pytest.raises(InputError) as caught:
+        list(Batches(data, batch_sampler=sampler, num_workers=workers))
     message = str(caught.value)
     assert message.startswith(str(tmp_path / "data" / "input" / "2.png"))
     assert len(message.splitlines()) == 1 and "Traceback" not in message
@@ -248,7 +250,7 @@ def test_a_corrupt_image_can_be_left_out_and_is_counted(folder, tmp_path):
         file.write_bytes(b"")
     with (
         pytest.warns(RuntimeWarning),
-        pytest.raises(UnreadableImage, match="none of the 5 images"),
+        pytest.raises(InputError, match="none of the 5 images"),
     ):
         data[SampleKey(1, 0, 0)]
 
@@ -276,7 +278,7 @@ def test_what_lies_there_decides_the_source(folder, packed, tmp_path):
         "": "no data folder given",
     }.items():
         with pytest.raises(InputError, match=message):
-            open_training_data(given, PATCH, 0)
+            open_training_data(given, PATCH)
 
 
 def test_gaussian_noise_is_neither_clipped_nor_rounded(tmp_path):
@@ -295,10 +297,10 @@ def test_gaussian_noise_is_neither_clipped_nor_rounded(tmp_path):
 
 
 def test_grey_is_one_channel(folder):
-    data = CleanImages(folder / "target", PATCH, moves=False, grey=True)
+    data = CleanImages(folder / "target", PATCH, augment=False, grey=True)
     sample, coloured = (
         source[SampleKey(1, 0, 1)]["target"]
-        for source in (data, CleanImages(folder / "target", PATCH, moves=False))
+        for source in (data, CleanImages(folder / "target", PATCH, augment=False))
     )
     luma = (coloured * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
     assert sample.shape == (1, PATCH, PATCH)
@@ -315,7 +317,7 @@ def test_unknown_degradations_are_refused():
 
 @pytest.mark.parametrize("size", [20, 31, 32, 47])
 def test_validation_takes_torchvisions_centre_crop(folder, packed, size):
-    for data in (ValidationImages(folder, size), ValidationImages(packed, size)):
+    for data in (validation(folder, size), validation(packed, size)):
         assert len(data) == 5
         for index in range(5):
             whole = torch.from_numpy(coordinates(48 + index, 60, index)).permute(2, 0, 1)
@@ -325,20 +327,20 @@ def test_validation_takes_torchvisions_centre_crop(folder, packed, size):
 
 def test_validation_noise_is_the_same_each_time_but_not_for_each_image(folder):
     noise = degradation("gaussian25")
-    first, second = (ValidationImages(folder, PATCH, degrade=noise) for _ in range(2))
+    first, second = (validation(folder, PATCH, degrade=noise) for _ in range(2))
     added = [first[index]["degraded"] - first[index]["target"] for index in range(5)]
     assert torch.equal(first[3]["degraded"], second[3]["degraded"])
     assert float((added[0] - added[1]).abs().max()) > 0.1
-    assert ValidationImages(folder, 100)[0]["target"].shape == (3, 100, 100)
+    assert validation(folder, 100)[0]["target"].shape == (3, 100, 100)
 
 
 def test_validation_can_leave_out_corrupt_images(folder, tmp_path):
     spoiled(folder, tmp_path / "data", "target/1.png")
-    data = ValidationImages(tmp_path / "data", PATCH, skip_corrupt=True)
+    data = validation(tmp_path / "data", PATCH, skip_corrupt=True)
     assert [data[index]["name"] for index in range(len(data))] == ["0", "2", "3", "4"]
     assert len(data.left_out) == 1 and "1.png" in data.left_out[0]
-    with pytest.raises(UnreadableImage, match=r"1\.png"):
-        ValidationImages(tmp_path / "data", PATCH)[1]
+    with pytest.raises(InputError, match=r"1\.png"):
+        validation(tmp_path / "data", PATCH)[1]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -421,3 +423,27 @@ def test_mixup_blends_whole_pairs_with_shares_from_the_beta_distribution():
 def test_opening_pairs_decodes_nothing(folder, monkeypatch):
     monkeypatch.setattr("dgunet.data.crops.read_rgb", None)
     assert len(PairedImages(folder, PATCH)) == 5
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_images_held_out_are_validated_on_and_not_trained_on(folder, packed, packs):
+    cfg = CfgNode(
+        {
+            "SEED": 0,
+            "DATA": {"DEGRADATION": "", "GREY": False},
+            "TRAINING": {
+                "TRAIN_DIR": str(packed if packs else folder),
+                "VAL_DIR": "",
+                "TRAIN_PS": PATCH,
+                "VAL_PS": PATCH,
+                "HOLD_OUT": 2,
+                "SKIP_CORRUPT": False,
+            },
+        }
+    )
+    training, held_out = training_set(cfg), validation_set(cfg)
+    assert [training[key]["name"] for key in keys(3)] == ["1", "3", "4"]
+    assert [held_out[index]["name"] for index in range(2)] == ["0", "2"]
+    cfg.TRAINING.HOLD_OUT = 5
+    with pytest.raises(InputError, match="HOLD_OUT is 5, expected fewer than the 5 images"):
+        training_set(cfg)

@@ -6,7 +6,6 @@ import pytest
 
 from dgunet.base.errors import InputError
 from dgunet.data.degradations import (
-    BUNDLED_PHOTOS,
     PRESETS,
     Blur,
     Noise,
@@ -15,18 +14,16 @@ from dgunet.data.degradations import (
     add_noise,
     add_rain,
     blur_in_linear_light,
-    bundled_photos,
     degrade,
     linear_to_srgb,
-    main,
     pair_generator,
     shake_kernel,
     srgb_to_linear,
     streak_kernel,
-    synthesize,
 )
 from dgunet.images.files import list_images, read_image, read_rgb, write_image
 from dgunet.images.psnr import psnr
+from dgunet.tools.synthesize import BUNDLED_PHOTOS, bundled_photos, main, synthesize
 
 
 def rng(seed=0):

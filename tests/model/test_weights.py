@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
-from dgunet.data.degradations import bundled_photos, degrade
+from dgunet.data.degradations import degrade
 from dgunet.images.files import read_rgb, to_tensor, to_uint8
 from dgunet.images.psnr import psnr
 from dgunet.inference.restorer import restore
 from dgunet.model.checkpoint import load_model
 from dgunet.model.registry import TASKS
+from dgunet.tools.synthesize import bundled_photos
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(

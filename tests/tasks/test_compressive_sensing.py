@@ -22,7 +22,6 @@ from dgunet.Compressive_Sensing.data import (
     Photographs,
     principal_components,
     read_luma,
-    split,
     training_data,
     validation_data,
 )
@@ -33,7 +32,8 @@ from dgunet.Compressive_Sensing.measure import (
     write_measurements,
 )
 from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct, reconstruct
-from dgunet.data.crops import EpochBatchSampler, SampleKey
+from dgunet.data.crops import hold_out
+from dgunet.data.sampler import EpochBatchSampler, SampleKey
 from dgunet.images.files import read_image, write_image
 from dgunet.images.psnr import psnr
 from dgunet.model.checkpoint import load_model, load_weights, save_checkpoint
@@ -208,11 +208,11 @@ def test_luma_of_training_is_bt601_in_studio_range(tmp_path):
 
 def test_photographs_held_out_are_not_trained_on(photos, tmp_path):
     paths = [Path(f"{n}.png") for n in range(11)]
-    trained, held_out = split(paths, 3, "photos")
+    trained, held_out = hold_out(paths, 3, "photos")
     assert [path.stem for path in held_out] == ["0", "3", "7"]
     assert sorted(trained + held_out) == sorted(paths)
     with pytest.raises(InputError, match="HOLD_OUT is 11, expected fewer than the 11 images"):
-        split(paths, 11, "photos")
+        hold_out(paths, 11, "photos")
 
     config = config_for(photos, tmp_path, TRAINING__VAL_DIR="", TRAINING__HOLD_OUT=3)
     names = validation_data(config).names

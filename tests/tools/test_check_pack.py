@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from dgunet.base.errors import InputError
-from dgunet.data import packed as packing
+from dgunet.data import packed
 from dgunet.images.files import write_image
 from dgunet.tools import check
+from dgunet.tools import pack as packing
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -89,23 +90,23 @@ def test_a_packed_file_holds_the_pixels(folder, tmp_path, capsys):
     file = tmp_path / "new" / "pairs.h5"
     packing.main([str(folder), str(file), "--jobs", "2"])
     assert "3 pairs, 2 MiB" in capsys.readouterr().out
-    names, sizes, paired = packing.read_index(file)
+    names, sizes, paired = packed.read_index(file)
     assert names == ["picture 0", "picture 1", "picture 2"]
     assert sizes == [(40, 50), (600, 500), (30, 20)] and paired
-    with h5py.File(file) as packed:
-        assert packed.attrs["format"] == b"dgunet-pairs" and packed.attrs["version"] == 1
+    with h5py.File(file) as content:
+        assert content.attrs["format"] == b"dgunet-pairs" and content.attrs["version"] == 1
         for number, (height, width) in enumerate(sizes):
             for kind, seed in (("target", number), ("degraded", number + 10)):
-                stored = packed[f"{kind}/{number:06d}"]
+                stored = content[f"{kind}/{number:06d}"]
                 assert np.array_equal(stored[...], photograph(height, width, seed))
                 assert stored.compression is None
-        assert packed["target/000001"].chunks == (64, 64, 3)
+        assert content["target/000001"].chunks == (64, 64, 3)
     assert [path.name for path in file.parent.iterdir()] == ["pairs.h5"]
 
 
 def test_photographs_alone_can_be_packed(folder, tmp_path):
     assert packing.pack(folder / "target", tmp_path / "photographs.h5") == 3
-    assert not packing.read_index(tmp_path / "photographs.h5")[2]
+    assert not packed.read_index(tmp_path / "photographs.h5")[2]
 
 
 def test_an_existing_file_is_kept(folder, tmp_path, capsys):
@@ -115,7 +116,7 @@ def test_an_existing_file_is_kept(folder, tmp_path, capsys):
     assert file.read_text() == "precious"
     assert "exists already" in capsys.readouterr().err
     packing.main([str(folder), str(file), "--overwrite"])
-    assert len(packing.read_index(file)[0]) == 3
+    assert len(packed.read_index(file)[0]) == 3
 
 
 def test_a_failed_run_leaves_nothing(folder, tmp_path):
@@ -145,17 +146,17 @@ def test_foreign_and_truncated_files_are_refused(folder, tmp_path):
     packing.pack(folder, file)
     cut_in_half(file)
     with pytest.raises(InputError, match=r"pairs\.h5: not HDF5, or cut short"):
-        packing.read_index(file)
+        packed.read_index(file)
     with h5py.File(tmp_path / "foreign.h5", "w") as foreign:
         foreign["data"] = np.zeros(3)
     with pytest.raises(InputError, match=r"foreign\.h5: .*expected dgunet-pairs, version 1"):
-        packing.read_index(tmp_path / "foreign.h5")
+        packed.read_index(tmp_path / "foreign.h5")
     packing.pack(folder, file, overwrite=True)
     with h5py.File(file, "a") as later:
         later.attrs["version"] = 2
     with pytest.raises(InputError, match="version 2"):
-        packing.read_index(file)
+        packed.read_index(file)
     (tmp_path / "text.h5").write_text("hello")
     for name in ("text.h5", "missing.h5"):
         with pytest.raises(InputError, match=name):
-            packing.read_index(tmp_path / name)
+            packed.read_index(tmp_path / name)

@@ -41,7 +41,7 @@ from dgunet.Compressive_Sensing.measure import (
     write_measurements,
 )
 from dgunet.data.crops import PackedPairs
-from dgunet.data.packed import pack, read_index
+from dgunet.data.packed import read_index
 from dgunet.images.files import read_image, write_image
 from dgunet.images.photographs import Photo, read_photo, write_photo
 from dgunet.inference.restorer import Restorer
@@ -49,6 +49,7 @@ from dgunet.inference.tiling import spans
 from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import build_model
 from dgunet.scoring.evaluate import read_settings
+from dgunet.tools.pack import pack
 from dgunet.training.configuration import DEFAULTS, load_config
 
 SECONDS_A_ROUND = 900

@@ -15,7 +15,6 @@ import Deblurring.train
 import Denoising.train
 import Deraining.train
 from dgunet.base.errors import InputError
-from dgunet.data.crops import UnreadableImage
 from dgunet.images.files import to_tensor, write_image
 from dgunet.model.checkpoint import published_state_dict, read_checkpoint
 from dgunet.model.registry import build_model
@@ -788,10 +787,6 @@ def test_corrupt_images_can_be_left_out_and_are_counted(data, corrupt, tmp_path,
     text = output(capsys)
     assert f"validation: 6 images, every epoch; 1 left out: {corrupt}/target/photo4.png" in text
     assert re.search(r"^epoch 1: .*, 2 samples left out as unreadable$", text, re.M)
-
-
-def test_the_message_of_a_workers_error_is_one_line():
-    assert "\n" not in str(UnreadableImage("Traceback\n  ...\nfile.png: broken"))
 
 
 # What a run tells

@@ -1,0 +1,42 @@
+"""Augmentation: the same for both images of a pair, but for MixUp, which blends whole pairs."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ORIENTATIONS = 9  # of `turn`
+
+
+def turn(image: np.ndarray, number: int) -> np.ndarray:
+    """Return H×W[×C] pixels in orientation `number` of nine: 0-3 quarter turns, 4-7 the same of the
+    image flipped upside down, 8 the identity once more (as published: drawn twice as often).
+
+    >>> turn(np.array([[1, 2], [3, 4]]), 5)
+    array([[4, 2],
+           [3, 1]])
+    """
+    if number == 8:
+        return image
+    return np.rot90(image[::-1] if number >= 4 else image, number % 4)
+
+
+def change_saturation(images: tuple[Tensor, Tensor], factor: float) -> tuple[Tensor, Tensor]:
+    """Return both C×H×W images of a pair with their colour saturation scaled by `factor`."""
+    from torchvision.transforms.functional import adjust_saturation  # slow to import
+
+    degraded, target = (adjust_saturation(image, factor) for image in images)
+    return degraded, target
+
+
+def mixup(
+    degraded: Tensor, target: Tensor, rng: np.random.Generator, alpha: float = 0.6
+) -> tuple[Tensor, Tensor]:
+    """Return N×C×H×W batches in which each pair is blended with another of the batch (Zhang et al.
+    2018): with the pair that a permutation puts at its place, by its own share
+    λ ~ Beta(alpha, alpha)."""
+    partner = torch.from_numpy(rng.permutation(len(target))).to(target.device)
+    share = torch.from_numpy(rng.beta(alpha, alpha, len(target))).to(target)[:, None, None, None]
+    return (
+        share * degraded + (1 - share) * degraded[partner],
+        share * target + (1 - share) * target[partner],
+    )

@@ -1,0 +1,107 @@
+"""Which image stands at which place of an epoch, and the share of each process."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from dgunet.base.errors import InputError
+
+
+class SampleKey(NamedTuple):
+    """Which sample: the `position` in the epoch makes its random choices, the `index` its image.
+
+    A negative position marks a filler (see `EpochBatchSampler`).
+    """
+
+    epoch: int
+    position: int
+    index: int
+
+
+class EpochBatchSampler(Sampler[list[SampleKey]]):
+    """Yields the keys of one rank's share of every batch, for `DataLoader(batch_sampler=...)`.
+
+    `batch_size` is the joint batch over all ranks. A rank takes a contiguous share of every joint
+    batch, so that the ranks together see exactly the batches of a single process; shares differ by
+    one sample at most where the batch cannot be divided evenly. The last batch of an epoch may be
+    smaller. Where it has fewer samples than there are ranks, a rank without a share gets one filler
+    key, whose sample has `weight` 0: the rank then takes part in the step without counting.
+
+    Args:
+        length: number of images.
+        batch_size: joint batch, at least `world_size`.
+        seed: decides the order, together with the epoch.
+        shuffle: new order every epoch; otherwise the images in order.
+        rank, world_size: this process, and how many there are.
+        repeats: how often an epoch uses each image.
+
+    >>> sampler = EpochBatchSampler(5, batch_size=2, seed=0, shuffle=False)
+    >>> [[key.index for key in batch] for batch in sampler]
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: int = 1,
+    ):
+        if length < 1 or repeats < 1:
+            raise ValueError(f"{length} images used {repeats} times; expected at least one sample")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size} processes")
+        if batch_size < world_size:
+            raise InputError(
+                f"OPTIM.BATCH_SIZE: {batch_size} samples for {world_size} processes; "
+                "expected at least one for each (it is the joint batch)"
+            )
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.shuffle, self.rank, self.world_size, self.repeats = shuffle, rank, world_size, repeats
+        self.epoch, self.first_batch = 1, 0
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of an epoch, over all ranks."""
+        return self.length * self.repeats
+
+    @property
+    def batches(self) -> int:
+        """Number of batches of a whole epoch."""
+        return math.ceil(self.samples / self.batch_size)
+
+    def joint_size(self, batch: int) -> int:
+        """Return how many samples the joint batch number `batch` (from 0) of an epoch has."""
+        return min(self.batch_size, self.samples - batch * self.batch_size)
+
+    def set_position(self, epoch: int, first_batch: int = 0) -> None:
+        """Go to an epoch, and within it to a batch: where a resumed run goes on."""
+        if not 0 <= first_batch <= self.batches:
+            raise ValueError(f"batch {first_batch} of an epoch of {self.batches}")
+        self.epoch, self.first_batch = epoch, first_batch
+
+    def __len__(self) -> int:
+        """Number of batches left in this epoch."""
+        return self.batches - self.first_batch
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch, first_batch = self.epoch, self.first_batch
+        order = np.arange(self.samples)
+        if self.shuffle:
+            # The 1 keeps this stream apart from the samples' [seed, epoch, position].
+            order = np.random.default_rng([self.seed, epoch, 0, 1]).permutation(self.samples)
+        for batch in range(first_batch, self.batches):
+            start, size = batch * self.batch_size, self.joint_size(batch)
+            first = start + size * self.rank // self.world_size
+            last = start + size * (self.rank + 1) // self.world_size
+            share = [
+                SampleKey(epoch, at, int(order[at]) % self.length) for at in range(first, last)
+            ]
+            yield share or [SampleKey(epoch, -1, int(order[start]) % self.length)]
