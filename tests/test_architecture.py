@@ -69,6 +69,15 @@ def test_every_module_lies_in_a_room():
     assert {path.name for path in (ROOT / "dgunet").iterdir()} <= allowed
 
 
+def test_every_room_and_task_is_in_the_wheel():
+    packages = (ROOT / "pyproject.toml").read_text("utf-8").partition("packages = [")[2]
+    packages = packages.partition("]")[0]
+    for folder in {path.parent for _, path in files()}:
+        parts = folder.relative_to(ROOT).parts
+        name = ".".join(("dgunet", *parts) if parts[0] in TASKS else parts)
+        assert f'"{name}"' in packages
+
+
 def test_imports_point_one_way():
     found = [
         f"{path.relative_to(ROOT)}:{line}: imports {name}: {why}"

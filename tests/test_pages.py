@@ -1,11 +1,13 @@
 """Pages: links lead somewhere, files that they name exist, and their commands are understood."""
 
+import ast
 import re
 import runpy
 import shlex
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,17 @@ def test_commands_are_understood(page):
         for flag in (word for word in arguments if re.match(r"--?[a-zA-Z]", word)):
             known = (re.search(rf"(?<![\w-]){flag}(?![\w-])", help_of(name)) for name in names)
             assert any(known), f"{' or '.join(names)} {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_in_pages_imports_what_there_is(page):
+    for block in re.findall(
+        r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.M | re.S
+    ):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
 def test_scores_in_the_readme_are_those_of_the_results():
