@@ -7,7 +7,7 @@ means the same everywhere. Arrays are H×W (grey), H×W×3 (RGB) or H×W×4 (RGB
 from __future__ import annotations
 
 import io
-import re
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from natsort import natsorted
-from PIL import Image
+from PIL import Image, TiffTags
 
 from dgunet.base.errors import InputError, first_few
 from dgunet.base.files import write_bytes
@@ -23,23 +23,15 @@ from dgunet.base.files import write_bytes
 if TYPE_CHECKING:
     import torch
 
-IMAGE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm",
-)  # fmt: skip
-_SUFFIXES_OF_16_BIT = (".png", ".tif", ".tiff", ".ppm", ".pgm")
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_COLOUR_TYPE = 25  # byte of the header; 3 means palette
-_PNM_GAP = rb"(?:\s|#[^\n\r]*[\n\r])+"
-_PNM_HEADER = re.compile(rb"P[2356]" + 2 * (_PNM_GAP + rb"\d+") + _PNM_GAP + rb"(\d+)")
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP")  # Pillow's names; MPO is a phone's JPEG
+EXPECTED = "PNG, JPEG, TIFF, WebP or BMP (save it as PNG)"
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16", "I;16B")  # Pillow's
 _JPEG_START_OF_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_EXTRA_SAMPLES = 258, 262, 338  # tags
-_WHITE_IS_ZERO, _PLAIN_ALPHA = 0, (2,)  # values of the last two; alpha not multiplied in
 
-# A broken file is this module's error to report, once; OpenCV would log it too.
+# A broken file is this module's error to report, once; OpenCV and Pillow would tell of it too.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 def list_images(folder: str | Path, recursive: bool = False) -> list[Path]:
@@ -71,20 +63,17 @@ def read_image(path: str | Path) -> np.ndarray:
     of a TIFF is, by all its decoders). A palette image comes out as RGB, or grey if its colours are
     all grey; an animation as its first frame.
 
-    Raises `FileNotFoundError`, and `InputError` for a file that is no image, is cut short or has
-    other pixels than 8 or 16 bits.
+    Raises `FileNotFoundError`, and `InputError` for a file that is no image of `FORMATS`, is cut
+    short, or has pixels other than grey or RGB, with or without alpha, of 8 or 16 bits.
     """
     path = Path(path)
-    array = decode_image(path.read_bytes(), path)
-    if array.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path}: has {array.dtype} pixels; expected 8 or 16 bits")
-    return array
+    return decode_image(path.read_bytes(), path)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
     """Return the image as H×W×3 uint8 RGB: a grey one is repeated, alpha is dropped, 16 bits are
     rounded to 8. Raises as `read_image`."""
-    array = _to_8_bit(read_image(path))
+    array = to_uint8(read_image(path))
     if array.ndim == 2:
         return np.repeat(array[..., None], 3, axis=2)
     return np.ascontiguousarray(array[..., :3])
@@ -93,7 +82,7 @@ def read_rgb(path: str | Path) -> np.ndarray:
 def read_gray(path: str | Path) -> np.ndarray:
     """Return the image as H×W uint8. Of a colour image it is Y of OpenCV's full-range YCrCb, as the
     compressive-sensing benchmarks take it. Raises as `read_image`."""
-    array = _to_8_bit(read_image(path))
+    array = to_uint8(read_image(path))
     if array.ndim == 2:
         return array
     return cv2.cvtColor(np.ascontiguousarray(array[..., :3]), cv2.COLOR_RGB2YCrCb)[..., 0].copy()
@@ -113,9 +102,11 @@ def encode_image(path: str | Path, array: np.ndarray) -> bytes:
     path = Path(path)
     array = np.asarray(array)
     suffix = path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES or suffix == ".gif":
+    if suffix not in IMAGE_SUFFIXES:
         raise InputError(f"{path}: cannot be written as {suffix or 'no suffix'}; expected .png")
-    if array.dtype != np.uint8 and not (array.dtype == np.uint16 and suffix in _SUFFIXES_OF_16_BIT):
+    if array.dtype != np.uint8 and not (
+        array.dtype == np.uint16 and suffix in (".png", ".tif", ".tiff")
+    ):
         raise InputError(f"{path}: has {array.dtype} pixels; expected uint8 (uint16 for PNG, TIFF)")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise InputError(f"{path}: has shape {array.shape}; expected H×W, H×W×3 or H×W×4")
@@ -149,17 +140,24 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
     return tensor if array.dtype.kind == "f" else tensor.div_(np.iinfo(array.dtype).max)
 
 
-def to_uint8(tensor: torch.Tensor) -> np.ndarray:
-    """Return a C×H×W tensor in [0, 1] as uint8 pixels, H×W×C (H×W for C = 1): clamped, times 255,
-    rounded half to even.
+def to_uint8(image: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Return an image as uint8 pixels: a C×H×W tensor as H×W×C (H×W for C = 1), an array in its own
+    shape. Floats are clipped to [0, 1], multiplied by 255 and rounded half to even; uint16 pixels
+    are divided by 257 and rounded.
 
-    >>> import torch
-    >>> to_uint8(torch.tensor([[[-1.0, 0.5, 2.0]]]))
-    array([[  0, 128, 255]], dtype=uint8)
+    >>> to_uint8(np.array([-1.0, 0.5, 2.0])), to_uint8(np.array([65535], np.uint16))
+    (array([  0, 128, 255], dtype=uint8), array([255], dtype=uint8))
     """
-    if tensor.ndim != 3:
-        raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected C×H×W")
-    levels = tensor.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8:
+            return image
+        if image.dtype == np.uint16:
+            return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        precise = image.astype(np.float32) if image.dtype == np.float16 else image
+        return np.rint(np.clip(precise, 0, 1) * 255).astype(np.uint8)
+    if image.ndim != 3:
+        raise ValueError(f"tensor has shape {tuple(image.shape)}; expected C×H×W")
+    levels = image.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
     return levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
 
 
@@ -229,106 +227,78 @@ def pair_by_name(first: str | Path, second: str | Path) -> list[tuple[Path, Path
     return [(path, seconds[stem]) for stem, path in firsts.items()]
 
 
-def decode_image(data: bytes, name: str | Path) -> np.ndarray:
-    """Return the pixels of an image file's bytes as `read_image` does, or float32 ones as
-    stored. `name` is for messages. Raises `InputError`."""
+def open_picture(data: bytes, name: str | Path) -> Image.Image:
+    """Return an image file as Pillow opens it: its header is read. `name` is for messages.
+
+    Raises `InputError` for anything but `FORMATS`."""
     try:
-        return _decode(data)
+        picture = Image.open(io.BytesIO(data))
+    except Image.UnidentifiedImageError as error:
+        found = f"{len(data)} bytes of no known image format" if data else "is empty (0 bytes)"
+        raise InputError(f"{name}: {found}; expected {EXPECTED}") from error
+    if picture.format not in FORMATS:
+        raise InputError(f"{name}: is a {picture.format} image; expected {EXPECTED}")
+    return picture
+
+
+def decode_image(data: bytes, name: str | Path) -> np.ndarray:
+    """Return the pixels of an image file's bytes as `read_image` does. `name` is for messages.
+    Raises `InputError`."""
+    try:
+        return _decode(open_picture(data, name), data)
+    except InputError:
+        raise
     except Exception as error:  # what a decoder raises on broken files is not documented
         raise InputError(f"{name}: cannot be read as an image ({error})") from error
 
 
-def _decode(data: bytes) -> np.ndarray:
-    """OpenCV decodes; Pillow decodes what OpenCV gives in other colours than the stored ones
-    (palettes, CMYK), without its alpha or not at all in some versions (GIF)."""
-    inverted = False
-    if data.startswith(_JPEG_SIGNATURE):
-        # OpenCV may fill the missing part of a JPEG with grey without a word.
-        if data.rfind(_JPEG_END) < data.rfind(_JPEG_START_OF_SCAN):
-            raise ValueError("it is cut short")
-    elif data.startswith(_PNG_SIGNATURE):
-        if b"IEND" not in data:
-            raise ValueError("it is cut short")
-        if data[_PNG_COLOUR_TYPE : _PNG_COLOUR_TYPE + 1] == b"\x03":
-            return _decode_with_pillow(Image.open(io.BytesIO(data)))
-    elif header := _PNM_HEADER.match(data):
-        if int(header[1]) not in (255, 65535):  # OpenCV takes no notice of it
-            raise ValueError(f"its largest value is {int(header[1])}; expected 255 or 65535")
-    elif data:
-        if data.startswith(TIFF_STARTS) and _is_planar(data):
-            return _decode_with_tifffile(data)
-        try:
-            picture = Image.open(io.BytesIO(data))
-        except Image.UnidentifiedImageError:
-            picture = None
-        if picture and (picture.mode in ("P", "PA", "LA", "CMYK") or picture.format == "GIF"):
-            return _decode_with_pillow(picture)
-        if picture and picture.mode == "LAB":
-            raise ValueError("it has LAB pixels; expected grey or RGB")
-        if picture and picture.format == "TIFF":
-            tags = picture.tag_v2
-            bits, extra = tags.get(_TIFF_BITS), tags.get(_TIFF_EXTRA_SAMPLES)
-            if picture.mode == "RGBA" and bits == (8, 8, 8, 8) and extra == _PLAIN_ALPHA:
-                return np.array(picture)  # OpenCV would multiply the colours by alpha
-            inverted = picture.mode == "I;16" and tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
+def _decode(picture: Image.Image, data: bytes) -> np.ndarray:
+    """Decode with OpenCV, and with Pillow where OpenCV changes colours or alpha."""
+    if picture.mode not in _MODES:
+        raise ValueError(f"it has {picture.mode} pixels; expected grey or RGB of 8 or 16 bits")
+    # OpenCV may fill the missing part of a JPEG with grey without a word.
+    if picture.format in ("JPEG", "MPO") and data.rfind(_JPEG_END) < data.rfind(
+        _JPEG_START_OF_SCAN
+    ):
+        raise ValueError("it is cut short")
+    if picture.format == "PNG" and b"IEND" not in data:
+        raise ValueError("it is cut short")
+    tags = _tiff_tags(picture)
+    bits = max(tags.get("BitsPerSample", (8,)))
+    samples = tags.get("SamplesPerPixel", 1)
+    if samples > 1 and tags.get("PlanarConfiguration") == 2:  # OpenCV and Pillow mistake it
+        raise ValueError("its channels lie in separate planes; expected interleaved ones")
+    plain_alpha = tags.get("ExtraSamples") == (2,)  # OpenCV would multiply the colours by it
+    if picture.mode in ("P", "PA", "LA") or (picture.mode == "RGBA" and plain_alpha and bits == 8):
+        return _decode_with_pillow(picture)
 
-    array = None
-    if data:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None and data.startswith(TIFF_STARTS):
-        return _decode_with_tifffile(data)
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        raise ValueError(f"{len(data)} bytes of no known format, or cut short")
-    if array.dtype not in (np.uint8, np.uint16, np.float32):
-        raise ValueError(f"it has {array.dtype} pixels; expected 8 or 16 bits, or float32")
-    if array.ndim == 2:
-        return 65535 - array if inverted else array
-    if array.shape[2] not in (3, 4):
-        raise ValueError(f"it has {array.shape[2]} channels; expected 1, 3 or 4")
-    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-
-
-def _is_planar(data: bytes) -> bool:
-    """Tell whether the channels of a TIFF lie apart, which OpenCV and Pillow mistake."""
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
-        return page.planarconfig == 2 and page.samplesperpixel > 1
-
-
-def _decode_with_tifffile(data: bytes) -> np.ndarray:
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
-        turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
-        kind = page.photometric.name
-        if turned or kind not in ("RGB", "MINISBLACK"):
-            raise ValueError(f"it is a {kind} TIFF{' turned' * turned}, of a layout that is rare")
-        array = page.asarray()
-        if page.planarconfig == 2 and page.samplesperpixel > 1:
-            array = np.moveaxis(array, 0, -1)
+        raise ValueError("it is cut short or of a rare kind")
     channels = 1 if array.ndim == 2 else array.shape[2]
-    if array.dtype not in (np.uint8, np.uint16, np.float32) or channels > 4:
-        raise ValueError(f"it has {channels} channels of {array.dtype}")
-    return np.ascontiguousarray(array if channels != 2 else array[..., [0, 0, 0, 1]])
+    if array.dtype not in (np.uint8, np.uint16) or channels not in (1, 3, 4):
+        raise ValueError(f"it has {channels} channels of {array.dtype}; expected 8 or 16 bits")
+    if tags and (channels != samples or bits not in (1, 8 * array.itemsize)):
+        raise ValueError(f"it has {samples} channels of {bits} bits; expected 8 or 16 bits")
+    if channels == 1:
+        white_is_zero = tags.get("PhotometricInterpretation") == 0  # OpenCV inverts 8 bits alone
+        return 65535 - array if white_is_zero and array.dtype == np.uint16 else array
+    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def _tiff_tags(picture: Image.Image) -> dict:
+    """Return a TIFF's tags by name; none of other formats."""
+    tags = getattr(picture, "tag_v2", {})
+    return {TiffTags.lookup(code).name: value for code, value in tags.items()}
 
 
 def _decode_with_pillow(picture: Image.Image) -> np.ndarray:
     if picture.mode == "L":
         return np.array(picture)
-    transparent = picture.mode in ("PA", "LA") or "transparency" in picture.info
+    transparent = picture.mode in ("PA", "LA", "RGBA") or "transparency" in picture.info
     array = np.array(picture.convert("RGBA" if transparent else "RGB"))
     grey = not transparent and (array == array[..., :1]).all()
     return array[..., 0].copy() if grey else array
-
-
-def _to_8_bit(array: np.ndarray) -> np.ndarray:
-    """Return uint16 pixels rounded to uint8 (65535 becomes 255); uint8 ones as they are."""
-    if array.dtype == np.uint8:
-        return array
-    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _reflected(size: int, length: int) -> np.ndarray:
@@ -337,6 +307,4 @@ def _reflected(size: int, length: int) -> np.ndarray:
     >>> _reflected(3, 8)
     array([0, 1, 2, 1, 0, 1, 2, 1])
     """
-    period = max(2 * (size - 1), 1)
-    place = np.arange(length) % period
-    return np.minimum(place, period - place)
+    return np.pad(np.arange(size), (0, max(0, length - size)), "reflect")

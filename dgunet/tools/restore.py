@@ -44,13 +44,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dgunet.base.errors import USER_ERRORS, InputError, command, first_few
 from dgunet.base.files import sha256
 from dgunet.base.threads import overlapped
-from dgunet.images.files import write_image
+from dgunet.images.files import IMAGE_SUFFIXES, to_uint8, write_image
 from dgunet.images.photographs import (
     MAX_PIXELS,
-    PHOTO_SUFFIXES,
     Photo,
     read_photo,
-    result_suffix,
     write_photo,
 )
 from dgunet.inference.memory import keep_freed_memory
@@ -157,7 +155,7 @@ def find_images(
         for file in natsorted(files, key=str):
             if nested and _real(file).is_relative_to(results):
                 continue
-            if file.suffix.lower() not in PHOTO_SUFFIXES:
+            if file.suffix.lower() not in IMAGE_SUFFIXES:
                 report.left_out.append(file)
             elif file.exists() and not file.is_file():
                 report.fail(file, InputError("is no regular file; expected an image"))
@@ -169,7 +167,7 @@ def find_images(
     if not found:
         hint = "" if recursive else " (--recursive looks into their folders)"
         raise InputError(
-            f"{', '.join(names)}: found no image{hint}; expected {' '.join(PHOTO_SUFFIXES)}"
+            f"{', '.join(names)}: found no image{hint}; expected {' '.join(IMAGE_SUFFIXES)}"
         )
     return list(found.values())
 
@@ -211,9 +209,8 @@ def plan(
     """
     root, jobs, taken = _real(result_dir), [], {}
     sources = {_real(source) for source, _ in images}
-    # Those that keep their suffix have the first right to a name.
-    for source, relative in sorted(images, key=lambda i: result_suffix(i[1].suffix) != i[1].suffix):
-        result = result_dir / relative.with_suffix(result_suffix(relative.suffix))
+    for source, relative in images:
+        result = result_dir / relative
         place = _real(result.parent) / result.name
         if place in sources:
             raise InputError(
@@ -374,11 +371,12 @@ def write_stages(folder: Path, degraded: np.ndarray, stages: Sequence[np.ndarray
     if folder.is_symlink():
         raise InputError(f"{folder}: is a link; expected a folder, or nothing")
     for number, image in enumerate(stages, 1):
-        write_image(folder / f"{number}.png", _as_integers(image))
+        write_image(folder / f"{number}.png", image)
     captions, images = ["input"], [degraded, *stages]
     for number, (before, image) in enumerate(zip(images, stages, strict=False), 1):
-        change = np.sqrt(np.mean((_as_floats(image) - _as_floats(before)) ** 2))
-        captions.append(f"stage {number}, changed by {255 * change:.2f}")
+        change = np.sqrt(np.mean((image.astype(np.float32) - before) ** 2))
+        change *= 255 / np.iinfo(image.dtype).max
+        captions.append(f"stage {number}, changed by {change:.2f}")
     write_image(folder / "contact_sheet.png", contact_sheet(images, captions))
 
 
@@ -387,7 +385,7 @@ def contact_sheet(
 ) -> np.ndarray:
     """Return the images with captions above them, made smaller to fit `side`: uint8, H×W×3."""
     margin, line = 4, 14
-    small = [Image.fromarray(_as_bytes(image)).convert("RGB") for image in images]
+    small = [Image.fromarray(to_uint8(image)).convert("RGB") for image in images]
     for image in small:
         image.thumbnail((side, side))
     cell_width = max(side // 2, *(image.width for image in small)) + margin
@@ -400,18 +398,6 @@ def contact_sheet(
         draw.text((left, top), caption, fill="black")
         sheet.paste(image, (left, top + line))
     return np.asarray(sheet)
-
-
-def _as_floats(image: np.ndarray) -> np.ndarray:
-    return image if image.dtype.kind == "f" else image / np.float32(np.iinfo(image.dtype).max)
-
-
-def _as_integers(image: np.ndarray) -> np.ndarray:
-    return np.rint(image * 65535).astype(np.uint16) if image.dtype.kind == "f" else image
-
-
-def _as_bytes(image: np.ndarray) -> np.ndarray:
-    return image if image.dtype == np.uint8 else np.rint(255 * _as_floats(image)).astype(np.uint8)
 
 
 def _tile(text: str) -> int | str:

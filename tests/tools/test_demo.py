@@ -140,23 +140,14 @@ def cut(path):
     path.write_bytes(data[: len(data) // 2])
 
 
-def not_finite(path):
-    tifffile.imwrite(path, np.full((8, 8), np.nan, np.float32), metadata=None)
-
-
-def pickled(path):
-    np.save(path, np.array([Malicious()]), allow_pickle=True)
-
-
 BAD = [
     ("text.png", lambda path: path.write_text("hello"), "5 bytes of no known image format"),
     ("empty.jpg", lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
     ("cut.png", cut, "cut short"),
     ("cut.jpg", cut, "cut short"),
-    ("moving.gif", animation, "is an animation of 2 images"),
+    ("moving.png", animation, "is an animation of 2 images"),
+    ("photo.png", lambda path: Image.new("L", (4, 4)).save(path, "GIF"), "is a GIF image"),
     ("pages.tif", animation, "has 2 pages"),
-    ("nan.tif", not_finite, "64 of its values are not finite"),
-    ("list.npy", pickled, "cannot be read as a NumPy array"),
     (
         "large.png",
         lambda path: save(path, pixels(1001, 1000)),
@@ -198,9 +189,7 @@ def test_a_bomb_is_refused_with_the_way_out(run, tmp_path):
 
 
 GOOD = {
-    "cmyk.jpg": lambda path: Image.fromarray(pixels(16, 16, 3)).convert("CMYK").save(path),
     "palette.png": lambda path: Image.fromarray(pixels(8, 9, 3)).quantize(8).save(path),
-    "still.gif": lambda path: Image.fromarray(pixels(8, 9, 3)).quantize(8).save(path),
     "bit.png": lambda path: Image.fromarray(pixels(8, 9) > 99).save(path),
     "one.png": lambda path: save(path, pixels(1, 1, 3)),
     "thin.png": lambda path: save(path, pixels(3, 5000, 3)),
@@ -211,10 +200,6 @@ GOOD = {
     "scan.tif": lambda path: tifffile.imwrite(
         path, pixels(8, 9, 3, dtype=np.uint16), metadata=None
     ),
-    "floats.tif": lambda path: tifffile.imwrite(
-        path, pixels(8, 9) / np.float32(255), metadata=None
-    ),
-    "floats.npy": lambda path: np.save(path, pixels(8, 9, 3) / 255),
     "it's ünïcödé – 写真 🙂.png": save,
     "x" * 251 + ".png": save,
 }
@@ -225,10 +210,9 @@ def test_every_kind_of_image(run, tmp_path, name):
     GOOD[name](tmp_path / name)
     code, _, err = run("--input_dir", tmp_path / name, "--result_dir", tmp_path / "out")
     assert code == 0 and err == ""
-    result = name.replace(".gif", ".png")
-    assert files(tmp_path / "out") == [result]
+    assert files(tmp_path / "out") == [name]
     before = dgunet.images.photographs.read_photo(tmp_path / name, None)
-    after = dgunet.images.photographs.read_photo(tmp_path / "out" / result, None)
+    after = dgunet.images.photographs.read_photo(tmp_path / "out" / name, None)
     assert after.format == before.format
     assert after.pixels.shape == before.pixels.shape and after.pixels.dtype == before.pixels.dtype
     assert (after.alpha is None) == (before.alpha is None)
@@ -462,7 +446,6 @@ def test_no_pickle_is_executed(run, tmp_path, monkeypatch):
     save(tmp_path / "photos/a.png")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps({"state_dict": Malicious()}))
     torch.save({"state_dict": Malicious()}, tmp_path / "zip.pth")
-    pickled(tmp_path / "photos/b.npy")
     for name in ("plain.pth", "zip.pth"):
         code, _, err = run("--input_dir", "photos", "--weights", name)
         assert code == 2 and f"error: {name}: " in err
@@ -471,7 +454,7 @@ def test_no_pickle_is_executed(run, tmp_path, monkeypatch):
 
 
 def test_two_images_with_one_result(run, tmp_path):
-    for name in ("x/a.png", "y/a.png", "y/b.gif", "y/b.png"):
+    for name in ("x/a.png", "y/a.png", "y/b.png"):
         save(tmp_path / name, pixels(8, 9))
     code, out, err = run(
         "--input_dir", tmp_path / "x", tmp_path / "y", "--result_dir", tmp_path / "out"
@@ -479,7 +462,7 @@ def test_two_images_with_one_result(run, tmp_path):
     assert code == 1 and files(tmp_path / "out") == ["a.png", "b.png"]
     assert f"failed: {tmp_path}/y/a.png: its result, " in err
     assert f"would replace that of {tmp_path}/x/a.png" in err
-    assert f"failed: {tmp_path}/y/b.gif: its result, " in err and "failed 2: " in out
+    assert "failed 1: " in out
     # An image named twice is one image.
     code, out, _ = run(
         "--input_dir", tmp_path / "x", tmp_path / "x/a.png", "--result_dir", tmp_path / "twice"

@@ -3,7 +3,7 @@ error that is documented.
 
 The suite tries the same few thousand every time. `make fuzz`, or
 
-    python tests/test_fuzz.py --minutes 10
+    python tests/tools/test_fuzz.py --minutes 10
 
 tries others for as long, in processes of their own, so that a crash of a decoder is told with the
 file that caused it.
@@ -161,8 +161,8 @@ def check_anything(image):
 
 
 PHOTOS = st.tuples(
-    st.sampled_from(["PNG", "TIFF", "BMP", "PPM", "NPY", "JPEG", "WEBP"]),
-    st.sampled_from([np.uint8, np.uint16, np.float32]),
+    st.sampled_from(["PNG", "TIFF", "BMP", "JPEG", "WEBP"]),
+    st.sampled_from([np.uint8, np.uint16]),
     st.integers(1, 40),
     st.integers(1, 40),
     st.booleans(),
@@ -173,14 +173,11 @@ PHOTOS = st.tuples(
 
 def check_photo(drawn):
     kind, dtype, height, width, colour, transparent, orientation = drawn
-    deep = dtype != np.uint8 and kind not in ("PNG", "TIFF", "PPM", "NPY")
-    if deep or (dtype == np.float32 and kind not in ("TIFF", "NPY")):
+    if dtype == np.uint16 and (kind not in ("PNG", "TIFF") or (transparent and not colour)):
         return
-    if (transparent and kind in ("JPEG", "BMP", "PPM")) or (not colour and kind == "WEBP"):
+    if (transparent and kind in ("JPEG", "BMP")) or (not colour and kind == "WEBP"):
         return
-    if transparent and not colour and (kind == "NPY" or dtype != np.uint8):
-        return
-    rng, top = np.random.default_rng(0), 1 if dtype == np.float32 else np.iinfo(dtype).max
+    rng, top = np.random.default_rng(0), np.iinfo(dtype).max
     pixels = (rng.random((height, width, 3) if colour else (height, width)) * top).astype(dtype)
     alpha = (rng.random((height, width)) * top).astype(dtype) if transparent else None
     metadata = {"lossless": True} if kind == "WEBP" else {}
@@ -216,8 +213,6 @@ def image_files():
         rng.integers(0, 256, (20, 24, 3), np.uint8),
         rng.integers(0, 256, (20, 24), np.uint8),
     )
-    array = io.BytesIO()
-    np.save(array, rgb)
     return [
         (".png", encoded(rgb, "PNG", icc_profile=b"x" * 200, dpi=(72, 72))),
         (".png", encoded(rgb, "PNG", "P")),
@@ -228,15 +223,11 @@ def image_files():
         (".jpg", encoded(rgb, "JPEG", progressive=True)),
         (".tif", tiff(rgb, photometric="rgb", compression="zlib")),
         (".tif", tiff(grey.astype(np.uint16), byteorder=">")),
-        (".tif", tiff(grey / np.float32(255))),
         (".tif", encoded(rgb, "TIFF", compression="tiff_lzw")),
         (".tif", encoded(rgb, "TIFF", "CMYK")),
         (".webp", encoded(rgb, "WEBP")),
         (".webp", encoded(rgb, "WEBP", lossless=True)),
-        (".gif", encoded(rgb, "GIF")),
         (".bmp", encoded(rgb, "BMP")),
-        (".ppm", encoded(rgb, "PPM")),
-        (".npy", array.getvalue()),
     ]
 
 
@@ -340,9 +331,8 @@ def broken_files(files, read):
 
 
 def read_any_image(path):
-    if path.suffix != ".npy":
-        array = read_image(path)
-        assert array.dtype in (np.uint8, np.uint16) and array.ndim in (2, 3) and array.size
+    array = read_image(path)
+    assert array.dtype in (np.uint8, np.uint16) and array.ndim in (2, 3) and array.size
 
 
 def read_any_photo(path):

@@ -1,5 +1,4 @@
 import io
-import zlib
 
 import cv2
 import numpy as np
@@ -32,9 +31,7 @@ def written(path, photo, made):
 
 def save(path, array, **options):
     """Write a file by another library than the one under test would."""
-    if path.suffix == ".npy":
-        np.save(path, array)
-    elif path.suffix == ".tif":
+    if path.suffix == ".tif":
         extra = ["unassalpha"] if array.ndim == 3 and array.shape[2] in (2, 4) else None
         rgb = array.ndim == 3 and array.shape[2] > 2
         tifffile.imwrite(
@@ -49,21 +46,18 @@ def save(path, array, **options):
 
 
 KINDS = [
-    *((suffix, shape, np.uint8) for suffix in (".png", ".tif", ".npy") for shape in (2, 3, 4)),
-    *((suffix, shape, np.uint16) for suffix in (".png", ".tif", ".npy") for shape in (2, 3, 4)),
-    *((suffix, shape, np.uint8) for suffix in (".jpg", ".bmp", ".ppm") for shape in (2, 3)),
-    (".webp", 3, np.uint8), (".webp", 4, np.uint8), (".gif", 2, np.uint8),
-    (".pgm", 2, np.uint16), (".ppm", 3, np.uint16),
-    *((suffix, shape, np.float32) for suffix in (".tif", ".npy") for shape in (2, 3, 4)),
-    (".npy", 3, np.float64), (".npy", 3, np.float16),
-]  # fmt: skip
+    *((suffix, shape, np.uint8) for suffix in (".png", ".tif") for shape in (2, 3, 4)),
+    *((suffix, shape, np.uint16) for suffix in (".png", ".tif") for shape in (2, 3, 4)),
+    *((suffix, shape, np.uint8) for suffix in (".jpg", ".bmp") for shape in (2, 3)),
+    (".webp", 3, np.uint8),
+    (".webp", 4, np.uint8),
+]
 
 
 @pytest.mark.parametrize("suffix, shape, dtype", KINDS)
 def test_depth_and_channels_stay(tmp_path, suffix, shape, dtype):
     shape = (12, 17) if shape == 2 else (12, 17, shape)
-    whole = pixels(*shape, dtype=np.uint16 if dtype == np.uint16 else np.uint8)
-    stored = (whole / 255).astype(dtype) if np.dtype(dtype).kind == "f" else whole
+    stored = pixels(*shape, dtype=dtype)
     path = tmp_path / f"photo{suffix}"
     save(path, stored)
     photo = read_photo(path)
@@ -83,7 +77,7 @@ def test_depth_and_channels_stay(tmp_path, suffix, shape, dtype):
     )
     if alpha is not None:
         assert np.array_equal(photo.alpha, alpha) and np.array_equal(again.alpha, alpha)
-    assert again.format == photo.format == {".gif": "PNG"}.get(suffix, again.format)
+    assert again.format == photo.format
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -211,8 +205,7 @@ def test_metadata_that_no_encoder_takes_is_left_out(tmp_path):
 def test_palette_and_one_bit_become_colour_and_grey(tmp_path):
     Image.fromarray(pixels(8, 9, 3)).quantize(16).save(tmp_path / "a.png")
     Image.fromarray(pixels(8, 9) > 100).save(tmp_path / "b.png")
-    Image.fromarray(pixels(8, 9, 3)).quantize(16).save(tmp_path / "c.gif")
-    for name, mode in (("a.png", "RGB"), ("b.png", "L"), ("c.gif", "RGB")):
+    for name, mode in (("a.png", "RGB"), ("b.png", "L")):
         photo = read_photo(tmp_path / name)
         _, picture = written(tmp_path / name, photo, photo.pixels)
         assert picture.format == "PNG" and picture.mode == mode
@@ -226,16 +219,6 @@ def test_transparent_palette(tmp_path):
     photo = read_photo(tmp_path / "a.png")
     assert photo.pixels.tolist() == [[[10, 20, 30], [40, 50, 60]]]
     assert photo.alpha.tolist() == [[255, 0]]
-
-
-@pytest.mark.parametrize("profile", [None, b"broken"])
-def test_cmyk_jpeg_becomes_rgb(tmp_path, profile):
-    path = tmp_path / "a.jpg"
-    Image.fromarray(pixels(16, 16, 3)).convert("CMYK").save(path, quality=95, icc_profile=profile)
-    photo = read_photo(path)
-    np.testing.assert_allclose(photo.pixels, pixels(16, 16, 3), atol=16)
-    _, picture = written(path, photo, photo.pixels)
-    assert (picture.format, picture.mode) == ("JPEG", "RGB")
 
 
 def test_white_is_zero(tmp_path):
@@ -269,16 +252,12 @@ def animation(path, **options):
     frames[0].save(path, save_all=True, append_images=frames[1:], **options)
 
 
-def bad_tiff(path, dtype=np.float32, value=0.5, **options):
-    tifffile.imwrite(path, np.full((4, 5), value, dtype), metadata=None, **options)
+def bad_tiff(path, dtype, value):
+    tifffile.imwrite(path, np.full((4, 5), value, dtype), metadata=None)
 
 
-def heic(path):
-    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
-
-
-def pickled(path):
-    np.save(path, np.array([{"a": 1}]), allow_pickle=True)
+def transparent_grey(path):
+    Image.fromarray(pixels(8, 9)).save(path, transparency=7)
 
 
 def thumbnail_after(path):
@@ -288,23 +267,16 @@ def thumbnail_after(path):
 
 
 REFUSED = [
-    ("a.gif", animation, "is an animation of 2 images; expected one"),
-    ("a.webp", animation, "is an animation of 2 images"),
+    ("a.webp", animation, "is an animation of 2 images; expected one"),
     ("a.png", animation, "is an animation of 2 images"),
     ("a.tif", animation, "has 2 pages; expected one"),
-    ("a.tif", lambda p: bad_tiff(p, value=np.nan), "20 of its values are not finite"),
-    ("a.tif", lambda p: bad_tiff(p, value=np.inf), "20 of its values are not finite"),
-    ("a.tif", lambda p: bad_tiff(p, value=90), r"has values 90 … 90; expected 0 … 1"),
-    ("a.tif", lambda p: bad_tiff(p, np.int16, 5), "int16 pixels; expected 8 or 16 bits"),
+    ("a.tif", lambda p: bad_tiff(p, np.float32, 0.5), "expected grey or RGB of 8 or 16 bits"),
+    ("a.tif", lambda p: bad_tiff(p, np.int16, 5), "int16; expected 8 or 16 bits"),
     ("a.tif", lambda p: bad_tiff(p, np.uint32, 5), "expected 8 or 16 bits"),
-    ("a.npy", lambda p: np.save(p, np.full((4, 4), np.nan)), "16 of its values are not finite"),
-    ("a.npy", lambda p: np.save(p, np.zeros((4, 4), np.int64)), r"holds int64 of shape \(4, 4\)"),
-    ("a.npy", lambda p: np.save(p, np.zeros((0, 4))), "holds float64"),
-    ("a.npy", pickled, "cannot be read as a NumPy array"),
-    ("a.heic", heic, "of no known image format"),
-    ("a.png", lambda p: p.write_text("hello"), "5 bytes of no known image format"),
-    ("a.png", lambda p: p.write_bytes(b""), r"is empty \(0 bytes\)"),
-    ("a.ico", lambda p: Image.new("RGB", (16, 16)).save(p), "is ICO; expected JPEG"),
+    ("a.gif", lambda p: Image.new("L", (4, 4)).save(p), "is a GIF image; expected PNG, JPEG"),
+    ("a.png", transparent_grey, "one of its grey values is transparent; expected alpha"),
+    ("a.png", lambda p: p.write_text("hello"), "5 bytes of no known image format; expected PNG"),
+    ("a.png", lambda p: p.write_bytes(b""), r"is empty \(0 bytes\); expected PNG"),
 ]
 
 
@@ -319,7 +291,7 @@ def test_refused(tmp_path, name, make, message):
 def test_16_bit_grey_tiff_with_alpha_is_not_read_with_8(tmp_path):
     both = np.dstack([pixels(5, 7, dtype=np.uint16)] * 2)
     save(tmp_path / "a.tif", both)
-    with pytest.raises(InputError, match=r"has 2 channels of 16 bits \(MINISBLACK\)"):
+    with pytest.raises(InputError, match=r"a\.tif: .* expected PNG, JPEG, TIFF"):
         read_photo(tmp_path / "a.tif")
 
 
@@ -328,7 +300,7 @@ def test_a_thumbnail_is_no_page(tmp_path):
     assert np.array_equal(read_photo(tmp_path / "a.tif").pixels, pixels(8, 9))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp", ".gif", ".ppm"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp"])
 def test_cut_short(tmp_path, suffix, capfd):
     save(tmp_path / f"a{suffix}", pixels(64, 64, 3))
     data = (tmp_path / f"a{suffix}").read_bytes()
@@ -339,7 +311,7 @@ def test_cut_short(tmp_path, suffix, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".gif"])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, suffix):
     path = tmp_path / f"bomb{suffix}"
     if suffix == ".tif":
@@ -370,75 +342,23 @@ def test_missing(tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (3, 5000, 3), (5000, 3)])
 def test_odd_sizes(tmp_path, shape):
-    for suffix in (".png", ".tif", ".jpg", ".bmp", ".ppm"):
+    for suffix in (".png", ".tif", ".jpg", ".bmp"):
         save(tmp_path / f"a{suffix}", pixels(*shape))
         photo = read_photo(tmp_path / f"a{suffix}")
         again, _ = written(tmp_path / f"a{suffix}", photo, photo.pixels)
         assert again.pixels.shape == shape
 
 
-@pytest.mark.parametrize("compression", [None, "zlib"])
-@pytest.mark.parametrize("channels", [2, 3, 4])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_tiff_whose_channels_lie_apart(tmp_path, dtype, channels, compression):
-    array = pixels(40, 50, 4, dtype=np.uint16)[..., :channels]
-    array = (array / 65535).astype(np.float32) if dtype == np.float32 else array.astype(dtype)
-    tifffile.imwrite(
-        tmp_path / "a.tif", array.transpose(2, 0, 1), planarconfig="separate", metadata=None,
-        photometric="rgb" if channels > 2 else "minisblack", compression=compression,
-        extrasamples=["unassalpha"] if channels in (2, 4) else None, tile=(16, 16),
-    )  # fmt: skip
-    photo = read_photo(tmp_path / "a.tif")
-    colours = channels - (channels in (2, 4))
-    assert np.array_equal(photo.pixels, array[..., :colours] if colours > 1 else array[..., 0])
-    if channels in (2, 4):
-        assert np.array_equal(photo.alpha, array[..., -1])
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-def test_a_grey_value_that_is_transparent(tmp_path, bits):
-    """PNG's tRNS, which OpenCV takes no notice of; written chunk by chunk."""
-    most = 2**bits - 1
-    stored = np.arange(64).reshape(8, 8) * 7 % (most + 1)
-    value = int(stored[2, 3])
-    if bits == 16:
-        rows = [row.astype(">u2").tobytes() for row in stored]
-    else:
-        shifts = np.arange(8 - bits, -1, -bits)
-        packed = (stored.reshape(8, -1, 8 // bits) << shifts).sum(2).astype(np.uint8)
-        rows = [row.tobytes() for row in packed]
-
-    def chunk(name, data):
-        return (
-            len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
-        )
-
-    header = (8).to_bytes(4, "big") * 2 + bytes([bits, 0, 0, 0, 0])
-    content = zlib.compress(b"".join(b"\0" + row for row in rows))
-    chunks = [(b"IHDR", header), (b"tRNS", value.to_bytes(2, "big")), (b"IDAT", content)]
-    data = b"".join(chunk(*c) for c in (*chunks, (b"IEND", b"")))
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-    photo = read_photo(tmp_path / "a.png")
-    scale = 65535 if bits == 16 else 255
-    assert np.array_equal(photo.pixels, stored * scale // most)
-    assert np.array_equal(photo.alpha, np.where(stored == value, 0, scale))
-    again, _ = written(tmp_path / "a.png", photo, photo.pixels)
-    assert np.array_equal(again.alpha, photo.alpha)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_tiff_in_tiles(tmp_path, dtype, channels):
-    if (dtype, channels) == (np.uint16, 2):
-        pytest.skip("refused, as without tiles")
-    array = pixels(40, 50, 4, dtype=np.uint16)[..., :channels]
-    array = (array / 65535).astype(np.float32) if dtype == np.float32 else array.astype(dtype)
+    array = pixels(40, 50, 4, dtype=dtype)[..., :channels]
     array = array[..., 0] if channels == 1 else array
     save(tmp_path / "a.tif", array, tile=(16, 16), compression="zlib")
     photo = read_photo(tmp_path / "a.tif")
-    if channels in (2, 4):
+    if channels == 4:
         assert np.array_equal(photo.alpha, array[..., -1])
-        array = array[..., 0] if channels == 2 else array[..., :3]
+        array = array[..., :3]
     assert np.array_equal(photo.pixels, array)
 
 
