@@ -1,8 +1,8 @@
 # make demo    install, restore photographs with the weights that come along, for every task
 # make demo-train  train a small denoiser from scratch, restore photographs with it
 # make test    install if needed, run the tests
-# make results check the scores in RESULTS.md; those of CBSD68 and Set11, too, with DATA=their folder
-# make bench   measure speed and memory, in under ten minutes; bench-full: every model and size
+# make results recompute the scores in RESULTS.md; those on CBSD68 and Set11 with DATA=their folder
+# make bench   measure speed and memory; bench-full: every model and size
 # make fuzz    broken and odd inputs for FUZZ_MINUTES=10
 # make lint    formatting, static checks, types, directions of imports
 PYTHON ?= python3

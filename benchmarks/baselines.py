@@ -1,13 +1,15 @@
-"""What restored images before networks learned to: methods of well-kept libraries, to compare with.
+"""Methods without learning, of well-kept libraries, to compare the networks with.
 
 Colour images are H×W×3 floats, about [0,1], in and out; results may leave that range a little.
 Every parameter below has the value, on a coarse grid, with the best mean PSNR on six photographs of
-BSD400 that the shipped networks were not trained on.
+BSD400 that the networks were not trained on.
 
 For rain no library that is kept up has a method; `opening` stands for what a line of code does.
 BM3D (PyPI: bm3d) is free for non-commercial use only, so this project does not depend on it; the
 wavelets need PyWavelets.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 
@@ -17,10 +19,43 @@ from torch import Tensor
 
 from dgunet.Compressive_Sensing.DGUNet import DGUNet
 from dgunet.Compressive_Sensing.measure import zero_pad
-from dgunet.data.degradations import linear_to_srgb, srgb_to_linear
+from dgunet.data.degradations import (
+    PRESETS,
+    Noise,
+    linear_to_srgb,
+    pair_generator,
+    shake_kernel,
+    srgb_to_linear,
+)
 from dgunet.images.files import to_tensor
 
 MARGIN = 24  # pixels by which an image is continued before deconvolution; no kernel is wider
+
+
+def restorations(preset: str) -> dict[str, Callable]:
+    """Return the methods tuned for a degradation, by name: functions of a sample, which has the
+    image `degraded` and a `name`. BM3D needs no tuning: it is told σ, whatever that is."""
+    found: dict[str, Callable] = {}
+    if preset == "blur_mild":
+        found["Richardson–Lucy, Gaussian"] = lambda sample: richardson_lucy(
+            sample.degraded, gaussian_kernel(1.1), 8
+        )
+        found["unsupervised Wiener, true kernel"] = lambda sample: unsupervised_wiener(
+            sample.degraded, true_kernel(sample.name, preset)
+        )
+        found["Richardson–Lucy, true kernel"] = lambda sample: richardson_lucy(
+            sample.degraded, true_kernel(sample.name, preset), 80
+        )
+    elif preset == "rain_medium":
+        found["opening"] = lambda sample: opening(sample.degraded)
+    elif isinstance(PRESETS[preset], Noise):
+        sigma = PRESETS[preset].sigma / 255
+        if preset == "gaussian25":
+            found["total variation"] = lambda sample: total_variation(sample.degraded)
+            found["wavelets"] = lambda sample: wavelet(sample.degraded, sigma)
+            found["non-local means"] = lambda sample: non_local_means(sample.degraded, sigma)
+        found["BM3D"] = lambda sample: bm3d(sample.degraded, sigma)
+    return found
 
 
 def opening(rainy: np.ndarray) -> np.ndarray:
@@ -86,6 +121,12 @@ def unsupervised_wiener(blurred: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return _in_linear_light(blurred, lambda light: unsupervised_wiener(light, kernel, rng=0)[0])
 
 
+def true_kernel(name: str, preset: str) -> np.ndarray:
+    """Return the kernel that blurs the photograph of that name with seed 0."""
+    rng = pair_generator(0, preset, name)
+    return shake_kernel(rng.uniform(*PRESETS[preset].extent), rng)
+
+
 def gaussian_kernel(sigma: float) -> np.ndarray:
     """Return a Gaussian of sum 1, cut off beyond 3σ."""
     radius = int(np.ceil(3 * sigma))
@@ -104,30 +145,29 @@ def minimum_norm(network: DGUNet, y: Tensor) -> Tensor:
     return network.A.adjoint(torch.einsum("km,nmhw->nkhw", torch.inverse(Phi @ Phi.T).float(), y))
 
 
-@torch.inference_mode()
-def linear_reconstruction(network: DGUNet, image: np.ndarray) -> np.ndarray:
-    """Measure an image, uint8 H×W, and return `minimum_norm` of that, float32 in [0,1]."""
-    padded = zero_pad(to_tensor(image)[None])
-    return _cropped(minimum_norm(network, network.measure(padded)), image)
-
-
-@torch.inference_mode()
-def total_variation_reconstruction(network: DGUNet, image: np.ndarray) -> np.ndarray:
-    """Measure an image, uint8 H×W, and return one of little total variation that agrees with the
-    measurements, float32 in [0,1]: denoising and the projection onto Φx = y in turn."""
+def little_variation(network: DGUNet, y: Tensor) -> Tensor:
+    """Return an image of little total variation whose measurements are y: denoising and the
+    projection onto Φx = y in turn."""
     from skimage.restoration import denoise_tv_chambolle
 
-    y = network.measure(zero_pad(to_tensor(image)[None]))
     x = minimum_norm(network, y)
     for _ in range(20):
         smooth = torch.from_numpy(denoise_tv_chambolle(x[0, 0].numpy(), weight=0.02))
         x = smooth.float()[None, None]
         x = x + minimum_norm(network, y - network.measure(x))
-    return _cropped(x, image)
+    return x
 
 
-def _cropped(x: Tensor, image: np.ndarray) -> np.ndarray:
-    return x[0, 0, : image.shape[0], : image.shape[1]].clamp(0, 1).numpy()
+@torch.inference_mode()
+def reconstruct(method: Callable, network: DGUNet, image: np.ndarray) -> np.ndarray:
+    """Measure an image, float32 H×W in [0,1], and return what a method makes of that, clamped to
+    [0,1]."""
+    height, width = image.shape
+    padded = zero_pad(to_tensor(image)[None])
+    return method(network, network.measure(padded))[0, 0, :height, :width].clamp(0, 1).numpy()
+
+
+RECONSTRUCTIONS = {"linear": minimum_norm, "total variation": little_variation}
 
 
 def _in_linear_light(image: np.ndarray, restore: Callable) -> np.ndarray:

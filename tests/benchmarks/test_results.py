@@ -1,7 +1,7 @@
 """The program behind RESULTS.md: what it measures, what it writes, and that it notices."""
 
 import csv
-import hashlib
+import doctest
 import json
 import sys
 from pathlib import Path
@@ -12,15 +12,18 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
+from dgunet.base.files import sha256
 from dgunet.data.degradations import blur_in_linear_light
-from dgunet.images.files import write_image
+from dgunet.images.files import read_rgb, write_image
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import build_model
 from dgunet.tools.synthesize import synthesize
 
 ROOT = Path(__file__).parents[2]
+SIGMA = 25 / 255
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import baselines  # noqa: E402
+import report  # noqa: E402
 import results  # noqa: E402
 
 
@@ -44,8 +47,7 @@ def project(tmp_path, monkeypatch) -> Path:
         photo = data.chelsea()[100:164, left : left + 80]
         write_image(tmp_path / "CBSD68" / f"{number}.png", photo)
     places = "".join(
-        f"<!-- table: {key} -->\n<!-- end of table -->\n"
-        for key in ("weights", "paper", "rows", *results.TASKS)
+        f"<!-- begin: {k} -->\n<!-- end: {k} -->\n" for k in ("weights", *results.TASKS)
     )
     monkeypatch.setattr(results, "REPORT", tmp_path / "RESULTS.md")
     monkeypatch.setattr(results, "SCORES", tmp_path / "scores.json")
@@ -57,32 +59,39 @@ def run(project: Path, *arguments: str) -> None:
     results.main(["--data", str(project), "--jobs", "1", *arguments])
 
 
-def test_report_has_the_written_numbers():
-    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-    assert results.report(text, results.read_rows()) == text, "benchmarks/results.py --write"
+def scores() -> dict:
+    return json.loads(results.SCORES.read_text())
 
 
-def test_scores_are_of_the_files_that_ship():
-    """Each file that ships is scored, and no score is of another."""
-    rows = results.read_rows()
-    cases = {case.name: case for case in results.all_cases()}
+def test_examples_in_docstrings_hold():
+    result = doctest.testmod(results)
+    assert result.attempted and not result.failed
+
+
+def test_tables_have_the_written_numbers():
+    text = results.REPORT.read_text(encoding="utf-8")
+    found = report.filled(results.REPORT, results.tables(scores()))
+    assert found == text, "benchmarks/results.py --write"
+
+
+def test_all_bundled_weights_are_scored_and_no_score_is_of_another_file():
+    rows = scores()
     for name, row in rows.items():
-        case, _, method = name.rpartition("/")
-        assert method in cases[case].methods
         if "sha256" in row:
-            assert row["sha256"] == hashlib.sha256((ROOT / row["weights"]).read_bytes()).hexdigest()
-    unscored = [name for name in cases if f"{name}/{results.OURS}" not in rows]
-    assert not unscored, "benchmarks/results.py --data DIR --write"
+            assert row["sha256"] == sha256(ROOT / row["weights"]), name
+    networks = {f"{c.name}/{path.stem}" for c in results.all_cases() for path in c.weights}
+    assert networks <= rows.keys(), "benchmarks/results.py --data DIR --write"
 
 
-def test_no_image_comes_out_worse_than_it_went_in():
-    worse = {n: r["on"] for n, r in results.read_rows().items() if r.get("least_gain", 1) <= 0}
-    assert not {name for name in worse if name.endswith(results.OURS)}
+def test_a_network_makes_no_image_worse():
+    networks = {path.stem for path in results.records()}
+    for name, row in scores().items():
+        assert name.rpartition("/")[2] not in networks or row["least_gain"] > 0, name
 
 
 def test_checking_takes_less_than_a_quarter_of_an_hour():
     """… of two cores, with the data folders."""
-    seconds = (row["cpu_seconds"] for row in results.read_rows().values())
+    seconds = (row["cpu_seconds"] for row in scores().values())
     assert sum(s for s in seconds if s <= results.SLOW) < 2 * 15 * 60
 
 
@@ -98,85 +107,77 @@ def test_tolerances():
     assert results.differences("row", {**written, "psnr": float("nan")}, written)
 
 
-def test_writes_and_checks(project, capsys):
-    row = "Deraining/CBSD68/opening"
-    run(project, "--only", "Deraining/CBSD68", "--write")
-    rows = json.loads(results.SCORES.read_text())
-    assert list(rows) == [f"Deraining/CBSD68/{m}" for m in ("input", "opening", "DGUNet")]
-    assert rows[row]["images"] == 2
+def test_scores_are_written_checked_and_measured_again(project, capsys):
+    rain = "Deraining/CBSD68/rain_medium"
+    opening, network = f"{rain}/opening", f"{rain}/small_rain_medium"
+    run(project, "--only", rain, "--write")
+    rows = scores()
+    assert {f"{rain}/input", opening, network} <= rows.keys()
+    assert rows[opening]["images"] == 2
     text = results.REPORT.read_text(encoding="utf-8")
-    assert f"| {row} | 2 | {rows[row]['psnr']:.3f} |" in text
-    assert text.endswith("The end.\n")
+    assert results.figures(rows[opening]) in text and text.endswith("The end.\n")
 
-    run(project)  # what is written is right
-    printed = capsys.readouterr().out
-    assert "Deraining/CBSD68/DGUNet: " in printed
-    assert "Deraining/photographs/input: has no score written yet" in printed
+    capsys.readouterr()
+    run(project, "--only", rain)  # what is written is right
+    assert f"{network}: " in capsys.readouterr().out
 
-    before = rows[row]["psnr"]
-    rows[row]["psnr"] = before + 0.03
-    results.SCORES.write_text(json.dumps(rows))
+    right = rows[network]
+    wrong = {
+        opening: {**rows[opening], "psnr": rows[opening]["psnr"] + 0.03},
+        network: {**right, "sha256": "0" * 64},
+    }
+    results.SCORES.write_text(json.dumps(rows | wrong))
     with pytest.raises(SystemExit) as failure:
-        run(project)
+        run(project, "--only", rain)
     assert "RESULTS.md: its tables are not those of scores.json" in failure.value.code
-    assert f"{row}: psnr is {before:.4f}, expected {before + 0.03:.4f}" in failure.value.code
+    assert f"{opening}: psnr is {rows[opening]['psnr']:.4f}, expected " in failure.value.code
+    assert "is not the file that was scored" in failure.value.code
 
-
-def test_weights_that_changed_are_noticed_and_measured_anew(project):
-    run(project, "--only", "Deraining/CBSD68", "--write")
-    rows = json.loads(results.SCORES.read_text())
-    right = rows["Deraining/CBSD68/DGUNet"].copy()
-    rows["Deraining/CBSD68/DGUNet"] |= {"sha256": "0" * 64, "psnr": 20.0}
-    results.write_rows(rows)
-    with pytest.raises(SystemExit, match="is not the file that was scored"):
-        run(project, "--only", "Deraining/CBSD68/DGUNet")
-    rows["Deraining/CBSD68/input"]["psnr"] = 1.0  # of no file that changed: stays
-    results.write_rows(rows)
-    case = next(case for case in results.all_cases() if case.name == "Deraining/CBSD68")
+    case = next(case for case in results.all_cases() if case.name == rain)
     options = results.parse_arguments(["--data", str(project), "--write"])
     reasons = {
-        m: results.why_not(case, f"{case.name}/{m}", rows[f"{case.name}/{m}"], options)
-        for m in case.methods
+        m: results.why_not(case, m, scores().get(f"{rain}/{m}"), options) for m in case.methods
     }
-    assert reasons == {"input": results.WRITTEN, "opening": results.WRITTEN, "DGUNet": ""}
-    run(project, "--only", "Deraining/CBSD68/DGUNet", "--write")
-    written = json.loads(results.SCORES.read_text())
-    assert written["Deraining/CBSD68/DGUNet"]["psnr"] == right["psnr"]
-    assert written["Deraining/CBSD68/input"]["psnr"] == 1.0
+    assert reasons["opening"] == results.WRITTEN  # of no weights that changed
+    assert reasons["small_rain_medium"] == ""
+    run(project, "--only", network, "--write")
+    assert scores()[network]["psnr"] == right["psnr"]
 
 
-def test_scores_as_the_tasks_test_program_does(project, monkeypatch):
+def test_scores_are_those_of_the_tasks_test_program(project, monkeypatch):
     from dgunet.Deraining import test
 
-    run(project, "--only", "Deraining/CBSD68", "--write")
-    rows = json.loads(results.SCORES.read_text())
+    rain = "Deraining/CBSD68/rain_medium"
+    run(project, "--only", rain, "--write")
+    rows = scores()
     synthesize("rain_medium", project / "pairs", sorted((project / "CBSD68").iterdir()))
-    weights = str(ROOT / rows["Deraining/CBSD68/DGUNet"]["weights"])
+    weights = str(ROOT / rows[f"{rain}/small_rain_medium"]["weights"])
     arguments = ["--weights", weights, "--input_dir", "pairs", "--result_dir", "out"]
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, "argv", ["test.py", *arguments, "--device", "cpu", "--jobs", "1"])
     test.main()
     with open(project / "out" / "pairs" / "scores.csv", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    for name, method in (("pairs", "DGUNet"), ("pairs input", "input")):
-        row = rows[f"Deraining/CBSD68/{method}"]
+    for name, method in (("pairs", "small_rain_medium"), ("pairs input", "input")):
+        row = rows[f"{rain}/{method}"]
         for key, tolerance in (("psnr", 1e-3), ("ssim", 1e-4)):
             mean = np.mean([float(line[key]) for line in lines if line["set"] == name])
             assert row[key] == pytest.approx(mean, abs=tolerance)
 
 
-def test_true_kernel_is_the_one_that_blurred(project):
-    """Blurring the target with it again gives the input, pixel for pixel."""
+def test_samples_are_the_pairs_that_synthesize_writes_and_true_kernels_blurred_them(project):
     synthesize("blur_mild", project / "pairs", sorted((project / "CBSD68").iterdir()))
-    case = results.Case("Deblurring", "CBSD68", ROOT, "matlab_rgb", "blur_mild")
+    case = results.Case("Deblurring", "CBSD68", "blur_mild", ())
     for sample in case.samples(project):
-        kernel = results.true_kernel(sample.name, "blur_mild")
+        written = read_rgb(project / "pairs" / "input" / f"{sample.name}.png")
+        assert np.array_equal(results.to_8_bit(sample.degraded), written)
+        kernel = baselines.true_kernel(sample.name, "blur_mild")
         again = blur_in_linear_light(sample.target / np.float32(255), kernel)
-        assert np.array_equal(results.to_8_bit(again), sample.degraded)
+        assert np.array_equal(results.to_8_bit(again), written)
 
 
 def test_unclipped_noise_is_not_clipped(project):
-    case = results.Case("Denoising", "CBSD68_unclipped", ROOT, "gaussian_rgb", "gaussian25")
+    case = results.Case("Denoising", "CBSD68_unclipped", "gaussian25", ())
     samples = case.samples(project)
     noise = np.stack([s.degraded - s.target / np.float32(255) for s in samples])
     assert noise.std() * 255 == pytest.approx(25, rel=0.02)
@@ -184,22 +185,18 @@ def test_unclipped_noise_is_not_clipped(project):
     assert case.methods["input"](samples[0]).dtype == np.uint8
 
 
-def test_compressive_sensing_case(project, sensing):
-    """The rows of a ratio by hand; results of an untrained network are the linear ones or worse."""
-    weights = project / "DGUNet_25.safetensors"
+def test_total_variation_is_better_than_the_linear_reconstruction(project, sensing):
+    weights = project / "any.safetensors"
     save_checkpoint(weights, sensing)
-    case = results.Case("Compressive_Sensing", "CBSD68", weights, "compressive_sensing_y", ratio=25)
-    assert case.name == "Compressive_Sensing_25/CBSD68"
+    case = results.Case("Compressive_Sensing", "CBSD68", "25%", (weights,))
     samples = case.samples(project)
     assert samples[0].target.shape == (64, 80)
-    scores = {m: results.score(case, samples, m, jobs=1)[0] for m in case.methods}
-    assert list(scores) == ["linear", "total variation", "DGUNet"]
-    found = results.summary(scores["total variation"], scores["linear"])
-    assert found["least_gain"] > 0
+    found = {m: results.measure(case, samples, m, jobs=1)[0] for m in case.methods}
+    assert list(found) == ["linear", "total variation", "any"]
+    assert results.summary(found["total variation"], found["linear"])["least_gain"] > 0
 
 
-def test_least_norm_image_is_the_pseudo_inverse(sensing):
-    """… and has the measurements that it was made of."""
+def test_least_norm_image_is_the_pseudo_inverse_and_has_the_measurements(sensing):
     image = torch.rand(1, 1, 64, 32)
     Phi = sensing.A.Phi.detach()
     with torch.no_grad():
@@ -208,13 +205,6 @@ def test_least_norm_image_is_the_pseudo_inverse(sensing):
         assert torch.allclose(sensing.measure(least), y, atol=1e-4)
     block = torch.linalg.pinv(Phi) @ y[0, :, 1, 0]
     assert torch.allclose(least[0, 0, 32:].flatten(), block, atol=1e-4)
-
-
-def test_total_variation_keeps_the_measurements_of_an_image_it_cannot_improve(sensing):
-    flat = np.full((32, 64), 128, np.uint8)
-    restored = baselines.total_variation_reconstruction(sensing, flat)
-    error = np.abs(restored - 128 / 255).mean()
-    assert error < np.abs(baselines.linear_reconstruction(sensing, flat) - 128 / 255).mean()
 
 
 def test_opening_removes_a_thin_bright_line_only():
@@ -237,9 +227,9 @@ def test_gaussian_kernel():
 def test_denoisers_take_away_noise(method, clean):
     if method == "wavelet":
         pytest.importorskip("pywt")
-    noisy = clean + np.random.default_rng(0).normal(0, results.SIGMA, clean.shape)
+    noisy = clean + np.random.default_rng(0).normal(0, SIGMA, clean.shape)
     noisy = noisy.astype(np.float32)
-    arguments = [] if method == "total_variation" else [results.SIGMA]
+    arguments = [] if method == "total_variation" else [SIGMA]
     restored = getattr(baselines, method)(noisy, *arguments)
     assert np.mean((restored - clean) ** 2) < 0.3 * np.mean((noisy - clean) ** 2)
 
