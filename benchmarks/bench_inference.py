@@ -1,33 +1,38 @@
-"""Inference of the plain, the prepared and the published network: time, memory, pixels."""
+"""Inference of the plain, the optimised and the published network: time, accuracy, memory, and how
+both grow with the image, the stages, the width and the batch."""
 
 from __future__ import annotations
 
-import copy
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from cost import gflop
 from measure import (
+    Options,
+    Work,
     interleaved,
-    markdown,
-    megabytes_table,
+    operator_shares,
     peak_memory,
     photographs,
-    ratios,
     run_alone,
-    seconds_cell,
+    speed_up,
     tf32,
+    work,
 )
+from report import spread
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dgunet.base.errors import InputError
-from dgunet.inference.restorer import pick_device, prepare
+from dgunet.inference.memory import keep_freed_memory
+from dgunet.inference.optimize import optimize_for_inference
+from dgunet.inference.restorer import Restorer
 from dgunet.inference.tiling import is_out_of_memory
 from dgunet.model.checkpoint import load_model, published_state_dict
 from dgunet.model.network import Network
@@ -35,26 +40,10 @@ from dgunet.model.pretrained import default_weights
 from dgunet.model.registry import MODELS, TASKS, build_model
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SMALL = {"width": 20, "width_step": 10, "last_extra": 8, "stages": 3}  # each task's small.yml
 TINY = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 7}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is to be measured, and how."""
-
-    device: str = "cpu"
-    threads: int = 1
-    runs: int = 5
-    full: bool = False
-    smoke: bool = False
-    compile: bool = False
-    reference: Path | None = None
-    data: Path | None = None
-
-    def start(self) -> torch.device:
-        """Return the device, with the number of threads set; in every process once."""
-        torch.set_num_threads(self.threads)
-        return pick_device(self.device)
+MEGAPIXELS = (0.25, 1, 4, 16)
+WHOLE_TO = 4  # megapixels that are also restored without tiles
 
 
 @dataclass(frozen=True)
@@ -72,8 +61,8 @@ class Case:
         return f"{self.task} {self.model}{stages}, {f'{count} of ' * (count > 1)}{height}×{width}"
 
     def network(self) -> Network:
-        """Return the network with the weights that come along, if they are of this size, else with
-        random ones: the time is the same."""
+        """Return the network with the bundled pretrained weights, if they are of this size, else
+        with random ones: the time is the same."""
         torch.manual_seed(0)
         network = build_model(self.task, self.model, self.sizes).eval()
         try:
@@ -82,37 +71,37 @@ class Case:
             return network
         return trained if trained.config == network.config else network
 
+    def work(self) -> Work:
+        """Return the work of the plain network's forward pass. Nothing is computed: the tensors
+        have sizes only."""
+        with FakeTensorMode(), torch.no_grad():
+            network = build_model(self.task, self.model, self.sizes).eval()
+            image = torch.zeros(self.shape[0], network.channels, *self.shape[1:])
+            return work(lambda: network(image))
+
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run a network. `tf32` is `measure.tf32`'s; `precision` that of the convolutions."""
+    """A way to run a network. `tf32` as `measure.tf32` takes it."""
 
     precision: str = "float32"
-    prepared: bool = False
+    optimised: bool = False
     published: bool = False
-    channels_last: bool = False
     tf32: bool | None = False
     compile: bool | str = False
 
     def build(self, network: Network, options: Options) -> Callable[[Tensor], Tensor]:
         """Return a function from images to restored ones, N×C×H×W. The network is left as it is."""
-        device = next(network.parameters()).device
-        dtype = HALF.get(self.precision) if not self.prepared else None
+        module = network
         if self.published:
-            module = published(options.reference, network).to(device)
-        elif self.prepared:
+            module = published(options.reference, network).to(options.device)
+        elif self.optimised:
             precision = self.precision if self.precision in HALF else "float32"
-            module = prepare(network, precision=precision, compile=self.compile)
-        elif self.channels_last:
-            module = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        else:
-            module = network
+            module = optimize_for_inference(network, precision=precision, compile=self.compile)
 
         @torch.inference_mode()
         def run(image: Tensor) -> Tensor:
-            if self.channels_last:
-                image = image.contiguous(memory_format=torch.channels_last)
-            with tf32(self.tf32), torch.autocast(device.type, dtype, enabled=dtype is not None):
+            with tf32(self.tf32):
                 stages = module(image)
             last = stages if isinstance(stages, Tensor) else stages[0]
             return last.clone() if self.compile else last  # CUDA graphs write over their results
@@ -122,22 +111,19 @@ class Variant:
 
 def variants(options: Options) -> dict[str, Variant]:
     """Return the variants to compare, the plain one first."""
-    cuda = options.device.startswith("cuda")
     found = {"plain": Variant()}
     if options.reference:
         found["published code"] = Variant(published=True)
-    if cuda:
+    if options.cuda:
         found["plain, TF32 as PyTorch sets it"] = Variant("TF32", tf32=None)
-    found["plain, channels_last"] = Variant(channels_last=True)
-    found["plain, channels_last, bf16 autocast"] = Variant("bf16", channels_last=True)
-    found["prepared"] = Variant(prepared=True)
-    if cuda:
-        found["prepared, TF32"] = Variant("TF32", prepared=True, tf32=True)
-        found["prepared, fp16"] = Variant("fp16", prepared=True)
-    found["prepared, bf16"] = Variant("bf16", prepared=True)
+    found["optimised"] = Variant(optimised=True)
+    if options.cuda:
+        found["optimised, TF32"] = Variant("TF32", optimised=True, tf32=True)
+        found["optimised, fp16"] = Variant("fp16", optimised=True)
+    found["optimised, bf16"] = Variant("bf16", optimised=True)
     if options.compile:
-        mode = "reduce-overhead" if cuda else True
-        for name in ("prepared", "prepared, bf16"):
+        mode = "reduce-overhead" if options.cuda else True
+        for name in ("optimised", "optimised, bf16"):
             found[f"{name}, compiled"] = replace(found[name], compile=mode)
     return found
 
@@ -160,8 +146,10 @@ def published(folder: Path, network: Network) -> nn.Module:
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
-        ratio = {"cs_ratio": network.sizes["cs_ratio"]} if sensing else {}
-        reference = module.DGUNet(**({"in_c": 1, "out_c": 1} if sensing else {}), **ratio)
+        arguments = (
+            {"in_c": 1, "out_c": 1, "cs_ratio": network.sizes["cs_ratio"]} if sensing else {}
+        )
+        reference = module.DGUNet(**arguments)
         state = published_state_dict(network)
         reference.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     except (ImportError, AttributeError, TypeError, RuntimeError) as error:
@@ -176,212 +164,199 @@ def cases(options: Options) -> list[Case]:
         sensing = Case("Compressive_Sensing", shape=(2, 32, 32), sizes=TINY)
         return [Case("Deraining", shape=(1, 16, 24), sizes=TINY), sensing]
     if not options.full:
-        return [
-            Case("Deraining", shape=(1, 320, 480)),
-            Case("Deblurring"),
-            Case("Compressive_Sensing"),
-        ]
+        deraining = Case("Deraining", shape=(1, 320, 480))
+        return [deraining, Case("Deblurring"), Case("Compressive_Sensing")]
     found = []
     for task in TASKS:
         height = 736 if task == "Compressive_Sensing" else 720  # a multiple of 32
-        for model in MODELS:
-            shapes = [(1, 256, 256), (1, height, 1280), (8, 256, 256)]
-            shapes += [(1, 320, 480)] * (task == "Deraining")
-            found += [Case(task, model, shape) for shape in shapes]
+        shapes = [(1, 256, 256), (1, height, 1280), (8, 256, 256)]
+        found += [Case(task, model, shape) for model in MODELS for shape in shapes]
     return found
 
 
 def psnr(first: Tensor, second: Tensor) -> float:
     """Return the PSNR in dB of one image against the other, values in [0,1]."""
-    error = (first.double() - second.double()).square().mean()
-    return float(-10 * error.log10())
+    return float(-10 * (first.double() - second.double()).square().mean().log10())
 
 
-def measure_inference(options: Options, ceilings: Mapping[str, dict]) -> list[dict]:
+def measure_inference(options: Options, ceilings: Mapping[str, Mapping]) -> dict[str, list[dict]]:
     """Time every case's variants. Before, the results of each are compared with the plain ones."""
+    return {str(case): _measure_case(case, options, ceilings) for case in cases(options)}
+
+
+def _measure_case(case: Case, options: Options, ceilings: Mapping[str, Mapping]) -> list[dict]:
     device = options.start()
-    return [_measure_case(case, options, device, ceilings) for case in cases(options)]
-
-
-def _measure_case(case, options, device, ceilings) -> dict:
     network = case.network().to(device)
-    count, height, width = case.shape
-    image = photographs(case.task, height, width, count, options.data).to(device)
-    work = gflop(case.task, case.model, case.sizes, case.shape)
-    functions, rows, plain = {}, {}, None
+    image = photographs(case.task, case.shape, options.data).to(device)
+    functions, compared, done, plain = {}, {}, {}, None
     for name, variant in variants(options).items():
         try:
             run = variant.build(network, options)
+            if not variant.compile:
+                done[name] = work(lambda run=run: run(image))
             result = run(image).float().cpu()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            rows[name] = {"failed": "out of memory"}
+            compared[name] = {"seconds": "out of memory"}
             continue
         plain = result if plain is None else plain
-        rows[name] = {
-            "precision": variant.precision,
-            "largest_difference": float((result - plain).abs().max()),
-            "psnr_to_plain": None if torch.equal(result, plain) else psnr(result, plain),
-        }
         functions[name] = lambda run=run: run(image)
-    seconds = interleaved(functions, device, options.runs, limit=60)
-    for name, spread in seconds.items():
-        rate = work / spread["median"]
-        rows[name] |= {
-            "seconds": spread,
-            "times_plain": ratios(seconds["plain"], spread) if "plain" in seconds else None,
-            "gflops": rate,
-            "share": rate / ceilings[rows[name]["precision"]]["median"],
+        compared[name] = {
+            "largest difference": float((result - plain).abs().max()),
+            "PSNR to plain, dB": psnr(result, plain),
         }
-    return {"case": str(case), **asdict(case), "gflop": work, "variants": rows}
+    seconds = interleaved(functions, options)
+    rows = []
+    for name, columns in compared.items():
+        row = {"variant": name}
+        if name in seconds:
+            row["seconds"] = spread(seconds[name])
+            if "plain" in seconds:
+                row["speed-up"] = speed_up(seconds["plain"], seconds[name])["median"]
+            if of_call := done.get(name.removesuffix(", compiled")):
+                precision = variants(options)[name].precision
+                rate = of_call.flop / row["seconds"]["median"] / 1e9
+                share = 100 * rate / ceilings[precision]["median"]
+                row |= {"GFLOP/s": rate, "% of GEMM peak": share}
+                row |= of_call.floor(ceilings, precision)
+        rows.append(row | columns)
+    return rows
 
 
-def inference_table(results: list[dict]) -> str:
-    header = [
-        "variant",
-        "seconds, median (lowest–highest)",
-        "times plain",
-        "GFLOP/s",
-        "of the matrix product's",
-        "largest difference",
-        "PSNR to plain",
-    ]
-    tables = []
-    for result in results:
-        rows = []
-        for name, row in result["variants"].items():
-            if "failed" in row:
-                rows.append([name, row["failed"], *[""] * 5])
-                continue
-            psnr_cell = "same" if row["psnr_to_plain"] is None else f"{row['psnr_to_plain']:.1f} dB"
-            faster = row["times_plain"]
-            rows.append(
-                [
-                    name,
-                    seconds_cell(row["seconds"]),
-                    f"{faster['median']:.2f}" if faster else "",
-                    f"{row['gflops']:,.0f}",
-                    f"{row['share']:.0%}",
-                    f"{row['largest_difference']:.0e}",
-                    psnr_cell,
-                ]
-            )
-        tables.append(f"**{result['case']}** ({result['gflop']:,.0f} GFLOP)\n")
-        tables.append(markdown(header, rows) + "\n")
-    return "\n".join(tables).strip()
-
-
-def measure_pixels(options: Options) -> list[dict]:
-    """Score the weights that come along on photographs, in every precision."""
+def measure_accuracy(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
+    """Score the bundled pretrained weights on photographs, in every precision."""
     device = options.start()
-    size, count = (32, 1) if options.smoke else (256, 3)
-    results = []
+    shape = (1, 32, 32) if options.smoke else (3, 256, 256)
+    rows = {name: {"variant": name} for name in variants(replace(options, reference=None))}
     for task in TASKS:
         try:
             network = load_model(default_weights(task))[0].to(device)
         except FileNotFoundError:
             continue
-        degraded = photographs(task, size, size, count, options.data).to(device)
-        target = photographs(task, size, size, count, options.data, clean=True)
-        scores = {}
-        for name, variant in variants(replace(options, compile=False, reference=None)).items():
-            run = variant.build(network, options)
-            restored = [run(image[None]).float().clamp(0, 1).cpu()[0] for image in degraded]
-            values = [psnr(*pair) for pair in zip(restored, target, strict=True)]
-            scores[name] = sum(values) / count
-        results.append({"task": task, "weights": default_weights(task).stem, "psnr": scores})
-    return results
+        degraded = photographs(task, shape, options.data).to(device)
+        target = photographs(task, shape, options.data, clean=True)
+        column, plain = f"{default_weights(task).stem} ({task})", None
+        for name, row in rows.items():
+            run = variants(options)[name].build(network, options)
+            restored = run(degraded).float().clamp(0, 1).cpu()
+            score = sum(psnr(*pair) for pair in zip(restored, target, strict=True)) / shape[0]
+            plain = score if plain is None else plain
+            row[column] = f"{score:.3f} dB" if name == "plain" else f"{score - plain:+.4f}"
+    return {"PSNR of the plain network, and differences from it": list(rows.values())}
 
 
-def pixels_table(results: list[dict]) -> str:
-    if not results:
-        return "No weights are there."
-    header = ["variant", *(f"{result['weights']} ({result['task']})" for result in results)]
-    rows = []
-    for name in results[0]["psnr"]:
-        cells = []
-        for result in results:
-            plain, value = result["psnr"]["plain"], result["psnr"][name]
-            cells.append(f"{value:.3f} dB" if name == "plain" else f"{value - plain:+.4f}")
-        rows.append([name, *cells])
-    return markdown(header, rows)
-
-
-def memory_cases(options: Options) -> list[Case]:
-    if options.smoke:
-        return [Case("Deraining", shape=(1, 64, 64), sizes={**TINY, "stages": 3})]
-    quick = Case("Deraining", shape=(1, 720, 1280), sizes={"stages": 3})
-    return [quick] if not options.full else [quick, Case("Deraining", shape=(1, 720, 1280))]
-
-
-def measure_memory(options: Options) -> list[dict]:
+def measure_memory(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
     """Measure the peak memory of every variant, each in a process of its own."""
-    results = []
-    for case in memory_cases(options):
-        peaks = {}
-        compared = variants(replace(options, compile=False))
-        for name, variant in list(compared.items())[: 1 if options.smoke else None]:
-            if variant.published and case.sizes.get("stages", 7) != 7:
-                continue
-            peaks[name] = run_alone(peak_of_inference, case, variant, options)
-        results.append({"case": str(case), "megabytes": peaks})
-    return results
+    shape, sizes = ((1, 64, 64), {**TINY, "stages": 3}) if options.smoke else ((1, 720, 1280), {})
+    case = Case("Deraining", shape=shape, sizes=sizes or {"stages": 3})
+    options = replace(options, compile=False, reference=None)
+    peaks = {name: run_alone(_peak, case, name, options) for name in variants(options)}
+    return {f"{case}, above weights and image": memory_rows(peaks)}
 
 
-def peak_of_inference(case: Case, variant: Variant, options: Options) -> float:
+def _peak(case: Case, name: str, options: Options) -> float:
     device = options.start()
-    network = case.network().to(device)
-    run = variant.build(network, options)
-    count, height, width = case.shape
-    image = photographs(case.task, height, width, count, options.data).to(device)
-    run(image[..., : network.least, : 2 * network.least])
+    run = variants(options)[name].build(case.network().to(device), options)
+    image = photographs(case.task, case.shape, options.data).to(device)
+    run(image[..., :16, :32])
     return peak_memory(lambda: run(image), device)
 
 
-def memory_table(results: list[dict]) -> str:
-    tables = []
-    for result in results:
-        tables.append(f"**{result['case']}**\n")
-        tables.append(megabytes_table("variant", result["megabytes"]) + "\n")
-    return "\n".join(tables).strip()
+def memory_rows(peaks: Mapping[str, float]) -> list[dict]:
+    """Return peaks of memory as a table, beside their share of the plain one's."""
+    plain = peaks["plain"] or float("nan")
+    return [{"variant": n, "MB": mb, "% of plain": 100 * mb / plain} for n, mb in peaks.items()]
 
 
 def profile_forward(options: Options) -> dict[str, dict[str, float]]:
-    """Return the share of each operator in a forward pass, for every variant, of image restoration
-    and of compressive sensing."""
+    """Return the `operator_shares` of a forward pass of the first and the last case's variants."""
     device = options.start()
+    options = replace(options, compile=False, reference=None)
     shares = {}
     for case in (cases(options)[0], cases(options)[-1]):
         network = case.network().to(device)
-        image = photographs(case.task, *case.shape[1:], folder=options.data).to(device)
-        for name, variant in variants(replace(options, compile=False, reference=None)).items():
+        image = photographs(case.task, case.shape, options.data).to(device)
+        for name, variant in variants(options).items():
             run = variant.build(network, options)
             run(image)
-            shares[f"{case}: {name}"] = operator_shares(partial(run, image), device)
+            shares[f"{case}: {name}"] = operator_shares(partial(run, image), options)
     return shares
 
 
-def operator_shares(function: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Return {operator: its own share of the time}, of those above one percent."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    times = {event.key: getattr(event, key) for event in profile.key_averages()}
-    total = sum(times.values()) or 1
-    ordered = sorted(times.items(), key=lambda item: -item[1])
-    return {name: time / total for name, time in ordered if time > 0.01 * total}
-
-
-def profile_table(results: dict[str, dict[str, float]]) -> str:
+def parameters_and_work(_options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
+    """Count the parameters of every model, each once, and the GFLOP of a forward pass."""
+    models = [Case(task, model) for task in TASKS for model in MODELS]
     rows = []
-    for name, shares in results.items():
-        first = list(shares.items())[:7]
-        listed = ", ".join(f"{op.removeprefix('aten::')} {share:.0%}" for op, share in first)
-        rows.append([name, listed])
-    return markdown(["what", "operators, by their own time"], rows)
+    for case in [*models, Case("Denoising", sizes=SMALL)]:
+        with torch.device("meta"):
+            network = build_model(case.task, case.model, case.sizes)
+        row = {"model": "each small.yml" if case.sizes else f"{case.task} {case.model}"}
+        row["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+        row["GFLOP at 256×256"] = round(case.work().flop / 1e9)
+        rows.append(row)
+    return {"": rows}
+
+
+def image_size(megapixels: float) -> tuple[int, int]:
+    """Return height and width in the proportion 2:3, multiples of 8.
+
+    >>> image_size(24)
+    (4000, 6000)
+    """
+    height = round((megapixels * 1e6 * 2 / 3) ** 0.5 / 8) * 8
+    return height, round(megapixels * 1e6 / height / 8) * 8
+
+
+def scaling_cases(options: Options) -> dict[str, dict[float, Case]]:
+    """Return {what grows: {its value: the case}}, of a small denoiser."""
+    small = Case("Denoising", sizes=SMALL)
+    if options.smoke:
+        return {"megapixels, in tiles": {0.004: Case("Denoising", shape=(1, 48, 80), sizes=TINY)}}
+    images = {value: replace(small, shape=(1, *image_size(value))) for value in MEGAPIXELS}
+    return {
+        "megapixels, in tiles": images,
+        "megapixels, whole": {v: case for v, case in images.items() if v <= WHOLE_TO},
+        "stages": {n: replace(small, sizes={**SMALL, "stages": n}) for n in (2, 3, 5, 7, 9)},
+        "width": {
+            n: replace(small, sizes={**SMALL, "width": n, "width_step": n // 2})
+            for n in (8, 12, 20, 40, 80)
+        },
+        "batch": {n: replace(small, shape=(n, 256, 256)) for n in (1, 2, 4, 8, 16)},
+    }
+
+
+def measure_scaling(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
+    """Measure seconds and peak memory as one thing grows, every point in a process of its own."""
+    tables = {}
+    for axis, points in scaling_cases(options).items():
+        tables[axis] = []
+        for value, case in points.items():
+            seconds, megabytes = run_alone(_scaling_point, case, "in tiles" in axis, options)
+            megapixels = math.prod(case.shape) / 1e6
+            gflop = case.work().flop / 1e9
+            tables[axis].append(
+                {
+                    axis: value,
+                    "images": str(case).rpartition(", ")[2],
+                    "GFLOP": gflop,
+                    "seconds": seconds,
+                    "s/MP": seconds / megapixels,
+                    "GFLOP/s": gflop / seconds,
+                    "MB": megabytes,
+                    "MB/MP": megabytes / megapixels,
+                }
+            )
+    return tables
+
+
+def _scaling_point(case: Case, in_tiles: bool, options: Options) -> tuple[float, float]:
+    """Return seconds and megabytes of a `Restorer`, in a process that keeps freed memory as the
+    programs do."""
+    device = options.start()
+    keep_freed_memory()
+    restorer = Restorer(case.network(), device=device, tile="auto" if in_tiles else 0)
+    images = (255 * photographs(case.task, case.shape)).clamp(0, 255).byte()
+    restorer(images[..., :32, :32])
+    megabytes = peak_memory(lambda: restorer(images), device)
+    return interleaved({"": lambda: restorer(images)}, replace(options, runs=1))[""][0], megabytes

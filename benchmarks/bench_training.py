@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from bench_inference import TINY, Options, operator_shares, published
-from cost import SMALL, gflop
-from loader import make_pairs, rate
+from bench_inference import SMALL, TINY, memory_rows, published
 from measure import (
+    Options,
     interleaved,
-    markdown,
-    megabytes_table,
+    operator_shares,
     peak_memory,
-    ratios,
     run_alone,
-    seconds_cell,
-    summary,
+    speed_up,
     tf32,
-    timed,
+    work,
 )
+from report import ROOT, spread
 
 from dgunet.data.crops import PackedPairs, PairedImages
+from dgunet.data.degradations import degrade
+from dgunet.data.sampler import SampleKey
 from dgunet.Deraining.train import TASK
+from dgunet.images.files import pad_bottom_right, read_rgb, write_image
 from dgunet.tools.pack import pack
+from dgunet.tools.synthesize import bundled_photos
 from dgunet.training.configuration import load_config
 from dgunet.training.losses import EDGE_WEIGHT, charbonnier, laplacian
 from dgunet.training.trainer import Trainer
 
-YAML = Path(__file__).resolve().parents[1] / "Deraining" / "training.yml"
+YAML = ROOT / "Deraining" / "training.yml"
 OURS = {"TRAINING.CHANNELS_LAST": True, "OPTIM.FUSED": True}
 BF16 = {"TRAINING.PRECISION": "bf16"}
-STAGEWISE = {"TRAINING.CHECKPOINT_STAGES": True}
 PYTORCHS_TF32 = "plain, TF32 as PyTorch sets it"  # as it is in ours
+HEIGHT, WIDTH = 720, 1280  # of the training pairs
 KINDS = {"PNG folders": "pairs", "packed file": "pairs.h5"}
 _FOLDERS: list[tempfile.TemporaryDirectory] = []
 
@@ -60,23 +62,19 @@ def cases(options: Options) -> list[Case]:
     if options.smoke:
         return [Case("tiny", {**TINY, "stages": 3}, 2, 16)]
     small, full = Case("small.yml", SMALL, 8, 96), Case("Deraining DGUNet", {}, 4, 64)
-    if options.device.startswith("cuda"):
+    if options.cuda:
         full = replace(full, batch=16, patch=256 if options.full else 128)
     return [small, full]
-
-
-def pairs(options: Options) -> int:
-    return 2 if options.smoke else 12
 
 
 def variants(options: Options) -> dict[str, dict | None]:
     """Return the ways to train: keys of the configuration; None is the plain step, written here."""
     found = {
         "plain": None,
-        **({PYTORCHS_TF32: None} if options.device.startswith("cuda") else {}),
+        **({PYTORCHS_TF32: None} if options.cuda else {}),
         "ours": OURS,
         "ours, bf16": OURS | BF16,
-        "ours, stages checkpointed": OURS | STAGEWISE,
+        "ours, stages checkpointed": OURS | {"TRAINING.CHECKPOINT_STAGES": True},
     }
     if options.compile:
         found["ours, bf16, compiled"] = OURS | BF16 | {"TRAINING.COMPILE": True}
@@ -84,20 +82,33 @@ def variants(options: Options) -> dict[str, dict | None]:
 
 
 @functools.cache
-def training_data(pairs: int) -> dict[str, Path]:
-    """Return pairs of 1280×720 pixels, as files and packed, there until the program ends."""
+def training_data(count: int) -> dict[str, Path]:
+    """Return pairs of a photograph, shifted anew each time it is used, and its blurred self, as
+    files and packed, there until the program ends."""
     folder = tempfile.TemporaryDirectory()
     _FOLDERS.append(folder)
     paths = {name: Path(folder.name) / file for name, file in KINDS.items()}
-    make_pairs(paths["PNG folders"], pairs)
+    photographs = [read_rgb(path) for path in bundled_photos()]
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        photograph = np.roll(photographs[number % len(photographs)], 61 * number, (0, 1))
+        target = pad_bottom_right(photograph, HEIGHT, WIDTH)[:HEIGHT, :WIDTH]
+        blurred = degrade(target.astype(np.float32) / 255, "blur_mild", rng)
+        pixels = {"target": target, "input": np.uint8(np.rint(blurred.clip(0, 1) * 255))}
+        for kind, image in pixels.items():
+            write_image(paths["PNG folders"] / kind / f"{number}.png", image)
     pack(*paths.values())
     return paths
+
+
+def data_for(options: Options) -> dict[str, Path]:
+    return training_data(2 if options.smoke else 12)
 
 
 def trainer(case: Case, data: Path, folder: str, options: Options, **keys) -> Trainer:
     """Return the trainer that Deraining/train.py would make, but for `keys`."""
     values = {
-        "GPU": [0] if options.device.startswith("cuda") else [],
+        "GPU": [0] if options.cuda else [],
         "VERBOSE": False,
         "OPTIM.BATCH_SIZE": case.batch,
         "TRAINING.TRAIN_PS": case.patch,
@@ -115,12 +126,12 @@ def trainer(case: Case, data: Path, folder: str, options: Options, **keys) -> Tr
     return Trainer(TASK, config)
 
 
-def our_step(run: Trainer, samples: dict) -> Callable[[], float]:
+def our_step(run: Trainer, batches: Iterator[dict]) -> Callable[[], float]:
     run.network.train()
 
     def step() -> float:
         run.begin_epoch(1)
-        return run.step(samples)
+        return run.step(next(batches))
 
     return step
 
@@ -162,93 +173,58 @@ def steps(
         samples = samples or next(iter(run.loader))
         weights = weights or copy.deepcopy(run.model.state_dict())
         run.model.load_state_dict(weights)
-        lr = run.optimizer.param_groups[0]["lr"]
-        if keys is None:
-            if options.reference and not case.sizes and name == "plain":
-                code = published(options.reference, run.model).to(run.devices.device)
-                found["published code"] = plain_step(code, lr, samples)
-            allow = None if name == PYTORCHS_TF32 else False
-            found[name] = plain_step(run.model, lr, samples, allow)
-        else:
-            found[name] = our_step(run, samples)
+        rate = run.optimizer.param_groups[0]["lr"]
+        if keys is not None:
+            found[name] = our_step(run, itertools.repeat(samples))
+            continue
+        if options.reference and not case.sizes and name == "plain":
+            code = published(options.reference, run.model).to(run.devices.device)
+            found["published code"] = plain_step(code, rate, samples)
+        found[name] = plain_step(run.model, rate, samples, None if name == PYTORCHS_TF32 else False)
     return found, samples
 
 
-def measure_training(options: Options) -> list[dict]:
-    """Time the steps; before, compare the losses of the first two."""
-    device = options.start()
-    results = []
-    data = training_data(pairs(options))["packed file"]
-    with tempfile.TemporaryDirectory() as folder:
-        for case in cases(options):
+def measure_training(options: Options, ceilings: Mapping[str, Mapping]) -> dict[str, list[dict]]:
+    """Time the steps; before, compare the losses of the second one, and count its work."""
+    options.start()
+    tables, data = {}, data_for(options)["packed file"]
+    for case in cases(options):
+        with tempfile.TemporaryDirectory() as folder:
             functions, _ = steps(case, data, folder, options)
-            losses = {name: [step(), step()] for name, step in functions.items()}
-            seconds = interleaved(functions, device, options.runs, limit=30)
-            results.append(
-                {
-                    "case": str(case),
-                    "batch": case.batch,
-                    "gflop": 3 * gflop("Deraining", "DGUNet", case.sizes, shape_of(case)),
-                    "variants": {
-                        name: {
-                            "seconds": spread,
-                            "images_per_second": case.batch / spread["median"],
-                            "times_plain": ratios(seconds["plain"], spread),
-                            "loss_difference": [
-                                abs(value / plain - 1)
-                                for value, plain in zip(losses[name], losses["plain"], strict=True)
-                            ],
-                        }
-                        for name, spread in seconds.items()
-                    },
-                }
-            )
-    return results
-
-
-def shape_of(case: Case) -> tuple[int, int, int]:
-    return case.batch, case.patch, case.patch
-
-
-def training_table(results: list[dict]) -> str:
-    header = [
-        "variant",
-        "seconds a step",
-        "images/s",
-        "times plain",
-        "GFLOP/s",
-        "loss differs, first and second step",
-    ]
-    tables = []
-    for result in results:
-        rows = [
-            [
-                name,
-                seconds_cell(row["seconds"]),
-                f"{row['images_per_second']:.2f}",
-                f"{row['times_plain']['median']:.2f}",
-                f"{result['gflop'] / row['seconds']['median']:,.0f}",
-                " and ".join(f"{value:.0e}" for value in row["loss_difference"]),
-            ]
-            for name, row in result["variants"].items()
+            losses, floors, done = {}, {}, None
+            for name, step in functions.items():
+                step()
+                if "compiled" not in name:
+                    done = work(step)
+                losses[name] = step()
+                precision = "bf16" if "bf16" in name else "TF32" if "TF32" in name else "float32"
+                floors[name] = done.floor(ceilings, precision)
+            seconds = interleaved(functions, options)
+        plain = losses["plain"]
+        tables[f"{case}"] = [
+            {
+                "step": name,
+                "seconds": spread(runs),
+                "images/s": case.batch / spread(runs)["median"],
+                "speed-up": speed_up(seconds["plain"], runs)["median"],
+                **floors[name],
+                "third loss differs by": abs(losses[name] / plain - 1),
+            }
+            for name, runs in seconds.items()
         ]
-        tables.append(f"**{result['case']}** ({result['gflop']:,.0f} GFLOP a step)\n")
-        tables.append(markdown(header, rows) + "\n")
-    return "\n".join(tables).strip()
+    return tables
 
 
-def measure_training_memory(options: Options) -> dict:
+def measure_training_memory(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
     """Measure the peak memory of a step of the largest case, each variant in its own process."""
-    case = cases(options)[-1]
-    names = list(variants(replace(options, compile=False)))[: 1 if options.smoke else None]
-    data = training_data(pairs(options))["packed file"]
-    peaks = {name: run_alone(peak_of_step, name, case, data, options) for name in names}
-    return {"case": str(case), "megabytes": peaks}
+    options = replace(options, compile=False, reference=None)
+    case, data = cases(options)[-1], data_for(options)["packed file"]
+    peaks = {name: run_alone(_peak, name, case, data, options) for name in variants(options)}
+    return {f"{case}, above the weights and Adam's state": memory_rows(peaks)}
 
 
-def peak_of_step(name: str, case: Case, data: Path, options: Options) -> float:
+def _peak(name: str, case: Case, data: Path, options: Options) -> float:
     device = options.start()
-    options = replace(options, reference=None)
     with tempfile.TemporaryDirectory() as folder:
         functions, samples = steps(case, data, folder, options, [name])
         images = {key: samples[key] for key in ("degraded", "target")}
@@ -258,117 +234,67 @@ def peak_of_step(name: str, case: Case, data: Path, options: Options) -> float:
         return peak_memory(functions[name], device)
 
 
-def training_memory_table(result: dict) -> str:
-    table = megabytes_table("step", result["megabytes"])
-    return f"**{result['case']}**, above the weights and Adam's state\n\n{table}"
-
-
-def measure_loading(options: Options) -> dict:
+def measure_loading(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
     """Measure crops per second of one process, and training with loading beside the step alone."""
-    device = options.start()
-    runs = min(3, options.runs)
-    case, data = cases(options)[0], training_data(pairs(options))
-    with tempfile.TemporaryDirectory() as folder:
-        patch = 64 if options.smoke else 256
-        sources = {
-            "PNG folders": (PairedImages(data["PNG folders"], patch), pairs(options)),
-            "packed file": (PackedPairs(data["packed file"], patch), 20 * pairs(options)),
-        }
-        crops = {name: [] for name in sources}
-        for run in range(runs + 1):  # the first warms up
-            for name, (source, samples) in sources.items():
-                crops[name].append(rate(source, run, samples))
-        keys = OURS | BF16 | {"TRAINING.WORKERS": 1}
-        trained = {
-            name: trainer(case, path, folder, options, **keys) for name, path in data.items()
-        }
-        together = {name: [] for name in trained}
-        for run in range(runs):
-            for name, of_source in trained.items():
-                together[name].append(
-                    end_to_end(of_source, run + 1, 3 if options.smoke else 12, device)
-                )
-        for of_source in trained.values():
-            of_source.loader = None  # ends its workers
-    return {
-        "patch": patch,
-        "case": str(case),
-        "crops_per_second": {name: summary(of_source[1:]) for name, of_source in crops.items()},
-        "end_to_end": {
-            name: {
-                key: summary([one[key] for one in measured]) for key in ("images", "alone", "wait")
-            }
-            for name, measured in together.items()
-        },
+    options.start()
+    data, patch = data_for(options), 64 if options.smoke else 256
+    readers = {
+        "PNG folders": _reader(PairedImages(data["PNG folders"], patch)),
+        "packed file": _reader(PackedPairs(data["packed file"], patch)),
     }
-
-
-def end_to_end(run: Trainer, epoch: int, count: int, device: torch.device) -> dict[str, float]:
-    """Take steps on what the loader gives, then as many on its last batch. Return images/s of both
-    and the share of time spent waiting for data."""
-    run.network.train()
-    run.sampler.set_position(epoch)
-    run.begin_epoch(epoch)
-    batches = iter(run.loader)
-    samples = next(batches)  # the workers start
-    run.step(samples)
-    images, waited, start = 0, 0.0, time.perf_counter()
-    for _ in range(count):
-        asked = time.perf_counter()
-        samples = next(batches)
-        waited += time.perf_counter() - asked
-        run.step(samples)
-        images += len(samples["target"])
-    seconds = time.perf_counter() - start
-    del batches
-    run.begin_epoch(epoch)
-    alone = [timed(lambda: run.step(samples), device) for _ in range(count)]
-    return {
-        "images": images / seconds,
-        "alone": count * len(samples["target"]) / sum(alone),
-        "wait": waited / seconds,
-    }
-
-
-def loading_table(result: dict) -> str:
+    seconds = interleaved(readers, options, 0.01 if options.smoke else 1)
     crops = [
-        [name, f"{row['median']:,.1f}", f"{row['lowest']:,.1f}–{row['highest']:,.1f}"]
-        for name, row in result["crops_per_second"].items()
+        {"data": name, "crops/s": spread([1 / s for s in runs])} for name, runs in seconds.items()
     ]
-    rows = [
-        [
-            name,
-            *(f"{row[key]['median']:.2f}" for key in ("images", "alone")),
-            f"{row['images']['median'] / row['alone']['median']:.0%}",
-            f"{row['wait']['median']:.1%}",
-        ]
-        for name, row in result["end_to_end"].items()
-    ]
-    patch = f"{result['patch']}×{result['patch']}"
-    packed = result["crops_per_second"]["packed file"]["median"]
-    return "\n\n".join(
-        [
-            f"One process, crops of {patch} out of pairs of 1280×720, from the disk cache:",
-            markdown(["data", "crops/s", "lowest–highest"], crops),
-            f"Eight such processes, a core each, would feed {8 * packed:,.0f} patches a second to "
-            "a GPU.",
-            f"Training in bf16 with one loading process, {result['case']}:",
-            markdown(
-                ["data", "images/s", "the step alone", "of it", "of the time spent waiting"], rows
-            ),
-        ]
-    )
+    case, keys = cases(options)[0], OURS | BF16 | {"TRAINING.WORKERS": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {name: trainer(case, path, folder, options, **keys) for name, path in data.items()}
+        samples = next(iter(runs["packed file"].loader))
+        functions = {"the step alone": our_step(runs["packed file"], itertools.repeat(samples))}
+        functions |= {name: our_step(run, _endless(run)) for name, run in runs.items()}
+        # Long rounds: while another takes its turn, workers load two batches in advance.
+        seconds = interleaved(functions, options, 0.01 if options.smoke else 10)
+        for run in runs.values():
+            run.loader = None  # ends its workers
+    alone = seconds["the step alone"]
+    return {
+        f"One process, crops of {patch}×{patch} out of pairs of {WIDTH}×{HEIGHT}, in the disk "
+        "cache": crops,
+        f"Training in bf16 with one loading process, {case}": [
+            {
+                "batches from": name,
+                "images/s": spread([case.batch / s for s in runs]),
+                "% of the step alone": 100 * speed_up(alone, runs)["median"],
+            }
+            for name, runs in seconds.items()
+        ],
+    }
+
+
+def _reader(source: PairedImages | PackedPairs) -> Callable[[], object]:
+    positions = itertools.count()
+
+    def read() -> None:
+        position = next(positions)
+        source[SampleKey(0, position, position % len(source))]
+
+    return read
+
+
+def _endless(run: Trainer) -> Iterator[dict]:
+    for epoch in itertools.count(1):
+        run.sampler.set_position(epoch)
+        yield from run.loader
 
 
 def profile_step(options: Options) -> dict[str, dict[str, float]]:
-    """Return the share of each operator in a training step."""
-    device = options.start()
-    case = cases(options)[-1]
-    plain = replace(options, compile=False, reference=None)
+    """Return the `operator_shares` of each way to take a training step."""
+    options.start()
+    options = replace(options, compile=False, reference=None)
+    case, data = cases(options)[-1], data_for(options)["packed file"]
     shares = {}
-    data = training_data(pairs(options))["packed file"]
     with tempfile.TemporaryDirectory() as folder:
-        for name, step in steps(case, data, folder, plain)[0].items():
+        for name, step in steps(case, data, folder, options)[0].items():
             step()
-            shares[f"{case}: {name}"] = operator_shares(step, device)
+            shares[f"{case}: {name}"] = operator_shares(step, options)
     return shares

@@ -1,39 +1,31 @@
-"""What the benchmarks share: the machine and its ceilings, timing, peak memory, photographs, files.
-
-    python benchmarks/measure.py
-
-puts the tables of benchmarks/results/ into benchmarks/README.md, between the comments that name
-them.
-"""
+"""How all is measured: time, peak memory, work, and the most that the machine can do."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
-import platform
 import re
 import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from loader import commit, processor
+from report import spread
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
 
-from dgunet.base.files import write_atomically
 from dgunet.data.degradations import degrade, pair_generator
 from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_rgb, to_tensor
+from dgunet.inference.restorer import pick_device
 from dgunet.tools.synthesize import bundled_photos
 
-RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parent / "README.md"
-INCLUDED = re.compile(r"(<!-- results/(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEGRADATIONS = {
     "Deblurring": "blur_mild",
     "Deraining": "rain_medium",
@@ -42,67 +34,103 @@ DEGRADATIONS = {
 }
 
 
-def summary(values: Sequence[float]) -> dict:
-    """Return the median of repeated measurements with their spread.
+@dataclass(frozen=True)
+class Options:
+    """What is to be measured, and how. `smoke`: tiny, to see that it runs."""
 
-    >>> summary([3.0, 1.0, 2.0])
-    {'median': 2.0, 'lowest': 1.0, 'highest': 3.0, 'runs': [3.0, 1.0, 2.0]}
-    """
-    return {
-        "median": statistics.median(values),
-        "lowest": min(values),
-        "highest": max(values),
-        "runs": list(values),
-    }
+    device: str = "cpu"
+    threads: int = 1
+    runs: int = 3
+    full: bool = False
+    smoke: bool = False
+    compile: bool = False
+    reference: Path | None = None
+    data: Path | None = None
 
+    @property
+    def cuda(self) -> bool:
+        return self.device.startswith("cuda")
 
-def wait_for(device: torch.device) -> None:
-    """Return when the device has done what was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds that a call takes."""
-    wait_for(device)
-    start = time.perf_counter()
-    function()
-    wait_for(device)
-    return time.perf_counter() - start
+    def start(self) -> torch.device:
+        """Return the device, with the number of threads set; in every process once."""
+        torch.set_num_threads(self.threads)
+        return pick_device(self.device)
 
 
 def interleaved(
-    functions: dict[str, Callable[[], object]],
-    device: torch.device,
-    runs: int,
-    limit: float = 60,
-    least: int = 3,
-) -> dict[str, dict]:
-    """Time the functions in turn, A B C A B C …, so that a machine that slows down does so for all.
-    Call them once before, to warm up.
+    functions: Mapping[str, Callable[[], object]], options: Options, seconds: float = 0.2
+) -> dict[str, list[float]]:
+    """Time functions in turn, A B C A B C …, so that a machine that slows down does so for all.
 
     Args:
-        runs: rounds, at most; there are at least `least` (or `runs`, if that is less), and no more
-            after `limit` seconds.
+        seconds: for how long each is called in a round, once at least, after a call to warm up.
 
     Returns:
-        {name: the `summary` of its seconds}
+        {name: the median seconds of a call in each of `options.runs` rounds}
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    start = time.perf_counter()
-    for number in range(runs):
-        if number >= least and time.perf_counter() - start > limit:
-            break
-        for name, function in functions.items():
-            seconds[name].append(timed(function, device))
-    return {name: summary(of_function) for name, of_function in seconds.items()}
+    timers = {
+        name: Timer("function()", globals={"function": function}, num_threads=options.threads)
+        for name, function in functions.items()
+    }
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(options.runs):
+        for name, timer in timers.items():
+            found[name].append(timer.blocked_autorange(min_run_time=seconds).median)
+    return found
 
 
-def ratios(reference: dict, other: dict) -> dict:
-    """Return the `summary` of how many times faster another variant is, run by run: neighbours in
-    time, so that what slows the machine down counts for both."""
-    pairs = zip(reference["runs"], other["runs"], strict=True)
-    return summary([slow / fast for slow, fast in pairs])
+def speed_up(reference: Sequence[float], other: Sequence[float]) -> dict:
+    """Return the `spread` of how many times faster another variant is, round by round: neighbours
+    in time, so that what slows the machine down counts for both.
+
+    >>> speed_up([4.0, 40.0], [2.0, 10.0])["runs"]
+    [2.0, 4.0]
+    """
+    return spread([slow / fast for slow, fast in zip(reference, other, strict=True)])
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call does: `flop` floating-point operations in convolutions and matrix products (a
+    multiplication and an addition are two), and `bytes` that all operators read and write."""
+
+    flop: float
+    bytes: float
+
+    def floor(self, ceilings: Mapping[str, Mapping], precision: str) -> dict:
+        """Return the columns `floor, s` and `set by`: no implementation of these operators takes
+        less than the larger of FLOPs at the GEMM peak and bytes at the bandwidth of copying."""
+        arithmetic = self.flop / ceilings[precision]["median"] / 1e9
+        memory = self.bytes / ceilings["copy"]["median"] / 1e9
+        return {
+            "floor, s": max(arithmetic, memory),
+            "set by": "arithmetic" if arithmetic > memory else "memory",
+        }
+
+
+class _Bytes(TorchDispatchMode):
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        known = {tensor.untyped_storage()._cdata for tensor in read}
+        written = [
+            leaf
+            for leaf in tree_leaves(result)
+            if isinstance(leaf, Tensor)
+            and (function._schema.is_mutable or leaf.untyped_storage()._cdata not in known)
+        ]
+        if written and "empty" not in function.__name__:  # neither a view nor only allocated
+            self.total += sum(tensor.numel() * tensor.element_size() for tensor in read + written)
+        return result
+
+
+def work(function: Callable[[], object]) -> Work:
+    """Call a function and return the `Work` it did. Not for compiled networks."""
+    with FlopCounterMode(display=False) as flop, _Bytes() as moved:
+        function()
+    return Work(flop.get_total_flops(), moved.total)
 
 
 @contextlib.contextmanager
@@ -118,57 +146,28 @@ def tf32(enabled: bool | None):
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def machine(device: torch.device) -> dict:
-    """Return what a figure depends on beside the code."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {
-        "device": name,
-        "type": device.type,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def machine_line(found: dict) -> str:
-    """Return a machine in words."""
-    of_cpu = f", {found['cores']} cores, {found['threads']} threads" * (found["type"] == "cpu")
-    return (
-        f"{found['device']}{of_cpu}; torch {found['torch']}, Python {found['python']}; commit "
-        f"{found['commit']}, {found['date']}; load before it began {found['load']:.1f}."
-    )
-
-
-def ceilings(device: torch.device, size: int = 2048, runs: int = 5) -> dict[str, dict]:
-    """Return the most that the machine does: products of size×size matrices, in GFLOP/s, for each
-    precision, and copying within its memory, in GB/s read and written, each as a `summary`."""
-    dtypes = {"float32": torch.float32, "bf16": torch.bfloat16}
-    if device.type == "cuda":
-        dtypes["fp16"] = torch.float16
-        size *= 4
-    matrices = {name: torch.rand(size, size, device=device).to(d) for name, d in dtypes.items()}
-    memory = torch.zeros(16 * size * size, device=device)
-    copy = torch.empty_like(memory)
-    functions: dict[str, Callable] = {n: lambda m=m: torch.mm(m, m) for n, m in matrices.items()}
-    if device.type == "cuda":
-
-        def with_tf32() -> None:
-            with tf32(True):
-                torch.mm(matrices["float32"], matrices["float32"])
-
-        functions["TF32"] = with_tf32
-    functions["copy"] = lambda: copy.copy_(memory)
-    with tf32(False):
-        for function in functions.values():
-            function()
-        seconds = interleaved(functions, device, runs)
-    work = dict.fromkeys(functions, 2 * size**3 / 1000000000.0)
-    work["copy"] = 2 * memory.numel() * memory.element_size() / 1e9
-    return {n: summary([work[n] / s for s in seconds[n]["runs"]]) for n in functions}
+def ceilings(options: Options) -> dict[str, dict]:
+    """Return the most that the machine does: {precision: GFLOP/s of matrix products, the best of
+    several sizes; "copy": GB/s read and written within its memory}, each a `spread`. Matrices and
+    memory hold random numbers: zeros are faster, on a GPU and where pages of them are shared."""
+    device = options.start()
+    sizes = (64,) if options.smoke else (4096, 8192, 16384) if options.cuda else (1024, 2048, 4096)
+    precisions = {"float32": torch.float32, "bf16": torch.bfloat16}
+    if options.cuda:
+        precisions |= {"TF32": torch.float32, "fp16": torch.float16}
+    found = {}
+    for precision, dtype in precisions.items():
+        matrices = {size: torch.randn(size, size, device=device).to(dtype) for size in sizes}
+        products = {str(n): lambda m=m: torch.mm(m, m) for n, m in matrices.items()}
+        with tf32(precision == "TF32"):
+            seconds = interleaved(products, options)
+        rates = [spread([2e-9 * int(n) ** 3 / s for s in runs]) for n, runs in seconds.items()]
+        found[precision] = max(rates, key=lambda rate: rate["median"])
+    memory = torch.randn(16 * sizes[-1] ** 2, device=device)
+    target = torch.empty_like(memory)
+    seconds = interleaved({"copy": lambda: target.copy_(memory)}, options)["copy"]
+    gigabytes = 2e-9 * memory.numel() * memory.element_size()
+    return found | {"copy": spread([gigabytes / s for s in seconds])}
 
 
 def run_alone(function: Callable, *arguments):
@@ -182,11 +181,11 @@ def peak_memory(function: Callable[[], object], device: torch.device) -> float:
     """Return by how many MB a call raises the highest use of memory of this process (or of the
     GPU, without what is there before). Warm up before, with something small."""
     if device.type == "cuda":
-        wait_for(device)
+        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         function()
-        wait_for(device)
+        torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     with contextlib.suppress(OSError):  # the highest use begins anew with what is used now
         Path("/proc/self/clear_refs").write_text("5")
@@ -206,16 +205,12 @@ def _highest_resident() -> int:
 
 
 def photographs(
-    task: str,
-    height: int,
-    width: int,
-    count: int = 1,
-    folder: Path | None = None,
-    clean: bool = False,
+    task: str, shape: tuple[int, int, int], folder: Path | None = None, clean: bool = False
 ) -> Tensor:
-    """Return photographs as a task gets them, ×C×H×W in [0,1]: the test photographs inside
+    """Return N×H×W photographs as a task gets them, N×C×H×W in [0,1]: the test photographs inside
     scikit-image or those of a folder, their middle or, where they are smaller, continued by
     reflection; degraded as in `DEGRADATIONS`, unless `clean`."""
+    count, height, width = shape
     files = list_images(folder) if folder else bundled_photos("test")
     batch = []
     for number in range(count):
@@ -224,62 +219,24 @@ def photographs(
         pixels = pad_bottom_right(pixels, height, width)
         top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
         image = pixels[top : top + height, left : left + width].astype(np.float32) / 255
-        if DEGRADATIONS[task] and not clean:
-            rng = pair_generator(0, DEGRADATIONS[task], f"{number} {file.stem}")
-            image = degrade(image, DEGRADATIONS[task], rng)
+        if (preset := DEGRADATIONS[task]) and not clean:
+            image = degrade(image, preset, pair_generator(0, preset, f"{number} {file.stem}"))
         batch.append(to_tensor(np.ascontiguousarray(image, dtype=np.float32)))
     return torch.stack(batch)
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table.
-
-    >>> print(markdown(["a", "b"], [[1, 2]]))
-    | a | b |
-    |---|---|
-    | 1 | 2 |
-    """
-    lines = [header, ["---"] * len(header), *rows]
-    text = ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
-    return "\n".join([text[0], text[1].replace(" ", ""), *text[2:]])
-
-
-def seconds_cell(spread: dict) -> str:
-    """Return a median with its spread, such as `1.23 (1.20–1.31)`."""
-    digits = max(0, 2 - int(np.floor(np.log10(max(spread["median"], 1e-9)))))
-    return "{median:.{d}f} ({lowest:.{d}f}–{highest:.{d}f})".format(**spread, d=min(digits, 4))
-
-
-def megabytes_table(label: str, megabytes: dict[str, float]) -> str:
-    """Return peaks of memory as a Markdown table, beside their share of the plain one's."""
-    plain = megabytes["plain"] or float("nan")
-    rows = [[name, f"{mb:,.0f}", f"{mb / plain:.0%}"] for name, mb in megabytes.items()]
-    return markdown([label, "MB", "of plain"], rows)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
-
-
-def fill_readme(readme: Path = README, folder: Path = RESULTS) -> list[str]:
-    """Put the tables of a folder between the comments of a README that name their files, and return
-    the names of those that are there. Titles of level one are left out."""
-    found = []
-
-    def included(match: re.Match) -> str:
-        file = folder / match[2]
-        if not file.is_file():
-            return match[0]
-        found.append(match[2])
-        lines = file.read_text(encoding="utf-8").strip().splitlines()
-        text = "\n".join(line for line in lines if not line.startswith("# ")).strip()
-        return f"{match[1]}{text}\n{match[3]}"
-
-    text = readme.read_text(encoding="utf-8")
-    write_text(readme, INCLUDED.sub(included, text))
-    return found
-
-
-if __name__ == "__main__":
-    print("included:", ", ".join(fill_readme()) or "nothing")
+def operator_shares(function: Callable[[], object], options: Options) -> dict[str, float]:
+    """Return {operator: its own percentage of the time} of a call, the largest seven."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] * options.cuda
+    with torch.profiler.profile(activities=activities) as profile:
+        function()
+        if options.cuda:
+            torch.cuda.synchronize()
+    key = "self_device_time_total" if options.cuda else "self_cpu_time_total"
+    times = {
+        event.key.removeprefix("aten::"): getattr(event, key) for event in profile.key_averages()
+    }
+    total = sum(times.values()) or 1
+    largest = sorted(times, key=times.get, reverse=True)[:7]
+    return {name: 100 * times[name] / total for name in largest}

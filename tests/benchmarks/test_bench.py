@@ -1,12 +1,10 @@
-"""The benchmarks: statistics on known numbers, work against the published figure, and every part
-once at a tiny size."""
+"""The benchmarks: arithmetic on known numbers, work against closed forms and the published figure,
+and every part once at a tiny size."""
 
 import doctest
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import bench
 import bench_inference
 import bench_training
-import cost
-import loader
 import measure
-import scaling
+import report
 
-CPU = torch.device("cpu")
+from dgunet.base.errors import InputError
+
+CEILINGS = {name: {"median": 100.0} for name in ("float32", "bf16", "copy")}
 # The published code's place, taken by ours under the published names.
 STAND_IN = """
 from torch import nn
@@ -53,8 +51,8 @@ def one_thread():
 @pytest.fixture
 def small_pairs(monkeypatch):
     """Training pairs of 96×128 pixels instead of 1280×720."""
-    monkeypatch.setattr(loader, "HEIGHT", 96)
-    monkeypatch.setattr(loader, "WIDTH", 128)
+    monkeypatch.setattr(bench_training, "HEIGHT", 96)
+    monkeypatch.setattr(bench_training, "WIDTH", 128)
     bench_training.training_data.cache_clear()
     yield
     bench_training.training_data.cache_clear()
@@ -63,55 +61,50 @@ def small_pairs(monkeypatch):
 @pytest.fixture
 def one_process(monkeypatch):
     """What would have a process of its own has none: starting one takes seconds."""
-    for module in (bench_inference, bench_training, scaling):
+    for module in (bench_inference, bench_training):
         monkeypatch.setattr(module, "run_alone", lambda function, *given: function(*given))
 
 
 @pytest.fixture
 def reference(tmp_path):
     folder = tmp_path / "published"
-    files = {
-        "Deraining": ("Deraining/DGUNet.py", ""),
-        "Compressive_Sensing": (
-            "Compressive-Sensing/DGUNet_deblock.py",
-            "in_c=3, out_c=3, cs_ratio=10",
-        ),
-    }
-    for task, (file, arguments) in files.items():
-        sizes = dict(bench_inference.TINY)
+    sensing = "in_c=3, out_c=3, cs_ratio=10"
+    for task, file, arguments in (
+        ("Deraining", "Deraining/DGUNet.py", ""),
+        ("Compressive_Sensing", "Compressive-Sensing/DGUNet_deblock.py", sensing),
+    ):
+        sizes = bench_inference.TINY | ({"cs_ratio": 25} if arguments else {})
         (folder / file).parent.mkdir(parents=True)
-        sizes |= {"cs_ratio": 25} if arguments else {}
         text = STAND_IN.format(task=task, sizes=sizes, arguments=arguments)
         (folder / file).write_text(text)
     return folder
 
 
 def run(*words) -> None:
-    bench.main([str(word) for word in ("--smoke", "--threads", 1, "--runs", 2, *words)])
+    bench.main([str(word) for word in ("--smoke", "--threads", 1, "--runs", 1, *words)])
 
 
-def test_median_and_spread():
-    spread = measure.summary([5.0, 1.0, 2.0, 9.0])
-    assert spread == {"median": 3.5, "lowest": 1.0, "highest": 9.0, "runs": [5.0, 1.0, 2.0, 9.0]}
+@pytest.mark.parametrize("module", [report, measure, bench_inference])
+def test_examples_in_docstrings_hold(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
 
 
-def test_ratios_are_of_neighbouring_runs():
-    slow, fast = measure.summary([4.0, 40.0, 6.0]), measure.summary([2.0, 10.0, 2.0])
-    assert measure.ratios(slow, fast)["runs"] == [2.0, 4.0, 3.0]
-    assert measure.ratios(slow, fast)["median"] == 3.0
-
-
-def test_variants_take_turns():
+def test_variants_take_turns(monkeypatch):
     order = []
+
+    class Timer:
+        def __init__(self, _statement, globals, num_threads):
+            self.call = globals["function"]
+
+        def blocked_autorange(self, min_run_time):
+            self.call()
+            return type("Measurement", (), {"median": 1.0})
+
+    monkeypatch.setattr(measure, "Timer", Timer)
     functions = {name: lambda name=name: order.append(name) for name in "ABC"}
-    measure.interleaved(functions, CPU, runs=3)
+    measure.interleaved(functions, measure.Options(runs=3))
     assert "".join(order) == "ABCABCABC"
-
-
-def test_a_case_ends_at_its_limit_but_has_the_least_runs():
-    seconds = measure.interleaved({"A": lambda: time.sleep(0.002)}, CPU, 9, limit=0, least=3)
-    assert len(seconds["A"]["runs"]) == 3
-    assert 0.002 <= seconds["A"]["lowest"] < 0.5
 
 
 def test_peak_memory_is_that_of_the_call():
@@ -129,44 +122,42 @@ print(measure.peak_memory(lambda: hold(100), torch.device("cpu")))
     assert 95 < float(printed) < 115
 
 
-def test_alone_is_another_process():
-    assert measure.run_alone(os.getpid) != os.getpid()
+def test_work_counts_operations_and_bytes():
+    a, b = torch.rand(10, 20), torch.rand(20, 30)
+    done = measure.work(lambda: torch.mm(a, b).view(-1).add_(1))
+    assert done.flop == 2 * 10 * 20 * 30
+    product = 4 * (10 * 20 + 20 * 30 + 10 * 30)
+    assert done.bytes == product + 4 * 2 * 300  # the view moves nothing
 
 
-def test_work_is_the_known_one():
-    assert cost.gflop("Deraining", "DGUNet", {}, (1, 320, 480)) == pytest.approx(909, abs=1)
-    assert cost.parameters("Deraining", "DGUNet", {}) == 3_633_112
+def test_floor_is_the_larger_of_both_times():
+    by_arithmetic = measure.Work(2e11, 1e11).floor(CEILINGS, "float32")
+    assert by_arithmetic == {"floor, s": 2.0, "set by": "arithmetic"}
+    assert measure.Work(2e11, 3e11).floor(CEILINGS, "bf16") == {"floor, s": 3.0, "set by": "memory"}
 
 
-def test_work_is_linear_in_pixels_and_batch():
-    one = cost.gflop("Denoising", "DGUNet", bench_inference.TINY, (1, 64, 64))
-    four = cost.gflop("Denoising", "DGUNet", bench_inference.TINY, (2, 64, 128))
-    assert four == pytest.approx(4 * one, rel=0.01)
+def test_work_of_a_network_is_the_known_one():
+    deraining = bench_inference.Case("Deraining", shape=(1, 32, 48))
+    assert deraining.work().flop / 1e9 == pytest.approx(9.09, abs=0.01)
 
 
 def test_the_ceilings_are_positive():
-    limits = measure.ceilings(CPU, size=64, runs=3)
+    limits = measure.ceilings(measure.Options(smoke=True, runs=2))
     assert set(limits) == {"float32", "bf16", "copy"}
     assert all(0 < row["lowest"] <= row["median"] <= row["highest"] for row in limits.values())
 
 
-def test_memory_is_compared_with_the_plain_one():
-    table = measure.megabytes_table("variant", {"plain": 2000.0, "prepared": 900.0})
-    assert table.splitlines()[2:] == ["| plain | 2,000 | 100% |", "| prepared | 900 | 45% |"]
-
-
 @pytest.mark.parametrize(("task", "channels"), [("Deraining", 3), ("Compressive_Sensing", 1)])
 def test_photographs_have_the_size_asked_for(task, channels):
-    images = measure.photographs(task, 40, 600, count=2)
+    images = measure.photographs(task, (2, 40, 600))
     assert images.shape == (2, channels, 40, 600)
     assert images.std() > 0.05 and images.min() >= 0 and images.max() <= 1
-    assert torch.equal(images, measure.photographs(task, 40, 600, count=2))
+    assert torch.equal(images, measure.photographs(task, (2, 40, 600)))
 
 
 def test_the_plain_step_has_the_loss_of_ours(small_pairs, tmp_path):
-    options = bench_inference.Options(smoke=True)
-    case = bench_training.cases(options)[0]
-    data = bench_training.training_data(2)["packed file"]
+    options = measure.Options(smoke=True)
+    case, data = bench_training.cases(options)[0], bench_training.data_for(options)["packed file"]
     functions, _ = bench_training.steps(case, data, str(tmp_path), options)
     for _ in range(2):
         losses = {name: step() for name, step in functions.items()}
@@ -174,44 +165,37 @@ def test_the_plain_step_has_the_loss_of_ours(small_pairs, tmp_path):
         assert losses["ours, stages checkpointed"] == pytest.approx(losses["plain"], rel=1e-5)
 
 
-def test_every_part_runs(small_pairs, one_process, tmp_path, capsys):
-    run("--output", tmp_path)
+def test_every_part_is_measured_and_written(
+    small_pairs, one_process, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    monkeypatch.setattr(bench, "README", tmp_path / "README.md")
+    page = "<!-- begin: bench-cpu-smoke -->\n{}<!-- end: bench-cpu-smoke -->\nafter\n"
+    bench.README.write_text(page.format("old\n"))
+    monkeypatch.setattr(
+        bench, "ceilings", lambda options: {name: report.spread([100.0]) for name in CEILINGS}
+    )
+    kept = {"machine": "another", "seconds": 1, "tables": {"": [{"model": "any"}]}}
+    report.write_json(tmp_path / "bench-cpu-smoke.json", {"work": kept})
+    parts = [part for part in bench.PARTS if part not in ("work", "startup")]  # they take seconds
+    run("--only", ",".join(parts), "--write")
     results = json.loads((tmp_path / "bench-cpu-smoke.json").read_text())
-    assert list(results) == ["ceilings", *bench.PARTS]
-    for case in results["inference"]["results"]:
-        rows = case["variants"]
-        assert rows["plain"]["times_plain"]["median"] == 1
-        assert rows["prepared"]["largest_difference"] < 1e-5
-        assert 0 < rows["prepared, bf16"]["largest_difference"] < 0.1
-        assert len(rows["prepared"]["seconds"]["runs"]) == 2
-    assert results["memory"]["results"][0]["megabytes"]["plain"] >= 0
-    printed = capsys.readouterr().out
-    assert printed.strip() == (tmp_path / "bench-cpu-smoke.md").read_text().strip()
-    for title, *_ in bench.PARTS.values():
-        assert f"### {title}\n" in printed
+    assert results["work"] == kept  # parts that were not measured stay
+    for rows in results["inference"]["tables"].values():
+        plain, optimised, half = rows
+        assert plain["speed-up"] == 1
+        assert optimised["largest difference"] < 1e-5
+        assert 0 < half["largest difference"] < 0.1
+    printed = capsys.readouterr().out.strip()
+    assert all(f"### {bench.PARTS[part][0]}\n" in printed for part in parts)
+    assert bench.README.read_text() == page.format(f"{bench.report(results)}\n")
 
 
-def test_only_some_parts_leave_the_others(tmp_path, capsys):
-    file = tmp_path / "bench-cpu-smoke.json"
-    kept = {"machine": measure.machine(CPU), "results": {"import torch": measure.summary([1.5])}}
-    file.write_text(json.dumps({"startup": kept}))
-    run("--only", "inference", "--output", tmp_path)
-    results = json.loads(file.read_text())
-    assert results["startup"] == kept
-    assert list(results) == ["ceilings", "inference", "startup"]
-
-
-def test_the_published_code_joins_the_run(reference, tmp_path, capsys):
-    run("--only", "inference", "--reference", reference, "--output", tmp_path)
-    for case in json.loads((tmp_path / "bench-cpu-smoke.json").read_text())["inference"]["results"]:
-        names = list(case["variants"])
-        assert names[:2] == ["plain", "published code"]
-        assert case["variants"]["published code"]["largest_difference"] < 1e-6
-
-
-@pytest.mark.parametrize("module", [measure, scaling])
-def test_the_docstrings_examples_hold(module):
-    assert doctest.testmod(module).failed == 0
+def test_the_published_code_joins_the_run(reference, capsys):
+    run("--only", "inference", "--reference", reference)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "published code" in line]
+    assert len(rows) == 2
+    assert all(float(row.split("|")[-3]) < 1e-6 for row in rows)  # largest difference
 
 
 @pytest.mark.parametrize(
@@ -223,52 +207,31 @@ def test_the_docstrings_examples_hold(module):
         (["--reference", "nowhere"], "nowhere"),
     ],
 )
-def test_mistakes_are_one_line(words, message, tmp_path, capsys):
+def test_mistakes_are_one_line(words, message, capsys):
     with pytest.raises(SystemExit) as exit:
-        run("--output", tmp_path, *words)
+        run(*words)
     assert exit.value.code == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
 
 
-def test_a_file_missing_from_the_published_code_is_named(reference, tmp_path, capsys):
+def test_a_file_missing_from_the_published_code_is_named(reference):
     (reference / "Compressive-Sensing" / "DGUNet_deblock.py").unlink()
-    with pytest.raises(SystemExit) as exit:
-        run("--only", "inference", "--reference", reference, "--output", tmp_path)
-    assert exit.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert "DGUNet_deblock.py is missing" in error and "\n" not in error
-    assert not list(tmp_path.glob("*.json"))
+    network = bench_inference.cases(measure.Options(smoke=True))[1].network()
+    with pytest.raises(InputError, match=r"DGUNet_deblock\.py is missing"):
+        bench_inference.published(reference, network)
 
 
-def test_scaling_has_a_table_and_a_plot(one_process, tmp_path, capsys):
-    scaling.main(["--smoke", "--threads", "1", "--runs", "2", "--output", str(tmp_path)])
-    points = json.loads((tmp_path / "scaling-smoke.json").read_text())["points"]
-    assert {point["axis"] for point in points} == set(scaling.LABELS)
-    assert all(point["seconds"]["median"] > 0 for point in points)
-    assert (tmp_path / "scaling-smoke.png").read_bytes().startswith(b"\x89PNG")
-    assert "| megapixels, tiled |" in capsys.readouterr().out
+def test_a_page_without_a_place_for_a_table_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin: a -->\nold\n<!-- end: a -->\n")
+    assert report.filled(page, {"a": "new"}) == "<!-- begin: a -->\nnew\n<!-- end: a -->\n"
+    with pytest.raises(InputError, match="has no place for b"):
+        report.filled(page, {"b": "new"})
 
 
-@pytest.mark.parametrize("megapixels", scaling.MEGAPIXELS)
-def test_image_sizes_have_the_megapixels(megapixels):
-    height, width = scaling.image_size(megapixels)
-    assert height % 8 == width % 8 == 0
-    assert height * width == pytest.approx(megapixels * 1e6, rel=0.02)
-
-
-def test_the_readme_gets_the_tables(tmp_path):
-    readme, results = tmp_path / "README.md", tmp_path / "results"
-    results.mkdir()
-    (results / "here.md").write_text("# Title\n\n| a |\n|---|\n| 1 |\n")
-    text = "before\n<!-- results/{}.md -->\n{}<!-- end -->\nafter\n"
-    readme.write_text(text.format("here", "old\n") + text.format("missing", "kept\n"))
-    expected = text.format("here", "| a |\n|---|\n| 1 |\n") + text.format("missing", "kept\n")
-    for _ in range(2):  # again: no change
-        assert measure.fill_readme(readme, results) == ["here.md"]
-        assert readme.read_text() == expected
-
-
-def test_the_readme_names_every_result():
-    names = {match[2] for match in measure.INCLUDED.finditer(measure.README.read_text())}
-    assert names == {"bench-cpu.md", "bench-cuda.md", "scaling.md", "cost.md"}
+def test_the_readme_has_the_measured_tables():
+    for file in report.RESULTS.glob("bench-*.json"):
+        tables = {file.stem: bench.report(report.read_json(file))}
+        text = bench.README.read_text(encoding="utf-8")
+        assert report.filled(bench.README, tables) == text, "benchmarks/bench.py --write"
