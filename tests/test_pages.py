@@ -119,6 +119,15 @@ def test_commands_are_understood(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_configuration_keys_are_documented(page):
+    documented = (ROOT / "docs/training.md").read_text("utf-8")
+    keys = re.findall(
+        r"\b(?:MODEL|OPTIM|DATA|TRAINING)\.[A-Z_]+\b", (ROOT / page).read_text("utf-8")
+    )
+    assert [key for key in keys if f"`{key}`" not in documented] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_python_in_pages_imports_what_there_is(page):
     text = (ROOT / page).read_text("utf-8")
     for block in re.findall(r"^```python\n(?!>>>)(.*?)^```", text, re.M | re.S):
