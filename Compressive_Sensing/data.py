@@ -20,7 +20,14 @@ from yacs.config import CfgNode
 from dgunet.base.errors import InputError, first_few
 from dgunet.data.crops import hold_out
 from dgunet.data.sampler import EpochBatchSampler, SampleKey
-from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_image, to_tensor
+from dgunet.images.files import (
+    list_images,
+    pad_bottom_right,
+    read_gray,
+    read_image,
+    to_tensor,
+    to_uint8,
+)
 from dgunet.scoring.protocols import limited_range_luma
 
 BLOCK = 32
@@ -195,9 +202,7 @@ class ValidationPhotographs(Dataset):
 def read_luma(path: str | Path) -> np.ndarray:
     """Return an image as uint8 H×W, as the published training does: of a colour one Y of BT.601 in
     studio range (16 … 235), a grey one as it is. (Testing takes Y in full range, `read_gray`.)"""
-    image = read_image(path)
-    if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    image = to_uint8(read_image(path))
     return image if image.ndim == 2 else limited_range_luma(image[..., :3])
 
 

@@ -29,7 +29,7 @@ from dgunet.data.crops import PackedPairs, PairedImages
 from dgunet.data.degradations import degrade
 from dgunet.data.sampler import SampleKey
 from dgunet.Deraining.train import TASK
-from dgunet.images.files import pad_bottom_right, read_rgb, write_image
+from dgunet.images.files import pad_bottom_right, read_rgb, to_uint8, write_image
 from dgunet.tools.pack import pack
 from dgunet.tools.synthesize import bundled_photos
 from dgunet.training.configuration import load_config
@@ -94,7 +94,7 @@ def training_data(count: int) -> dict[str, Path]:
         photograph = np.roll(photographs[number % len(photographs)], 61 * number, (0, 1))
         target = pad_bottom_right(photograph, HEIGHT, WIDTH)[:HEIGHT, :WIDTH]
         blurred = degrade(target.astype(np.float32) / 255, "blur_mild", rng)
-        pixels = {"target": target, "input": np.uint8(np.rint(blurred.clip(0, 1) * 255))}
+        pixels = {"target": target, "input": to_uint8(blurred)}
         for kind, image in pixels.items():
             write_image(paths["PNG folders"] / kind / f"{number}.png", image)
     pack(*paths.values())

@@ -42,7 +42,7 @@ from report import RESULTS, ROOT, commit, fill, filled, processor, read_json, ta
 from dgunet.base.errors import command
 from dgunet.base.files import sha256
 from dgunet.data.degradations import PRESETS, Noise, degrade, pair_generator
-from dgunet.images.files import list_images, read_gray, read_rgb
+from dgunet.images.files import list_images, read_gray, read_rgb, to_uint8
 from dgunet.inference.restorer import Restorer
 from dgunet.model.registry import MODELS, TASKS
 from dgunet.scoring.protocols import Score, get_protocol, mean_score
@@ -117,7 +117,7 @@ class Case:
             return others | networks
         others = {"input": lambda sample: sample.degraded, **baselines.restorations(self.condition)}
         methods = others | networks
-        return {name: lambda s, f=method: to_8_bit(f(s)) for name, method in methods.items()}
+        return {name: lambda s, f=method: to_uint8(f(s)) for name, method in methods.items()}
 
     def samples(self, data: Path | None) -> list[Sample]:
         """Return the degraded images and their targets."""
@@ -133,7 +133,7 @@ class Case:
         if self.task != SENSING:
             image = degrade(image, self.condition, pair_generator(0, self.condition, path.stem))
             if not self.data.endswith(UNCLIPPED):
-                image = to_8_bit(image) / np.float32(255)
+                image = to_uint8(image) / np.float32(255)
         return Sample(path.stem, image, target)
 
 
@@ -144,11 +144,6 @@ def restorer(weights: Path) -> Restorer:
 
 def _restored(weights: Path, sample: Sample) -> np.ndarray:
     return restorer(weights)(sample.degraded)
-
-
-def to_8_bit(image: np.ndarray) -> np.ndarray:
-    """Return a float image in [0,1] as uint8, clipped and rounded, as it would be written."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def conditions(record: Mapping) -> list[str]:

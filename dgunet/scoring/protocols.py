@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, first_few
+from dgunet.images.files import pair_by_name, read_image, to_uint8
 from dgunet.images.psnr import decibels, psnr
 
 _GAUSSIAN = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
@@ -61,7 +62,7 @@ def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]
     lies wholly in the image.
     """
     _check(restored, target, _GAUSSIAN)
-    restored, target = (limited_range_luma(_to_8_bit(image)) for image in (restored, target))
+    restored, target = (limited_range_luma(to_uint8(image)) for image in (restored, target))
     similarity = _ssim_map(restored, target, _GAUSSIAN, 255)
     return psnr(restored, target, 255), float(similarity.mean())
 
@@ -105,7 +106,7 @@ def gaussian_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float
     rounded to 8 bits, PSNR is over all channels together, SSIM the mean of the channels' (11×11
     Gaussian, σ 1.5, population covariance, where it lies wholly in the image)."""
     _check(restored, target, _GAUSSIAN)
-    restored, target = _to_8_bit(restored), _to_8_bit(target)
+    restored, target = to_uint8(restored), to_uint8(target)
     similarity = _ssim_map(restored, target, _GAUSSIAN, 255)
     return psnr(restored, target, 255), float(similarity.mean())
 
@@ -124,8 +125,8 @@ def realblur(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     import cv2
 
     _check(restored, target, _GAUSSIAN)
-    restored = _to_8_bit(restored).astype(np.float32) / 255
-    target = _to_8_bit(target).astype(np.float32) / 255
+    restored = to_uint8(restored).astype(np.float32) / 255
+    target = to_uint8(target).astype(np.float32) / 255
     energy = np.sum(restored * restored, dtype=np.float64)
     if energy == 0:
         raise InputError("restored image is black; expected one that can be aligned to its target")
@@ -227,7 +228,6 @@ def score_folders(
     without a target, unreadable files, results of another size or number of channels; and if no
     image has a score.
     """
-    from dgunet.images.files import pair_by_name
 
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
     pairs = pair_by_name(result_dir, target_dir)
@@ -323,18 +323,6 @@ def _check(restored: np.ndarray, target: np.ndarray, window: np.ndarray) -> None
         )
 
 
-def _to_8_bit(image: np.ndarray) -> np.ndarray:
-    """Return the image as uint8; a float one is clipped and rounded (half to even) as
-    `dgunet.images.files.to_uint8` does on writing it."""
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == np.uint16:
-        image = image / 65535
-    elif image.dtype == np.float16:  # too coarse to multiply in
-        image = image.astype(np.float32)
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
 def _to_unit(image: np.ndarray) -> np.ndarray:
     """Return the image as float64 in [0, 1]; a float one is not clipped."""
     peak = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
@@ -356,7 +344,7 @@ def _full_range_luma(image: np.ndarray) -> np.ndarray:
     if image.dtype.kind == "f":
         image = np.clip(image, 0, 1).astype(np.float64) * 255
         return image if image.ndim == 2 else image @ np.array([0.299, 0.587, 0.114])
-    image = _to_8_bit(image)
+    image = to_uint8(image)
     if image.ndim == 2:
         return image
     import cv2
@@ -421,7 +409,6 @@ def _score_files(result: Path, target: Path, protocol: Protocol) -> Score | TooS
 
 def _read(path: Path) -> np.ndarray:
     """Return grey or RGB pixels as stored; alpha is dropped."""
-    from dgunet.images.files import read_image
 
     image = read_image(path)
     return image[..., :3] if image.ndim == 3 else image

@@ -37,7 +37,7 @@ import numpy as np
 from dgunet.base.errors import InputError, command, first_few
 from dgunet.base.threads import in_parallel
 from dgunet.data.degradations import PRESETS, degrade, pair_generator, parameters_of
-from dgunet.images.files import IMAGE_SUFFIXES, list_images, read_rgb, write_image
+from dgunet.images.files import IMAGE_SUFFIXES, list_images, read_rgb, to_uint8, write_image
 from dgunet.images.psnr import psnr
 from dgunet.images.sizes import image_size
 
@@ -156,8 +156,7 @@ def _write_pairs(
     for name, (top, left, bottom, right) in boxes.items():
         target = pixels[top:bottom, left:right]
         image = target.astype(np.float32) / 255
-        degraded = degrade(image, preset, pair_generator(seed, preset, name))
-        degraded = np.rint(np.clip(degraded, 0, 1) * 255).astype(np.uint8)
+        degraded = to_uint8(degrade(image, preset, pair_generator(seed, preset, name)))
         write_image(output / "target" / f"{name}.png", target)
         write_image(output / "input" / f"{name}.png", degraded)
         psnr_of[name] = psnr(degraded, target, data_range=255)

@@ -14,7 +14,7 @@ from skimage import data
 
 from dgunet.base.files import sha256
 from dgunet.data.degradations import blur_in_linear_light
-from dgunet.images.files import read_rgb, write_image
+from dgunet.images.files import read_rgb, to_uint8, write_image
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import build_model
 from dgunet.tools.synthesize import synthesize
@@ -170,10 +170,10 @@ def test_samples_are_the_pairs_that_synthesize_writes_and_true_kernels_blurred_t
     case = results.Case("Deblurring", "CBSD68", "blur_mild", ())
     for sample in case.samples(project):
         written = read_rgb(project / "pairs" / "input" / f"{sample.name}.png")
-        assert np.array_equal(results.to_8_bit(sample.degraded), written)
+        assert np.array_equal(to_uint8(sample.degraded), written)
         kernel = baselines.true_kernel(sample.name, "blur_mild")
         again = blur_in_linear_light(sample.target / np.float32(255), kernel)
-        assert np.array_equal(results.to_8_bit(again), written)
+        assert np.array_equal(to_uint8(again), written)
 
 
 def test_unclipped_noise_is_not_clipped(project):
