@@ -15,6 +15,7 @@ figure is measured is in benchmarks/README.md.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import subprocess
 import sys
@@ -68,16 +69,6 @@ def measure_startup(options: Options, _ceilings: Mapping) -> dict[str, list[dict
     return {"From start to end": rows}
 
 
-def measure_profile(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
-    """Return which operators take the time."""
-    shares = inference.profile_forward(options) | training.profile_step(options)
-    rows = [
-        {"what": name, "operators": ", ".join(f"{op} {share:.0f} %" for op, share in found.items())}
-        for name, found in shares.items()
-    ]
-    return {"By the operators' own time": rows}
-
-
 # part → its title and what measures it: {caption: rows}
 PARTS: dict[str, tuple[str, Callable[[Options, Mapping], dict[str, list[dict]]]]] = {
     "ceilings": ("The machine", measure_ceilings),
@@ -88,7 +79,6 @@ PARTS: dict[str, tuple[str, Callable[[Options, Mapping], dict[str, list[dict]]]]
     "training-memory": ("Peak memory of a training step", training.measure_training_memory),
     "loading": ("Loading, and training with it", training.measure_loading),
     "startup": ("Start-up", measure_startup),
-    "profile": ("Where the time goes", measure_profile),
     "work": ("Parameters and work", inference.parameters_and_work),
     "scaling": ("Scaling", inference.measure_scaling),
 }
@@ -139,16 +129,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given.reference and not given.reference.is_dir():
         raise InputError(f"--reference: {given.reference} is no folder")
     device = pick_device(given.device)
-    options = Options(
-        device=str(device),
-        threads=given.threads or torch.get_num_threads(),
-        runs=given.runs,
-        full=given.full,
-        smoke=given.smoke,
-        compile=given.compile,
-        reference=given.reference,
-        data=given.data,
-    )
+    threads = given.threads or torch.get_num_threads()
+    shared = {key: getattr(given, key) for key in inspect.signature(Options).parameters}
+    options = Options(**shared | {"device": str(device), "threads": threads})
     options.start()
     if given.reference:
         for case in inference.cases(options):  # what is missing is said before hours have passed

@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ import torch
 from measure import (
     Options,
     Work,
+    convolution_share,
     interleaved,
-    operator_shares,
     peak_memory,
     photographs,
     run_alone,
@@ -41,7 +40,7 @@ from dgunet.model.registry import MODELS, TASKS, build_model
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SMALL = {"width": 20, "width_step": 10, "last_extra": 8, "stages": 3}  # each task's small.yml
-TINY = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 7}
+TINY = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 3}
 MEGAPIXELS = (0.25, 1, 4, 16)
 WHOLE_TO = 4  # megapixels that are also restored without tiles
 
@@ -220,6 +219,7 @@ def _measure_case(case: Case, options: Options, ceilings: Mapping[str, Mapping])
                 share = 100 * rate / ceilings[precision]["median"]
                 row |= {"GFLOP/s": rate, "% of GEMM peak": share}
                 row |= of_call.floor(ceilings, precision)
+                row["% in convolutions"] = convolution_share(functions[name], options)
         rows.append(row | columns)
     return rows
 
@@ -248,8 +248,9 @@ def measure_accuracy(options: Options, _ceilings: Mapping) -> dict[str, list[dic
 
 def measure_memory(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
     """Measure the peak memory of every variant, each in a process of its own."""
-    shape, sizes = ((1, 64, 64), {**TINY, "stages": 3}) if options.smoke else ((1, 720, 1280), {})
-    case = Case("Deraining", shape=shape, sizes=sizes or {"stages": 3})
+    case = Case("Deraining", shape=(1, 720, 1280), sizes={"stages": 3})
+    if options.smoke:
+        case = Case("Deraining", shape=(1, 64, 64), sizes=TINY)
     options = replace(options, compile=False, reference=None)
     peaks = {name: run_alone(_peak, case, name, options) for name in variants(options)}
     return {f"{case}, above weights and image": memory_rows(peaks)}
@@ -267,21 +268,6 @@ def memory_rows(peaks: Mapping[str, float]) -> list[dict]:
     """Return peaks of memory as a table, beside their share of the plain one's."""
     plain = peaks["plain"] or float("nan")
     return [{"variant": n, "MB": mb, "% of plain": 100 * mb / plain} for n, mb in peaks.items()]
-
-
-def profile_forward(options: Options) -> dict[str, dict[str, float]]:
-    """Return the `operator_shares` of a forward pass of the first and the last case's variants."""
-    device = options.start()
-    options = replace(options, compile=False, reference=None)
-    shares = {}
-    for case in (cases(options)[0], cases(options)[-1]):
-        network = case.network().to(device)
-        image = photographs(case.task, case.shape, options.data).to(device)
-        for name, variant in variants(options).items():
-            run = variant.build(network, options)
-            run(image)
-            shares[f"{case}: {name}"] = operator_shares(partial(run, image), options)
-    return shares
 
 
 def parameters_and_work(_options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:

@@ -15,8 +15,8 @@ import torch
 from bench_inference import SMALL, TINY, memory_rows, published
 from measure import (
     Options,
+    convolution_share,
     interleaved,
-    operator_shares,
     peak_memory,
     run_alone,
     speed_up,
@@ -60,7 +60,7 @@ class Case:
 
 def cases(options: Options) -> list[Case]:
     if options.smoke:
-        return [Case("tiny", {**TINY, "stages": 3}, 2, 16)]
+        return [Case("tiny", TINY, 2, 16)]
     small, full = Case("small.yml", SMALL, 8, 96), Case("Deraining DGUNet", {}, 4, 64)
     if options.cuda:
         full = replace(full, batch=16, patch=256 if options.full else 128)
@@ -200,6 +200,7 @@ def measure_training(options: Options, ceilings: Mapping[str, Mapping]) -> dict[
                 precision = "bf16" if "bf16" in name else "TF32" if "TF32" in name else "float32"
                 floors[name] = done.floor(ceilings, precision)
             seconds = interleaved(functions, options)
+            shares = {name: convolution_share(step, options) for name, step in functions.items()}
         plain = losses["plain"]
         tables[f"{case}"] = [
             {
@@ -208,6 +209,7 @@ def measure_training(options: Options, ceilings: Mapping[str, Mapping]) -> dict[
                 "images/s": case.batch / spread(runs)["median"],
                 "speed-up": speed_up(seconds["plain"], runs)["median"],
                 **floors[name],
+                "% in convolutions": shares[name],
                 "third loss differs by": abs(losses[name] / plain - 1),
             }
             for name, runs in seconds.items()
@@ -285,16 +287,3 @@ def _endless(run: Trainer) -> Iterator[dict]:
     for epoch in itertools.count(1):
         run.sampler.set_position(epoch)
         yield from run.loader
-
-
-def profile_step(options: Options) -> dict[str, dict[str, float]]:
-    """Return the `operator_shares` of each way to take a training step."""
-    options.start()
-    options = replace(options, compile=False, reference=None)
-    case, data = cases(options)[-1], data_for(options)["packed file"]
-    shares = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, step in steps(case, data, folder, options)[0].items():
-            step()
-            shares[f"{case}: {name}"] = operator_shares(step, options)
-    return shares

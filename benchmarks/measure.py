@@ -225,18 +225,13 @@ def photographs(
     return torch.stack(batch)
 
 
-def operator_shares(function: Callable[[], object], options: Options) -> dict[str, float]:
-    """Return {operator: its own percentage of the time} of a call, the largest seven."""
+def convolution_share(function: Callable[[], object], options: Options) -> float:
+    """Return the percentage of a call's time that convolutions take."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] * options.cuda
     with torch.profiler.profile(activities=activities) as profile:
         function()
-        if options.cuda:
-            torch.cuda.synchronize()
     key = "self_device_time_total" if options.cuda else "self_cpu_time_total"
-    times = {
-        event.key.removeprefix("aten::"): getattr(event, key) for event in profile.key_averages()
-    }
-    total = sum(times.values()) or 1
-    largest = sorted(times, key=times.get, reverse=True)[:7]
-    return {name: 100 * times[name] / total for name in largest}
+    times = {event.key: getattr(event, key) for event in profile.key_averages()}
+    convolutions = sum(time for name, time in times.items() if "conv" in name.lower())
+    return 100 * convolutions / (sum(times.values()) or 1)
