@@ -1,0 +1,152 @@
+"""Build the page: a folder that any server of static files can serve.
+
+    python web/build.py build/web
+
+It holds the page, onnxruntime-web from node_modules, the bundled pretrained weights as ONNX, a few
+example photographs with their degraded versions, and catalogue.json, which lists what is there.
+Weights that were exported before are left as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import asdict
+from itertools import cycle
+from pathlib import Path
+
+import onnx
+
+from dgunet.base.errors import InputError, command
+from dgunet.data.degradations import PRESETS, bundled_photos, synthesize
+from dgunet.images.files import read_rgb, write_image
+from dgunet.model.pretrained import default_weights, degradation_of, read_record, trained_for
+from dgunet.model.registry import TASKS, task_folder
+from dgunet.tools.export import export
+
+HERE = Path(__file__).resolve().parent
+PAGE = ("index.html", "style.css", "page.js", "worker.js", "tiling.js", "degrade.js")
+RUNTIME = (  # of onnxruntime-web, with WebGPU and without
+    "ort.webgpu.bundle.min.mjs",
+    "ort-wasm-simd-threaded.asyncify.wasm",
+    "ort.wasm.bundle.min.mjs",
+    "ort-wasm-simd-threaded.wasm",
+)
+EXAMPLE_SIDE = 384  # pixels, at most
+
+
+def build(output: Path) -> None:
+    """Write the page's folder.
+
+    Raises:
+        InputError: onnxruntime-web is not installed.
+    """
+    runtime = HERE / "node_modules/onnxruntime-web/dist"
+    if missing := [name for name in RUNTIME if not (runtime / name).is_file()]:
+        raise InputError(f"{runtime / missing[0]}: does not exist; expected it after `npm ci`")
+    for folder in ("ort", "networks", "examples"):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    for name in PAGE:
+        shutil.copyfile(HERE / name, output / name)
+    for name in RUNTIME:
+        shutil.copyfile(runtime / name, output / "ort" / name)
+
+    weights = [
+        (path, record)
+        for task in TASKS
+        for path in sorted(task_folder(task).glob("pretrained_models/*.safetensors"))
+        if (record := read_record(path))
+    ]
+    degradations = {preset: None for _, record in weights if (preset := degradation_of(record))}
+    catalogue = {
+        "networks": [network(path, record, output) for path, record in weights],
+        "presets": [
+            {
+                "name": name,
+                "kind": type(preset).__name__,
+                "label": trained_for({"training": {"degradation": name}}),
+                **asdict(preset),
+            }
+            for name, preset in PRESETS.items()
+        ],
+        "examples": examples(list(degradations), output),
+    }
+    text = json.dumps(catalogue, indent=1, ensure_ascii=False)
+    (output / "catalogue.json").write_text(text, encoding="utf-8")
+
+
+def network(weights: Path, record: dict, output: Path) -> dict:
+    """Export weights, unless it was done before, and return what the page needs to know of them."""
+    folder = output / "networks"
+    files = sorted(folder.glob(f"{weights.stem}*.onnx"))  # _measure comes before _reconstruct
+    if not files or _metadata(files[0])["weights_sha256"] != record["sha256"]:
+        print(f"exporting {weights.stem}", flush=True)
+        files = export(weights, folder / f"{weights.stem}.onnx")
+    metadata = _metadata(files[0])
+    return {
+        "name": weights.stem,
+        "task": metadata["task"],
+        "model": metadata["model"],
+        "default": weights == default_weights(metadata["task"]),
+        "degradation": degradation_of(record),
+        "label": metadata["degradation"],
+        "channels": 1 if "cs_ratio" in record else 3,
+        "sizes": json.loads(metadata["sizes"]),
+        "multiple_of": int(metadata["multiple_of"]),
+        "min_long_side": int(metadata.get("min_long_side", 16)),
+        "padding": metadata["padding"],
+        "files": [file.relative_to(output).as_posix() for file in files],
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+
+
+def examples(degradations: list[str], output: Path) -> list[dict]:
+    """Write one example per degradation, and a clean one for compressive sensing."""
+    folder, found = output / "examples", []
+    photos = bundled_photos("test")
+    for degradation, photo in zip(degradations, cycle(photos), strict=False):
+        place = folder / degradation
+        synthesize(degradation, place, [photo], max_side=EXAMPLE_SIDE, jobs=1, overwrite=True)
+        name = f"{photo.stem}.png"
+        found.append(
+            {
+                "name": name,
+                "label": type(PRESETS[degradation]).__name__,
+                "title": trained_for({"training": {"degradation": degradation}}),
+                "degradation": degradation,
+                "input": f"examples/{degradation}/input/{name}",
+                "target": f"examples/{degradation}/target/{name}",
+            }
+        )
+    pixels = read_rgb(photos[0])[:EXAMPLE_SIDE, :EXAMPLE_SIDE]
+    path = folder / f"{photos[0].stem}.png"
+    write_image(path, pixels)
+    clean = path.relative_to(output).as_posix()
+    found.append(
+        {
+            "name": path.name,
+            "label": "Clean",
+            "title": "a clean picture, for compressive sensing",
+            "input": clean,
+            "target": clean,
+        }
+    )
+    return found
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", type=Path, help="the folder to write")
+    build(parser.parse_args().output)
+
+
+if __name__ == "__main__":
+    main()
