@@ -4,15 +4,18 @@
 # make results recompute the scores in RESULTS.md; those on CBSD68 and Set11 with DATA=their folder
 # make bench   measure speed and memory; bench-full: every model and size
 # make fuzz    broken and odd inputs for FUZZ_MINUTES=10
+# make web     build the page that restores photographs in the browser (Node), serve it at PORT=8000
+# make web-test test it in Chromium, at CHROMIUM=/usr/bin/chromium
 # make lint    formatting, static checks, types, directions of imports
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo_output
 FUZZ_MINUTES ?= 10
+PORT ?= 8000
 PHOTOS := astronaut,hubble_deep_field,ihc,motorcycle_left,motorcycle_right
 
-.PHONY: demo demo-train test results bench bench-full fuzz lint clean
+.PHONY: demo demo-train test results bench bench-full fuzz web web-build web-test lint clean
 
 $(VENV)/installed: pyproject.toml requirements.txt pytorch-gradual-warmup-lr/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -62,3 +65,18 @@ lint: $(VENV)/installed
 
 clean:
 	rm -rf $(RUN) .pytest_cache .ruff_cache
+
+web/node_modules/installed: web/package-lock.json $(VENV)/installed
+	cd web && npm ci --no-progress
+	$(BIN)/python -m pip install --quiet onnx onnxscript
+	touch $@
+
+web-build: export OMP_NUM_THREADS = 1
+web-build: web/node_modules/installed
+	$(BIN)/python web/build.py build/web
+
+web: web-build
+	$(BIN)/python web/serve.py build/web --port $(PORT) --open
+
+web-test: web-build
+	PYTHON=$(CURDIR)/$(BIN)/python node --test tests/web/

@@ -16,13 +16,11 @@ from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
 
-import onnx
-
 from dgunet.base.errors import InputError, command
 from dgunet.data.degradations import PRESETS, bundled_photos, synthesize
 from dgunet.images.files import read_rgb, write_image
 from dgunet.model.pretrained import default_weights, degradation_of, read_record, trained_for
-from dgunet.model.registry import TASKS, task_folder
+from dgunet.model.registry import task_folder
 from dgunet.tools.export import export
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +32,7 @@ RUNTIME = (  # of onnxruntime-web, with WebGPU and without
     "ort-wasm-simd-threaded.wasm",
 )
 EXAMPLE_SIDE = 384  # pixels, at most
+ORDER = ("Denoising", "Deraining", "Deblurring", "Compressive_Sensing")  # on the page
 
 
 def build(output: Path) -> None:
@@ -45,6 +44,7 @@ def build(output: Path) -> None:
     runtime = HERE / "node_modules/onnxruntime-web/dist"
     if missing := [name for name in RUNTIME if not (runtime / name).is_file()]:
         raise InputError(f"{runtime / missing[0]}: does not exist; expected it after `npm ci`")
+    shutil.rmtree(output / "examples", ignore_errors=True)
     for folder in ("ort", "networks", "examples"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     for name in PAGE:
@@ -54,7 +54,7 @@ def build(output: Path) -> None:
 
     weights = [
         (path, record)
-        for task in TASKS
+        for task in ORDER
         for path in sorted(task_folder(task).glob("pretrained_models/*.safetensors"))
         if (record := read_record(path))
     ]
@@ -107,7 +107,7 @@ def examples(degradations: list[str], output: Path) -> list[dict]:
     photos = bundled_photos("test")
     for degradation, photo in zip(degradations, cycle(photos), strict=False):
         place = folder / degradation
-        synthesize(degradation, place, [photo], max_side=EXAMPLE_SIDE, jobs=1, overwrite=True)
+        synthesize(degradation, place, [photo], max_side=EXAMPLE_SIDE, jobs=1)
         name = f"{photo.stem}.png"
         found.append(
             {
@@ -136,6 +136,8 @@ def examples(degradations: list[str], output: Path) -> list[dict]:
 
 
 def _metadata(path: Path) -> dict[str, str]:
+    import onnx
+
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 

@@ -173,6 +173,7 @@ function finish(network, seconds) {
   $("stages").replaceChildren(...stages.map(thumbnail));
   for (const id of ["scores", "download", "unfolding"]) $(id).hidden = false;
   showAfter();
+  $("frame").scrollIntoView({ block: "nearest" });
   const cancelled = document.activeElement === $("cancel");
   busy(false);
   if (cancelled) $("download").focus();
@@ -244,6 +245,10 @@ function element(tag, text) {
   return Object.assign(document.createElement(tag), { textContent: text });
 }
 
+function capital(text) {
+  return text[0].toUpperCase() + text.slice(1);
+}
+
 function say(text) {
   $("status").textContent = text;
 }
@@ -293,7 +298,7 @@ function choose(network) {
   if (!network) return;
   document.querySelector(`[name=task][value=${network.task}]`).checked = true;
   const options = catalogue.networks.filter(({ task }) => task === network.task);
-  $("network").replaceChildren(...options.map(({ name, label }) => new Option(label, name)));
+  $("network").replaceChildren(...options.map(({ name, label }) => new Option(capital(label), name)));
   $("network").value = network.name;
 }
 
@@ -308,7 +313,9 @@ function fill() {
     $("tasks").append(choice);
     if ($("tasks").children.length === 1) radio.onchange();
   }
-  for (const { name, label } of catalogue.presets) $("preset").append(new Option(label, name));
+  for (const { name, label } of catalogue.presets) {
+    $("preset").append(new Option(capital(label), name));
+  }
   for (const example of catalogue.examples) {
     const button = Object.assign(element("button", ""), { type: "button" });
     const image = Object.assign(element("img", ""), { src: example.input, alt: "" });

@@ -263,6 +263,7 @@ for (const [name, options] of Object.entries({
     const background = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     const [brightness] = background.match(/\d+/);
     assert.equal(Number(brightness) < 128, name === "dark");
+    await page.locator("#frame").scrollIntoViewIfNeeded();
     await screenshot(name);
   });
 }
