@@ -90,7 +90,7 @@ function ask(message, pixels, onAnswer) {
   };
   worker.onmessage = ({ data }) => {
     if (data.status) say(data.status);
-    else if (data.backend) $("backend").textContent = `Runs on: ${data.backend}.`;
+    else if (data.backend) $("backend").textContent = data.backend;
     else if (data.error) fail(data.error);
     else onAnswer(data);
   };

@@ -10,7 +10,7 @@ import { OVERLAP, paddedIndices, paddedSize, spans, tileSide } from "./tiling.js
 
 const PREVIEW = 2e6; // pixels of a stage's image, at most; the last stage keeps its full size
 const MAX_THREADS = 8;
-const ONE_THREAD = "one thread, because the server does not send the headers for more (docs/web.md)";
+const ONE_THREAD = "one thread: the server does not send the headers for more (docs/web.md)";
 
 let runtime = null; // {ort, provider}
 let sessions = { network: null, runtime: null, chain: [] };
@@ -36,13 +36,13 @@ async function restore(network, backend, pixels, width, height) {
   } catch (error) {
     if (runtime.provider !== "webgpu" || backend === "webgpu") throw error;
     console.warn(error);
-    runtime = await startRuntime("wasm", "the graphics card could not run this network");
+    runtime = await startRuntime("wasm", "The graphics card failed.");
     await restoreTiles(network, pixels, width, height);
   }
 }
 
 /** Load onnxruntime: with WebGPU where there is a graphics card, or else with WebAssembly. */
-async function startRuntime(backend, reason = "no graphics card through WebGPU here") {
+async function startRuntime(backend, reason = "There is no graphics card that WebGPU can use.") {
   let adapter = null;
   if (backend !== "wasm") adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   const emulated = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter;
@@ -51,9 +51,9 @@ async function startRuntime(backend, reason = "no graphics card through WebGPU h
   const threads = Math.min(navigator.hardwareConcurrency || 1, MAX_THREADS);
   ort.env.wasm.numThreads = self.crossOriginIsolated ? threads : 1;
   ort.env.logLevel = "error";
-  const used = self.crossOriginIsolated ? `threads: ${threads}` : ONE_THREAD;
-  const processor = `the processor (${reason}), ${used}`;
-  postMessage({ backend: provider === "webgpu" ? "the graphics card (WebGPU)" : processor });
+  const used = self.crossOriginIsolated ? `up to ${threads} threads` : ONE_THREAD;
+  const processor = `Runs on the processor with ${used}. ${reason}`;
+  postMessage({ backend: provider === "webgpu" ? "Runs on the graphics card." : processor });
   return { ort, provider };
 }
 

@@ -199,7 +199,7 @@ test("without the headers it runs on one thread and says so", async () => {
   const [network] = CATALOGUE.networks;
   await chooseNetwork(network);
   const result = await restored();
-  assert.match(await page.locator("#backend").textContent(), /one thread, because the server/);
+  assert.match(await page.locator("#backend").textContent(), /one thread: the server/);
   assert.ok((await difference(result, expected(picture, network.name))) <= 1);
 });
 
