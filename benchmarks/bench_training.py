@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from bench_inference import SMALL, TINY, memory_rows, published
 from measure import (
@@ -26,12 +25,10 @@ from measure import (
 from report import ROOT, spread
 
 from dgunet.data.crops import PackedPairs, PairedImages
-from dgunet.data.degradations import degrade
 from dgunet.data.sampler import SampleKey
 from dgunet.Deraining.train import TASK
-from dgunet.images.files import pad_bottom_right, read_rgb, to_uint8, write_image
 from dgunet.tools.pack import pack
-from dgunet.tools.synthesize import bundled_photos
+from dgunet.tools.synthesize import bundled_photos, synthesize
 from dgunet.training.configuration import load_config
 from dgunet.training.losses import EDGE_WEIGHT, charbonnier, laplacian
 from dgunet.training.trainer import Trainer
@@ -40,8 +37,6 @@ YAML = ROOT / "Deraining" / "training.yml"
 OURS = {"TRAINING.CHANNELS_LAST": True, "OPTIM.FUSED": True}
 BF16 = {"TRAINING.PRECISION": "bf16"}
 PYTORCHS_TF32 = "plain, TF32 as PyTorch sets it"  # as it is in ours
-HEIGHT, WIDTH = 720, 1280  # of the training pairs
-KINDS = {"PNG folders": "pairs", "packed file": "pairs.h5"}
 _FOLDERS: list[tempfile.TemporaryDirectory] = []
 
 
@@ -82,27 +77,15 @@ def variants(options: Options) -> dict[str, dict | None]:
 
 
 @functools.cache
-def training_data(count: int) -> dict[str, Path]:
-    """Return pairs of a photograph, shifted anew each time it is used, and its blurred self, as
-    files and packed, there until the program ends."""
+def training_data(smoke: bool) -> dict[str, Path]:
+    """Return the photographs inside scikit-image and their blurred selves, as files and packed,
+    there until the program ends."""
     folder = tempfile.TemporaryDirectory()
     _FOLDERS.append(folder)
-    paths = {name: Path(folder.name) / file for name, file in KINDS.items()}
-    photographs = [read_rgb(path) for path in bundled_photos()]
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        photograph = np.roll(photographs[number % len(photographs)], 61 * number, (0, 1))
-        target = pad_bottom_right(photograph, HEIGHT, WIDTH)[:HEIGHT, :WIDTH]
-        blurred = degrade(target.astype(np.float32) / 255, "blur_mild", rng)
-        pixels = {"target": target, "input": to_uint8(blurred)}
-        for kind, image in pixels.items():
-            write_image(paths["PNG folders"] / kind / f"{number}.png", image)
-    pack(*paths.values())
-    return paths
-
-
-def data_for(options: Options) -> dict[str, Path]:
-    return training_data(2 if options.smoke else 12)
+    pairs, packed = Path(folder.name, "pairs"), Path(folder.name, "pairs.h5")
+    synthesize("blur_mild", pairs, bundled_photos(), max_side=96 if smoke else None)
+    pack(pairs, packed)
+    return {"PNG folders": pairs, "packed file": packed}
 
 
 def trainer(case: Case, data: Path, folder: str, options: Options, **keys) -> Trainer:
@@ -187,7 +170,7 @@ def steps(
 def measure_training(options: Options, ceilings: Mapping[str, Mapping]) -> dict[str, list[dict]]:
     """Time the steps; before, compare the losses of the second one, and count its work."""
     options.start()
-    tables, data = {}, data_for(options)["packed file"]
+    tables, data = {}, training_data(options.smoke)["packed file"]
     for case in cases(options):
         with tempfile.TemporaryDirectory() as folder:
             functions, _ = steps(case, data, folder, options)
@@ -220,7 +203,7 @@ def measure_training(options: Options, ceilings: Mapping[str, Mapping]) -> dict[
 def measure_training_memory(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
     """Measure the peak memory of a step of the largest case, each variant in its own process."""
     options = replace(options, compile=False, reference=None)
-    case, data = cases(options)[-1], data_for(options)["packed file"]
+    case, data = cases(options)[-1], training_data(options.smoke)["packed file"]
     peaks = {name: run_alone(_peak, name, case, data, options) for name in variants(options)}
     return {f"{case}, above the weights and Adam's state": memory_rows(peaks)}
 
@@ -239,7 +222,7 @@ def _peak(name: str, case: Case, data: Path, options: Options) -> float:
 def measure_loading(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
     """Measure crops per second of one process, and training with loading beside the step alone."""
     options.start()
-    data, patch = data_for(options), 64 if options.smoke else 256
+    data, patch = training_data(options.smoke), 64 if options.smoke else 256
     readers = {
         "PNG folders": _reader(PairedImages(data["PNG folders"], patch)),
         "packed file": _reader(PackedPairs(data["packed file"], patch)),
@@ -260,8 +243,7 @@ def measure_loading(options: Options, _ceilings: Mapping) -> dict[str, list[dict
             run.loader = None  # ends its workers
     alone = seconds["the step alone"]
     return {
-        f"One process, crops of {patch}×{patch} out of pairs of {WIDTH}×{HEIGHT}, in the disk "
-        "cache": crops,
+        f"One process, crops of {patch}×{patch} out of photographs in the disk cache": crops,
         f"Training in bf16 with one loading process, {case}": [
             {
                 "batches from": name,

@@ -303,12 +303,9 @@ def weights_table() -> str:
         lines.append(
             {
                 "file": link,
-                "SHA-256": f"`{record['sha256'][:12]}`",
-                "MB": f"{file.stat().st_size / 1e6:.1f}",
                 "trained on": f"{data}, {condition}",
                 "patches": f"{made['patches']:,} × {made['patch_size']}²",
                 "minutes": f"{made['minutes']:g}",
-                "hardware": made["hardware"],
                 "commit": made["commit"],
             }
         )

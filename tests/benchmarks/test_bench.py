@@ -49,16 +49,6 @@ def one_thread():
 
 
 @pytest.fixture
-def small_pairs(monkeypatch):
-    """Training pairs of 96×128 pixels instead of 1280×720."""
-    monkeypatch.setattr(bench_training, "HEIGHT", 96)
-    monkeypatch.setattr(bench_training, "WIDTH", 128)
-    bench_training.training_data.cache_clear()
-    yield
-    bench_training.training_data.cache_clear()
-
-
-@pytest.fixture
 def one_process(monkeypatch):
     """What would have a process of its own has none: starting one takes seconds."""
     for module in (bench_inference, bench_training):
@@ -134,9 +124,9 @@ def test_photographs_have_the_size_asked_for(task, channels):
     assert torch.equal(images, measure.photographs(task, (2, 40, 600)))
 
 
-def test_the_plain_step_has_the_loss_of_ours(small_pairs, tmp_path):
+def test_the_plain_step_has_the_loss_of_ours(tmp_path):
     options = measure.Options(smoke=True)
-    case, data = bench_training.cases(options)[0], bench_training.data_for(options)["packed file"]
+    case, data = bench_training.cases(options)[0], bench_training.training_data(True)["packed file"]
     functions, _ = bench_training.steps(case, data, str(tmp_path), options)
     for _ in range(2):
         losses = {name: step() for name, step in functions.items()}
@@ -144,9 +134,7 @@ def test_the_plain_step_has_the_loss_of_ours(small_pairs, tmp_path):
         assert losses["ours, stages checkpointed"] == pytest.approx(losses["plain"], rel=1e-5)
 
 
-def test_every_part_is_measured_and_written(
-    small_pairs, one_process, tmp_path, capsys, monkeypatch
-):
+def test_every_part_is_measured_and_written(one_process, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
     monkeypatch.setattr(bench, "README", tmp_path / "README.md")
     page = "<!-- begin: bench-cpu-smoke -->\n{}<!-- end: bench-cpu-smoke -->\nafter\n"
