@@ -91,8 +91,10 @@ function ask(message, pixels, onAnswer) {
   worker.onmessage = ({ data }) => {
     if (data.status) say(data.status);
     else if (data.backend) $("backend").textContent = data.backend;
-    else if (data.error) fail(data.error);
-    else onAnswer(data);
+    else if (data.error) {
+      stop(); // with a new worker the memory is free again
+      fail(data.error);
+    } else onAnswer(data);
   };
   const copy = pixels.slice().buffer;
   const { width, height } = picture;
@@ -287,6 +289,7 @@ function drag(event) {
 
 function zoom(actual) {
   $("frame").classList.toggle("actual", actual);
+  $("frame").tabIndex = actual ? 0 : -1; // the arrow keys scroll it
   $("zoom").setAttribute("aria-pressed", actual);
   const { style } = $("pictures");
   style.setProperty("--aspect", picture.width / picture.height);

@@ -65,8 +65,8 @@ async function loadSessions(network) {
   sessions = { network: null, runtime: null, chain: [] };
   const chain = [];
   for (const file of network.files) {
-    const answer = await fetch(file);
-    if (!answer.ok) throw new Error(`${file}: the server answers ${answer.status}; run make web`);
+    const answer = await fetch(file).catch(() => null);
+    if (!answer?.ok) throw new Error(`${file} could not be loaded. Is the server running?`);
     const options = { executionProviders: [runtime.provider] };
     const bytes = new Uint8Array(await answer.arrayBuffer());
     chain.push(await runtime.ort.InferenceSession.create(bytes, options));

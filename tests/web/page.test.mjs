@@ -190,6 +190,15 @@ test("a picture that is too large is refused", async () => {
   await page.getByText("large.png has 64 megapixels, and this page takes up to 50").waitFor();
 });
 
+test("a network that cannot be loaded is named, and may be there the next time", async () => {
+  await page.context().route("**/*.onnx", (route) => route.abort());
+  await choosePicture("small.png", await smallPicture(CATALOGUE.examples[0].input));
+  await page.getByRole("button", { name: "Restore", exact: true }).click();
+  await page.getByText(/\.onnx could not be loaded. Is the server running\?/).waitFor();
+  await page.context().unroute("**/*.onnx");
+  await restored();
+});
+
 test("without the headers it runs on one thread and says so", async () => {
   await page.context().close();
   await open({}, servers.single);
