@@ -50,13 +50,8 @@ def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
     """Return the images of `TRAINING.VAL_DIR` (of colour ones Y as in testing); or, with
     `TRAINING.HOLD_OUT`, the centres of the photographs held out; None where there are neither.
 
-    Raises `InputError` for both at once, and for a folder without readable images."""
+    Raises `InputError` for a folder without readable images."""
     keys = cfg.TRAINING
-    if keys.HOLD_OUT and keys.VAL_DIR:
-        raise InputError(
-            f"TRAINING.HOLD_OUT is {keys.HOLD_OUT} and TRAINING.VAL_DIR {keys.VAL_DIR}; expected "
-            "one of them"
-        )
     if keys.HOLD_OUT:
         paths = hold_out(
             list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR

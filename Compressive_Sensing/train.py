@@ -3,16 +3,12 @@
     python train.py --cs_ratio 25 --opts TRAINING.TRAIN_DIR PHOTOS TRAINING.VAL_DIR SET11
     python train.py --config training_deblock.yml --cs_ratio 25 --opts …     step 2, from 1's best
     python train.py --config fast.yml --cs_ratio 25 --minutes 20 --opts TRAINING.TRAIN_DIR PHOTOS
+    python train.py --opts TRAINING.RESUME True …                            go on with a run
 
-- training.yml and training_deblock.yml are the published recipe; fast.yml gets as near to it as the
-  minutes given allow. dgunet/training/configuration.py lists all keys; --opts KEY VALUE … overrides any, such
-  as MODEL.NAME DGUNet_plus.
-- PHOTOS: a folder of images, grey or colour, of any format and size, its sub-folders included.
-- MODEL.PHI FILE.npy (m×1024) trains for a fixed Φ of your own.
-- Several GPUs: GPU [0,1,2,3], or one process each: torchrun --nproc_per_node 4 train.py …
-- Resume: TRAINING.RESUME True; with --minutes for what is left of them.
-
-Checkpoints, log and TensorBoard go to SAVE_DIR/MODE/models/SESSION/.
+training.yml and training_deblock.yml are the published recipe; fast.yml gets as near to its scores
+as the minutes allow. PHOTOS is a folder of images, grey or colour, its sub-folders included.
+MODEL.PHI FILE.npy (m×1024) trains for a fixed Φ of your own. docs/training.md explains the length,
+GPUs and results of a run. All keys, which --opts KEY VALUE … overrides:
 """
 
 from pathlib import Path
@@ -33,7 +29,8 @@ from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, DGUNet
 from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
 from dgunet.model.checkpoint import load_model
 from dgunet.training import trainer as training
-from dgunet.training.losses import LOSSES
+from dgunet.training.configuration import FILE, KEYS, Check, Key, multiple_of, one_of
+from dgunet.training.losses import clamped_squared_error
 
 RECIPE = {
     "OPTIM.SCHEDULE": "constant",
@@ -41,16 +38,23 @@ RECIPE = {
     "DATA.REPEATS": 200,
     "TRAINING.WORKERS": 0,
     "TRAINING.KEEP_EPOCHS": False,
-}
-CHECKS = {
-    "MODEL.CS_RATIO": (lambda v: v in RATIOS, f"one of {', '.join(map(str, RATIOS))}"),
-    "TRAINING.TRAIN_PS": (lambda v: v > 0 and v % BLOCK == 0, f"a multiple of {BLOCK}"),
-    "TRAINING.VAL_PS": (
-        lambda v: v >= 0 and v % BLOCK == 0,
-        f"a multiple of {BLOCK}: the side of the tiles reconstructed, or 0: whole images",
+    "TRAINING.TRAIN_PS": KEYS["TRAINING.TRAIN_PS"]._replace(check=multiple_of(BLOCK, BLOCK)),
+    "TRAINING.VAL_PS": Key(
+        256,
+        "side of the tiles in which images are reconstructed in validation; 0: whole images",
+        multiple_of(BLOCK, 0),
+    ),
+    "MODEL.CS_RATIO": Key(25, "compressive sensing ratio in percent", one_of(*RATIOS)),
+    "MODEL.PHI": Key("", "fixed Φ, which is not trained: a file .npy, m×1024", FILE, is_path=True),
+    "MODEL.PHI_INIT": Key(
+        "",
+        "initial Φ: `pca`, the principal components of the photographs; empty: random",
+        Check(lambda v: v in ("", "pca"), "pca, or '' for random values"),
+    ),
+    "MODEL.BODY_WEIGHTS": Key(
+        "", "checkpoint of any ratio to start from, except for Φ", FILE, is_path=True
     ),
 }
-SHORTCUTS = {"--cs_ratio": "MODEL.CS_RATIO", "--minutes": "TRAINING.MINUTES"}
 
 
 def paper(cfg: CfgNode) -> tuple[int, int, int]:
@@ -105,14 +109,13 @@ def restore(model: nn.Module, images: Tensor, cfg: CfgNode) -> Tensor:
 TASK = training.Task(
     "Compressive_Sensing",
     RECIPE,
-    LOSSES["Compressive_Sensing"],
+    clamped_squared_error,
     training_data,
     validation_data,
     paper,
     prepare=prepare,
     restore=restore,
-    checks=CHECKS,
-    shortcuts=SHORTCUTS,
+    shortcuts={"--cs_ratio": "MODEL.CS_RATIO"},
 )
 
 

@@ -1,17 +1,12 @@
 """Train DGUNet or DGUNet_plus for deblurring.
 
     python train.py --opts TRAINING.TRAIN_DIR DATA/train TRAINING.VAL_DIR DATA/val
+    python train.py --config training_plus.yml --opts …
+    torchrun --nproc_per_node 4 train.py --opts …           one process for each of four GPUs
+    python train.py --opts TRAINING.RESUME True …           go on with a run
 
-- The published recipe is training.yml, DGUNet_plus's training_plus.yml (--config FILE).
-  dgunet/training/configuration.py lists all keys, and --opts KEY VALUE … overrides any.
-- Several GPUs: GPU [0,1,2,3], with nn.DataParallel as published.
-- Faster, one process a GPU: torchrun --nproc_per_node 4 train.py …
-- Several machines, on each: torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d
-  --rdzv_endpoint HOST:29500 train.py …
-- Fewer GPUs than fit the batch: OPTIM.ACCUMULATE 4 works it off in four parts.
-- Resume: TRAINING.RESUME True; Ctrl-C and SIGTERM save first. Fine-tune: MODEL.WEIGHTS FILE.
-
-Checkpoints, log and TensorBoard go to SAVE_DIR/MODE/models/SESSION/.
+training.yml and training_plus.yml are the published recipes. docs/training.md explains data,
+length, GPUs and results of a run. All keys, which --opts KEY VALUE … overrides:
 """
 
 from pathlib import Path
@@ -19,12 +14,12 @@ from pathlib import Path
 from dgunet.base.errors import command
 from dgunet.Deblurring.data import training_data, validation_data
 from dgunet.training import trainer as training
-from dgunet.training.losses import LOSSES
+from dgunet.training.losses import charbonnier_and_edge
 
 RECIPE = {}  # training.yml holds it all; the saturation is in data.py
 PAPER = (3000, 2103, 16)  # epochs, images of GoPro, batch size
 TASK = training.Task(
-    "Deblurring", RECIPE, LOSSES["Deblurring"], training_data, validation_data, PAPER
+    "Deblurring", RECIPE, charbonnier_and_edge, training_data, validation_data, PAPER
 )
 
 

@@ -104,7 +104,7 @@ def trainer(case: Case, data: Path, folder: str, options: Options, **keys) -> Tr
         **keys,
     }
     words = [str(word) for pair in values.items() for word in pair]
-    config = load_config(YAML, words, TASK.recipe, TASK.checks)
+    config = load_config(YAML, words, TASK.recipe)
     config.MODEL.MODE = TASK.name
     return Trainer(TASK, config)
 

@@ -6,6 +6,7 @@ A model's `config` names its entry here, so that a checkpoint leads back to its 
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from dgunet.base.errors import InputError
 from dgunet.model.network import Network
@@ -44,3 +45,8 @@ def task_folder(task: str) -> Path:
     """Return the folder of a task, which holds its recipes and its pretrained weights: beside
     `dgunet` in a checkout, inside it where the package is installed."""
     return Path(import_module(f"dgunet.{task}").__path__[0])
+
+
+def task_module(task: str, name: str) -> ModuleType:
+    """Return a module of a task's folder, such as its "train"."""
+    return import_module(f"dgunet.{task}.{name}")

@@ -35,7 +35,7 @@ from dgunet.inference.memory import keep_freed_memory
 from dgunet.inference.restorer import pick_device, prepare, restore
 from dgunet.model.checkpoint import is_of_published_size, load_model, load_weights
 from dgunet.model.network import Network
-from dgunet.model.registry import MODELS, build_model
+from dgunet.model.registry import MODELS, build_model, task_module
 from dgunet.scoring.evaluate import (
     SETTINGS_FILE,
     EvaluationSet,
@@ -182,9 +182,9 @@ def _build_from_config(task: str, path: Path) -> Network:
     """Build the network that the MODEL section of a training configuration describes."""
     from dgunet.training.configuration import load_model_section, model_sizes
 
-    config = load_model_section(path)
+    config = load_model_section(path, task_module(task, "train").TASK.recipe)
     try:
-        return build_model(task, config.MODEL.NAME, model_sizes(config, task))
+        return build_model(task, config.MODEL.NAME, model_sizes(config))
     except InputError as error:  # a size that is none of the task's
         raise InputError(f"{path}: {error}") from error
 

@@ -1,103 +1,242 @@
-"""The configuration of a training run: defaults, YAML file, command line.
+"""The configuration of a training run: one table of keys, a YAML file, the command line.
 
-The published YAML files work as they are; keys that they lack have the defaults below or, where the
-task's recipe differs, those its train.py names. `--opts KEY VALUE …` overrides both.
+`KEYS` holds every key with its default, its check and its help. A task's train.py changes defaults
+and adds keys of its own (its recipe); the YAML file and then `--opts KEY VALUE …` override them.
+`--help` and the key reference in docs/training.md are made of the same table.
 """
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError
 from dgunet.base.folders import working_folder
+from dgunet.data.degradations import NAMES, is_degradation
 from dgunet.model.network import SIZES
 from dgunet.model.registry import MODELS
 
-DEFAULTS = {
-    "GPU": [0],  # ids of the GPUs, for nn.DataParallel if several; [] for the CPU
-    "VERBOSE": True,  # a progress bar
-    "SEED": 1234,
-    "MODEL": {
-        "MODE": "",  # the task, the name of a folder under SAVE_DIR
-        # The run, the name of a folder under SAVE_DIR/MODE/models. {NAME} and {CS_RATIO}, here and
-        # in WEIGHTS, stand for the values of those keys.
-        "SESSION": "DGUNet",
-        "NAME": "DGUNet",  # or DGUNet_plus
-        "WIDTH": -1,  # -1: the published size, here and in the next three
-        "WIDTH_STEP": -1,
-        "LAST_EXTRA": -1,
-        "STAGES": -1,
-        "CS_RATIO": 25,  # compressive sensing: percent measured
-        "WEIGHTS": "",  # a checkpoint to start from, with a fresh optimizer
-        "ZERO_IMAGE_CONVOLUTIONS": False,  # every stage begins as its gradient step
-        "BODY_WEIGHTS": "",  # compressive sensing: start from these, but for Φ: any ratio's
-        "PHI_INIT": "",  # compressive sensing: pca, the principal components of the photographs
-        "PHI": "",  # compressive sensing: a fixed Φ, not to be trained: a file .npy, m×1024
-    },
-    "OPTIM": {
-        "BATCH_SIZE": 16,  # over all GPUs and accumulation steps together
-        "NUM_EPOCHS": 250,
-        "LR_INITIAL": 2e-4,
-        "LR_MIN": 1e-6,
-        "LR_BATCH": 0,  # LR_INITIAL and LR_MIN are for this batch; others: times √(BATCH_SIZE/it)
-        "SCHEDULE": "cosine",  # to LR_MIN, after a warm-up; or constant
-        "HALVE_AFTER": 0,  # constant: halve the rate after so many epochs; 0: never
-        "WARMUP_EPOCHS": 3,
-        "WARMUP_SHARE": 0.02,  # with TRAINING.MINUTES: of them, in place of WARMUP_EPOCHS
-        "COSINE_EXTRA_EPOCHS": 0,  # the cosine is longer by these than the epochs after the warm-up
-        "WEIGHT_DECAY": 0.0,
-        "ACCUMULATE": 1,  # a batch is worked off in as many parts
-        "CLIP_GRAD": 0.0,  # largest norm of the gradient; 0: any
-        "FUSED": False,  # the optimizer's step as one kernel
-        "EMA": 0.0,  # decay of a moving average of the weights, such as 0.999; 0: none
-        "NEPOCH_DECAY": [100],  # without effect, as is
-        "BETA1": 0.5,
-    },
-    "DATA": {
-        "DEGRADATION": "",  # degrade photographs on the fly: gaussian25, gaussian0-50, a preset
-        "GREY": False,
-        "REPEATS": 1,  # crops an epoch takes of each image
-        "MIXUP_AFTER": -1,  # mix pairs of a batch after this epoch; -1: never
-    },
-    "TRAINING": {
-        "VAL_AFTER_EVERY": 1,  # validate every so many epochs
-        "VAL_EPOCHS": [],  # if given: in these epochs instead, and in all after VAL_ALWAYS_AFTER
-        "VAL_ALWAYS_AFTER": 0,
-        "VAL_TIMES": 1,  # so many times in an epoch; with MINUTES: at the start, and in them
-        "MINUTES": 0.0,  # end after so many, whatever NUM_EPOCHS; the cosine ends then; 0: no limit
-        "RESUME": False,
-        "TRAIN_PS": 256,
-        "VAL_PS": 256,
-        "TRAIN_DIR": "",
-        "VAL_DIR": "",  # empty: no validation
-        "HOLD_OUT": 0,  # compressive sensing: train without so many images, and validate on them
-        "SAVE_DIR": "./checkpoints",
-        "SAVE_IMAGES": False,  # without effect
-        "KEEP_EPOCHS": True,  # keep the weights of every epoch validated
-        "SAVE_MINUTES": 10.0,  # within an epoch, save the latest state every so often
-        "WORKERS": 4,
-        "SKIP_CORRUPT": False,  # leave out images that cannot be read
-        "PRECISION": "float32",  # or bf16, fp16: automatic mixed precision
-        "CHANNELS_LAST": False,
-        "COMPILE": False,  # torch.compile
-        "CHECKPOINT_STAGES": False,  # half the memory or less for about a third more time
-    },
+
+class Check(NamedTuple):
+    """Whether a value will do, and in words which would."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+class Key(NamedTuple):
+    """A key of the configuration. The type of its values is the default's."""
+
+    default: Any
+    help: str
+    check: Check = Check(lambda value: True, "")
+    is_path: bool = False
+
+
+def one_of(*values) -> Check:
+    """Return the check that a value is among these."""
+    return Check(lambda value: value in values, f"one of {', '.join(map(str, values))}")
+
+
+def multiple_of(number: int, minimum: int) -> Check:
+    """Return the check that a size is a multiple of `number`, at least `minimum`."""
+    return Check(
+        lambda value: value >= minimum and value % number == 0,
+        f"a multiple of {number}, at least {minimum}",
+    )
+
+
+def _size(name: str) -> Key:
+    holds, expected = SIZES[name]
+    text = {
+        "width": "base width C of the network",
+        "width_step": "width that each level of the U-Net adds",
+        "last_extra": "extra width of the last stage (DGUNet only)",
+        "stages": "number of stages",
+    }[name]
+    check = Check(lambda v: v == -1 or holds(v), f"{expected}, or -1, the published size")
+    return Key(-1, f"{text}; -1: the published size", check)
+
+
+def _numbers(minimum: int) -> Callable[[list], bool]:
+    return lambda values: all(type(v) is int and v >= minimum for v in values)
+
+
+ONE_OR_MORE = Check(lambda v: v >= 1, "at least 1")
+ZERO_OR_MORE = Check(lambda v: 0 <= v < math.inf, "0 or more")
+ABOVE_ZERO = Check(lambda v: 0 < v < math.inf, "above 0")
+SHARE = Check(lambda v: 0 <= v < 1, "from 0 to below 1")
+FOLDER_NAME = Check(lambda v: v and Path(v).name == v and v != "..", "a folder's name")
+FILE = Check(lambda v: not v or os.path.isfile(v), "a file that exists")
+
+KEYS: dict[str, Key] = {
+    "GPU": Key(
+        [0],
+        "ids of the GPUs; several: nn.DataParallel; `[]`: the CPU",
+        Check(
+            lambda v: _numbers(0)(v) and len(set(v)) == len(v),
+            "a list of different GPU numbers, such as [0, 1]",
+        ),
+    ),
+    "VERBOSE": Key(True, "show a progress bar"),
+    "SEED": Key(
+        1234,
+        "seed of the initial weights, the order of the images and the augmentation",
+        Check(lambda v: 0 <= v < 2**32, "0 or more, below 2³²"),
+    ),
+    "MODEL.MODE": Key(
+        "",
+        "name of a folder under SAVE_DIR; empty: the task",
+        Check(lambda v: not v or FOLDER_NAME.holds(v), "a folder's name"),
+    ),
+    "MODEL.SESSION": Key(
+        "DGUNet",
+        "name of the run, a folder under SAVE_DIR/MODE/models; `{KEY}`, here and in WEIGHTS, "
+        "stands for the value of another key of MODEL",
+        FOLDER_NAME,
+    ),
+    "MODEL.NAME": Key("DGUNet", "the network: DGUNet or DGUNet_plus", one_of(*MODELS)),
+    "MODEL.WIDTH": _size("width"),
+    "MODEL.WIDTH_STEP": _size("width_step"),
+    "MODEL.LAST_EXTRA": _size("last_extra"),
+    "MODEL.STAGES": _size("stages"),
+    "MODEL.WEIGHTS": Key("", "checkpoint to start from, with a fresh optimizer", FILE, True),
+    "MODEL.ZERO_IMAGE_CONVOLUTIONS": Key(
+        False, "start with stages that only take their gradient step, far ahead of a random start"
+    ),
+    "OPTIM.BATCH_SIZE": Key(
+        16, "samples of a step, over all GPUs and accumulated parts together", ONE_OR_MORE
+    ),
+    "OPTIM.NUM_EPOCHS": Key(250, "length of the run, unless TRAINING.MINUTES is set", ONE_OR_MORE),
+    "OPTIM.LR_INITIAL": Key(2e-4, "highest learning rate", ABOVE_ZERO),
+    "OPTIM.LR_MIN": Key(1e-6, "lowest learning rate of the cosine", ZERO_OR_MORE),
+    "OPTIM.LR_BATCH": Key(
+        0,
+        "reference batch for square-root learning-rate scaling: both rates are multiplied by "
+        "√(BATCH_SIZE / LR_BATCH); 0: no scaling",
+        ZERO_OR_MORE,
+    ),
+    "OPTIM.SCHEDULE": Key(
+        "cosine",
+        "learning rate after the warm-up: cosine or constant",
+        one_of("cosine", "constant"),
+    ),
+    "OPTIM.HALVE_AFTER": Key(
+        0, "constant schedule: halve the rate after this many epochs; 0: never", ZERO_OR_MORE
+    ),
+    "OPTIM.WARMUP_EPOCHS": Key(3, "epochs of linear warm-up", ZERO_OR_MORE),
+    "OPTIM.WARMUP_SHARE": Key(
+        0.02, "with TRAINING.MINUTES: share of the steps for the warm-up, not WARMUP_EPOCHS", SHARE
+    ),
+    "OPTIM.COSINE_EXTRA_EPOCHS": Key(
+        0,
+        "the cosine is this many epochs longer than the run, so that it stops above LR_MIN",
+        ZERO_OR_MORE,
+    ),
+    "OPTIM.WEIGHT_DECAY": Key(0.0, "weight decay of Adam", ZERO_OR_MORE),
+    "OPTIM.ACCUMULATE": Key(
+        1, "number of parts in which a batch is worked off, to save memory", ONE_OR_MORE
+    ),
+    "OPTIM.CLIP_GRAD": Key(0.0, "largest norm of the gradient; 0: no limit", ZERO_OR_MORE),
+    "OPTIM.FUSED": Key(False, "take the optimizer's step in one kernel"),
+    "OPTIM.EMA": Key(
+        0.0, "decay of a moving average of the weights, such as 0.999; 0: no average", SHARE
+    ),
+    "OPTIM.NEPOCH_DECAY": Key([100], "without effect, as in the published code"),
+    "OPTIM.BETA1": Key(
+        0.5, "without effect, as in the published code: Adam's betas are 0.9, 0.999"
+    ),
+    "DATA.DEGRADATION": Key(
+        "",
+        "degrade photographs on the fly, such as `gaussian25`, `gaussian0-50`, `rain_light+clean`; "
+        "empty: the pairs of `input/` and `target/`",
+        Check(is_degradation, NAMES),
+    ),
+    "DATA.GREY": Key(False, "train on grey images"),
+    "DATA.REPEATS": Key(1, "crops that an epoch takes of each image", ONE_OR_MORE),
+    "DATA.MIXUP_AFTER": Key(-1, "blend the pairs of a batch (MixUp) after this epoch; -1: never"),
+    "TRAINING.MINUTES": Key(
+        0.0,
+        "length of the run: its first steps are timed and the number of steps set accordingly, in "
+        "place of NUM_EPOCHS; 0: by epochs",
+        ZERO_OR_MORE,
+    ),
+    "TRAINING.RESUME": Key(False, "go on from `model_latest.pth`"),
+    "TRAINING.TRAIN_DIR": Key(
+        "",
+        "data to train on: a folder, or a packed file (.h5)",
+        Check(
+            lambda v: v and os.path.exists(v),
+            "a data folder or packed file that exists (--opts TRAINING.TRAIN_DIR FOLDER)",
+        ),
+        True,
+    ),
+    "TRAINING.VAL_DIR": Key(
+        "",
+        "data to validate on, as TRAIN_DIR; empty: none",
+        Check(
+            lambda v: not v or os.path.exists(v),
+            "a data folder or packed file that exists, or '' to train without validation",
+        ),
+        True,
+    ),
+    "TRAINING.HOLD_OUT": Key(
+        0,
+        "train without this many images of TRAIN_DIR, evenly spaced, and validate on them; of this "
+        "and VAL_DIR, the one on the command line replaces the file's",
+        ZERO_OR_MORE,
+    ),
+    "TRAINING.SAVE_DIR": Key("./checkpoints", "where runs are kept", is_path=True),
+    "TRAINING.TRAIN_PS": Key(256, "side of the training crops, pixels", multiple_of(8, 16)),
+    "TRAINING.VAL_PS": Key(256, "side of the validation crops, pixels", multiple_of(8, 16)),
+    "TRAINING.VAL_AFTER_EVERY": Key(1, "validate every so many epochs", ONE_OR_MORE),
+    "TRAINING.VAL_EPOCHS": Key(
+        [],
+        "if given: validate in these epochs instead, and in all after VAL_ALWAYS_AFTER",
+        Check(_numbers(1), "a list of epochs, from 1"),
+    ),
+    "TRAINING.VAL_ALWAYS_AFTER": Key(0, "see VAL_EPOCHS", ZERO_OR_MORE),
+    "TRAINING.VAL_TIMES": Key(
+        1, "validations in such an epoch; with MINUTES: in the whole run", ONE_OR_MORE
+    ),
+    "TRAINING.SAVE_IMAGES": Key(False, "without effect, as in the published code"),
+    "TRAINING.KEEP_EPOCHS": Key(True, "keep `model_epoch_N.pth` of every epoch validated"),
+    "TRAINING.SAVE_MINUTES": Key(
+        10.0, "minutes between two saves of the latest state within an epoch", ABOVE_ZERO
+    ),
+    "TRAINING.WORKERS": Key(4, "processes that load data; 0: none of their own", ZERO_OR_MORE),
+    "TRAINING.SKIP_CORRUPT": Key(False, "leave out images that cannot be read, and count them"),
+    "TRAINING.PRECISION": Key(
+        "float32",
+        "float32, or automatic mixed precision: bf16, fp16",
+        one_of("float32", "bf16", "fp16"),
+    ),
+    "TRAINING.CHANNELS_LAST": Key(False, "keep images in the channels_last memory layout"),
+    "TRAINING.COMPILE": Key(False, "use torch.compile"),
+    "TRAINING.CHECKPOINT_STAGES": Key(
+        False, "compute each stage again in the backward pass: less memory, more time"
+    ),
 }
-PATHS = (
-    "MODEL.WEIGHTS",
-    "MODEL.BODY_WEIGHTS",
-    "MODEL.PHI",
-    "TRAINING.TRAIN_DIR",
-    "TRAINING.VAL_DIR",
-    "TRAINING.SAVE_DIR",
-)
-PRECISIONS = ("float32", "bf16", "fp16")
-SCHEDULES = ("cosine", "constant")
-TYPES = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
+# What two keys must fulfil together: the key that is wrong where it does not hold.
+RELATIONS: dict[str, Callable[[CfgNode], str]] = {
+    "OPTIM.LR_MIN": lambda c: (
+        "" if c.OPTIM.LR_MIN <= c.OPTIM.LR_INITIAL else "at most OPTIM.LR_INITIAL"
+    ),
+    "OPTIM.ACCUMULATE": lambda c: (
+        "" if c.OPTIM.ACCUMULATE <= c.OPTIM.BATCH_SIZE else "at most OPTIM.BATCH_SIZE"
+    ),
+    "TRAINING.HOLD_OUT": lambda c: (
+        "0 where TRAINING.VAL_DIR is given" if c.TRAINING.HOLD_OUT and c.TRAINING.VAL_DIR else ""
+    ),
+}
+TYPES = {str: "text", bool: "True or False", int: "a whole number", float: "a number"}
+Recipe = Mapping[str, Any]  # dotted key → another default, or a whole `Key`
 
 
 class _Loader(yaml.SafeLoader):
@@ -112,10 +251,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_config(
-    file: str | os.PathLike,
-    opts: Sequence[str] = (),
-    recipe: Mapping[str, object] | None = None,
-    checks: Mapping[str, tuple[Callable, str]] | None = None,
+    file: str | os.PathLike, opts: Sequence[str] = (), recipe: Recipe | None = None
 ) -> CfgNode:
     """Read a YAML configuration file.
 
@@ -124,9 +260,7 @@ def load_config(
             to `working_folder` of it.
         opts: keys and values in turn, such as ["OPTIM.BATCH_SIZE", "4"]; relative paths in them are
             relative to the current folder.
-        recipe: dotted keys and values that replace the defaults.
-        checks: dotted keys and, in place of the usual check, whether a value will do, and in words
-            which would.
+        recipe: what a task changes in `KEYS`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -137,26 +271,28 @@ def load_config(
     content = _read_yaml(file)
     if len(opts) % 2:
         raise InputError(f"--opts: {opts[-1]!r} has no value, expected KEY VALUE pairs")
-
-    config = CfgNode(plain(DEFAULTS))
-    sources = {}  # key → who set it, to be named where the value turns out to be unusable
-    for key, value in (recipe or {}).items():
-        _set(config, key, value, "recipe")
-    for key, value in _flatten(content, file):
-        _set(config, key, value, file, base=working_folder(file.parent))
-        sources[key] = file
+    draft = _Draft(with_recipe(recipe or {}))
+    folder = working_folder(file.parent)
+    draft.config.TRAINING.SAVE_DIR = _absolute(draft.config.TRAINING.SAVE_DIR, folder)
+    for key, value in draft.flattened(content, file):
+        draft.set(key, value, file, folder)
     for key, value in zip(opts[::2], opts[1::2], strict=True):
-        _set(config, key, value, "--opts", base=Path.cwd())
-        sources[key] = "--opts"
-    config.TRAINING.SAVE_DIR = _absolute(config.TRAINING.SAVE_DIR, working_folder(file.parent))
+        draft.set(key, value, "--opts", Path.cwd())
+    keys = draft.config.TRAINING
+    given = {key for key, source in draft.sources.items() if source == "--opts"}
+    match "TRAINING.HOLD_OUT" in given, "TRAINING.VAL_DIR" in given:
+        case True, False if keys.HOLD_OUT:
+            keys.VAL_DIR = ""
+        case False, True if keys.VAL_DIR:
+            keys.HOLD_OUT = 0
+    model = draft.config.MODEL
     for key in ("SESSION", "WEIGHTS"):
-        for name in ("NAME", "CS_RATIO"):
-            config.MODEL[key] = config.MODEL[key].replace(f"{{{name}}}", str(config.MODEL[name]))
-    _check(config, sources, file, checks or {})
-    return config
+        model[key] = re.sub(r"\{(\w+)\}", lambda m: str(model.get(m[1], m[0])), model[key])
+    draft.check(file, draft.keys)
+    return draft.config
 
 
-def load_model_section(file: str | os.PathLike) -> CfgNode:
+def load_model_section(file: str | os.PathLike, recipe: Recipe | None = None) -> CfgNode:
     """Read the MODEL section of a YAML configuration file, and nothing else of it.
 
     Raises:
@@ -167,20 +303,29 @@ def load_model_section(file: str | os.PathLike) -> CfgNode:
     content = _read_yaml(file)
     if not isinstance(content.get("MODEL"), Mapping):
         raise InputError(f"{file}: holds no MODEL section, expected that of a training")
-    config = CfgNode(plain(DEFAULTS))
-    for key, value in _flatten({"MODEL": content["MODEL"]}, file):
-        _set(config, key, value, file)
-    _check_model(_requirement(config, {}, file, {}))
-    return config
+    draft = _Draft(with_recipe(recipe or {}))
+    for key, value in draft.flattened({"MODEL": content["MODEL"]}, file):
+        draft.set(key, value, file)
+    sizes = [key for key in draft.keys if key.removeprefix("MODEL.").lower() in SIZES]
+    draft.check(file, ["MODEL.NAME", *sizes])
+    return draft.config
 
 
-def model_sizes(config: CfgNode, task: str = "") -> dict[str, int]:
-    """Return the sizes that the configuration sets for a task, as `build_model` takes them."""
-    names = ["WIDTH", "WIDTH_STEP", "LAST_EXTRA", "STAGES"]
+def with_recipe(recipe: Recipe) -> dict[str, Key]:
+    """Return `KEYS` as a task changes them."""
+    changed = {
+        key: value if isinstance(value, Key) else KEYS[key]._replace(default=value)
+        for key, value in recipe.items()
+    }
+    return KEYS | changed
+
+
+def model_sizes(config: CfgNode) -> dict[str, int]:
+    """Return the sizes that the configuration sets, as `build_model` takes them."""
+    sizes = {name: config.MODEL.get(name.upper(), -1) for name in SIZES}
     if config.MODEL.NAME == "DGUNet_plus":  # which has no such size
-        names.remove("LAST_EXTRA")
-    sizes = {name.lower(): config.MODEL[name] for name in names if config.MODEL[name] != -1}
-    return sizes | ({"cs_ratio": config.MODEL.CS_RATIO} if task == "Compressive_Sensing" else {})
+        sizes.pop("last_extra")
+    return {name: size for name, size in sizes.items() if size != -1}
 
 
 def plain(config: Mapping) -> dict:
@@ -198,7 +343,82 @@ def changes(before: Mapping, after: Mapping) -> list[str]:
     return [f"{k} {old.get(k)!r} → {new[k]!r}" for k in new if k not in old or old[k] != new[k]]
 
 
-def _leaves(node: Mapping, prefix: str = ""):
+def help_text(keys: Mapping[str, Key]) -> str:
+    """Return the keys as lines of text, for --help."""
+    lines = [f"  {name} {shown(key.default)}\n      {key.help}" for name, key in keys.items()]
+    return "\n".join(["keys and their defaults:", *lines])
+
+
+def shown(default: Any) -> str:
+    """Return a default as it is written in help and pages."""
+    return "''" if default == "" else f"{default:g}" if type(default) is float else str(default)
+
+
+class _Draft:
+    """A configuration that is being put together.
+
+    Attributes:
+        keys: its table.
+        config: the values so far.
+        sources: key → who set it, to be named where the value turns out to be unusable.
+    """
+
+    def __init__(self, keys: Mapping[str, Key]):
+        self.keys, self.config = keys, CfgNode()
+        self.sources: dict[str, str | Path] = {}
+        for name, key in keys.items():
+            section, _, last = name.rpartition(".")
+            node = self.config.setdefault(section, CfgNode()) if section else self.config
+            default = key.default
+            node[last] = list(default) if isinstance(default, list) else default
+
+    def flattened(self, content: Mapping, file: Path) -> Iterator[tuple[str, Any]]:
+        """Yield (dotted key, value) of a YAML file; what is no known section is left whole."""
+        for name, value in content.items():
+            if not isinstance(self.config.get(name), CfgNode):
+                yield str(name), value
+            elif isinstance(value, Mapping):
+                yield from ((f"{name}.{key}", inner) for key, inner in value.items())
+            else:
+                raise InputError(f"{file}: {name} is {value!r}, expected a section of keys")
+
+    def set(self, key: str, value, source: str | Path, base: Path | None = None) -> None:
+        """Set a key. A relative path is made absolute, from `base` on."""
+        if key not in self.keys:
+            close = get_close_matches(key, self.keys, 1)
+            similar = f", did you mean {close[0]}?" if close else ""
+            raise InputError(f"{source}: unknown key {key}{similar}")
+        default, given = self.keys[key].default, value
+        if isinstance(value, str):  # as yacs reads 1e-4, which is a string to YAML, and [0,1]
+            value = CfgNode._decode_cfg_value(value)
+        if isinstance(default, str):
+            value = "" if value is None else value if isinstance(value, str) else given
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if isinstance(default, list) and (type(value) is int or isinstance(value, tuple)):
+            value = list(value) if isinstance(value, tuple) else [value]
+        if type(value) is not type(default):
+            expected = TYPES.get(type(default), "a list")
+            raise InputError(f"{source}: {key} is {given!r}, expected {expected}")
+        self.sources[key] = source
+        section, _, name = key.rpartition(".")
+        node = self.config[section] if section else self.config
+        node[name] = _absolute(value, base) if self.keys[key].is_path and base else value
+
+    def check(self, file: Path, names: Sequence[str]) -> None:
+        """Raise `InputError` for the first of the keys whose value will not do."""
+        for name in names:
+            section, _, last = name.rpartition(".")
+            value = (self.config[section] if section else self.config)[last]
+            check = self.keys[name].check
+            expected = "" if check.holds(value) else check.expected
+            expected = expected or RELATIONS.get(name, lambda config: "")(self.config)
+            if expected:
+                source = self.sources.get(name, file)
+                raise InputError(f"{source}: {name} is {value!r}, expected {expected}")
+
+
+def _leaves(node: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -218,117 +438,5 @@ def _read_yaml(file: Path) -> Mapping:
     return content or {}
 
 
-def _flatten(content: Mapping, file: Path):
-    """Yield (dotted key, value) of a YAML file; what is no known section is left whole."""
-    for name, value in content.items():
-        if not isinstance(DEFAULTS.get(name), dict):
-            yield str(name), value
-        elif isinstance(value, Mapping):
-            yield from ((f"{name}.{key}", inner) for key, inner in value.items())
-        else:
-            raise InputError(f"{file}: {name} is {value!r}, expected a section of keys")
-
-
-def _set(config: CfgNode, key: str, value, source, base: Path | None = None) -> None:
-    node, _, name = key.rpartition(".")
-    section = config.get(node) if node else config
-    if not isinstance(section, CfgNode) or isinstance(section.get(name, section), CfgNode):
-        raise InputError(f"{source}: unknown key {key}{_similar(key)}")
-    default, given = section[name], value
-    if isinstance(value, str):  # as yacs reads 1e-4, which is a string to YAML, and [0,1]
-        value = CfgNode._decode_cfg_value(value)
-    if isinstance(default, str):
-        value = "" if value is None else value if isinstance(value, str) else given
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if isinstance(default, list) and (type(value) is int or isinstance(value, tuple)):
-        value = list(value) if isinstance(value, tuple) else [value]
-    if type(value) is not type(default):
-        wanted = type(default).__name__
-        raise InputError(f"{source}: {key} is {given!r}, expected {TYPES.get(wanted, 'a list')}")
-    section[name] = _absolute(value, base) if key in PATHS and base else value
-
-
-def _similar(key: str) -> str:
-    from difflib import get_close_matches
-
-    known = [name for name, _ in _leaves(DEFAULTS)]
-    matches = get_close_matches(key, known, 1)
-    return f", did you mean {matches[0]}?" if matches else ""
-
-
 def _absolute(path: str, base: Path) -> str:
     return os.path.abspath(base / os.path.expanduser(path)) if path else path
-
-
-def _requirement(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> Callable:
-    """Return a function of a key, whether a value will do and which would, that raises where the
-    key's does not."""
-
-    def require(key: str, holds, expected: str) -> None:
-        holds, expected = checks.get(key, (holds, expected))
-        section, _, name = key.rpartition(".")
-        value = config[section][name] if section else config[name]
-        if not holds(value):
-            raise InputError(f"{sources.get(key, file)}: {key} is {value!r}, expected {expected}")
-
-    return require
-
-
-def _check_model(require: Callable) -> None:
-    require("MODEL.NAME", lambda v: v in MODELS, f"one of {', '.join(MODELS)}")
-    require("MODEL.CS_RATIO", lambda v: 0 < v <= 100, "a percentage")
-    for name in ("width", "width_step", "last_extra", "stages"):
-        holds, expected = SIZES[name]
-        text = f"{expected}, or -1, the published size"
-        require(f"MODEL.{name.upper()}", lambda v, holds=holds: v == -1 or holds(v), text)
-
-
-def _check(config: CfgNode, sources: Mapping, file: Path, checks: Mapping) -> None:
-    from dgunet.data.degradations import NAMES, is_degradation
-
-    require = _requirement(config, sources, file, checks)
-
-    def numbers(least: int):
-        return lambda values: all(type(v) is int and v >= least for v in values)
-
-    require("GPU", numbers(0), "a list of GPU numbers")
-    require("GPU", lambda v: len(set(v)) == len(v), "each GPU once")
-    require("TRAINING.VAL_EPOCHS", numbers(1), "a list of epochs, from 1")
-    for key in ("MODEL.MODE", "MODEL.SESSION"):
-        require(key, lambda v: Path(v).name == v and v != "..", "a folder's name")
-    require("MODEL.SESSION", bool, "a folder's name")
-    _check_model(require)
-    require("MODEL.PHI_INIT", lambda v: v in ("", "pca"), "pca, or '' for random values")
-    for key in ("MODEL.PHI", "MODEL.BODY_WEIGHTS"):
-        require(key, lambda v: not v or os.path.isfile(v), "a file that exists")
-    require("OPTIM.SCHEDULE", lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
-    require("SEED", lambda v: 0 <= v < 2**32, "0 or more, below 2³²")
-    for key in ("OPTIM.BATCH_SIZE", "OPTIM.NUM_EPOCHS", "OPTIM.ACCUMULATE", "DATA.REPEATS"):
-        require(key, lambda v: v > 0, "at least 1")
-    for key in ("TRAINING.VAL_AFTER_EVERY", "TRAINING.VAL_TIMES"):
-        require(key, lambda v: v > 0, "at least 1")
-    for key in ("OPTIM.WARMUP_EPOCHS", "OPTIM.COSINE_EXTRA_EPOCHS", "OPTIM.HALVE_AFTER"):
-        require(key, lambda v: v >= 0, "0 or more")
-    for key in ("OPTIM.LR_BATCH", "TRAINING.WORKERS", "TRAINING.HOLD_OUT"):
-        require(key, lambda v: v >= 0, "0 or more")
-    for key in ("OPTIM.LR_MIN", "OPTIM.WEIGHT_DECAY", "OPTIM.CLIP_GRAD", "TRAINING.MINUTES"):
-        require(key, lambda v: 0 <= v < math.inf, "0 or more")
-    require("OPTIM.WARMUP_SHARE", lambda v: 0 <= v < 1, "from 0 to below 1")
-    require("OPTIM.LR_INITIAL", lambda v: 0 < v < math.inf, "above 0")
-    require("OPTIM.LR_MIN", lambda v: v <= config.OPTIM.LR_INITIAL, "at most OPTIM.LR_INITIAL")
-    require("OPTIM.ACCUMULATE", lambda v: v <= config.OPTIM.BATCH_SIZE, "at most OPTIM.BATCH_SIZE")
-    require("OPTIM.EMA", lambda v: 0 <= v < 1, "from 0 to below 1")
-    require("TRAINING.SAVE_MINUTES", lambda v: v > 0, "above 0")
-    require("TRAINING.PRECISION", lambda v: v in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-    for key in ("TRAINING.TRAIN_PS", "TRAINING.VAL_PS"):
-        require(key, lambda v: v >= 16 and v % 8 == 0, "a multiple of 8, at least 16")
-    require("DATA.DEGRADATION", is_degradation, NAMES)
-    require("TRAINING.TRAIN_DIR", bool, "a data folder (--opts TRAINING.TRAIN_DIR FOLDER)")
-    require("TRAINING.TRAIN_DIR", os.path.exists, "a data folder or packed file that exists")
-    require(
-        "TRAINING.VAL_DIR",
-        lambda v: not v or os.path.exists(v),
-        "a data folder or packed file that exists, or '' to train without validation",
-    )
-    require("MODEL.WEIGHTS", lambda v: not v or os.path.isfile(v), "a file that exists")

@@ -1,21 +1,28 @@
 """What a training run tells: its budget, a progress bar, a line an epoch, TensorBoard."""
 
+import math
+import subprocess
 import sys
 import time
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from dgunet.base.errors import first_few
-from dgunet.base.files import write_atomically
+from dgunet.base.files import write_bytes
+from dgunet.training.devices import Devices
+
+COLUMNS = ("samples", "minutes", "psnr", "learning_rate")
 
 
 class RunLog:
     """Talks for the main process; the others stay silent.
 
-    In the run's folder it writes `config.yml`, `train.log` (what it prints, but for the bar) and
-    `tensorboard/`.
+    In the run's folder it writes `config.yml`, `train.log` (what it prints, but for the bar),
+    `log.csv` (a row of `COLUMNS` for each validation) and `tensorboard/`.
     """
 
     def __init__(self, folder: Path, main: bool, verbose: bool):
@@ -40,32 +47,29 @@ class RunLog:
             str(self.folder / "tensorboard"), purge_step=trainer.steps_done + 1
         )
         config = trainer.config
-        write_atomically(
-            self.folder / "config.yml", lambda file: file.write(config.dump().encode())
-        )
+        write_bytes(self.folder / "config.yml", config.dump().encode())
+        self._start_csv(trainer.samples_seen)
         parameters = sum(p.numel() for p in trainer.model.parameters())
         self.line(
             f"{trainer.task.name} {config.MODEL.NAME}, {parameters:,} parameters, "
             f"on {trainer.devices}, in {self.folder}"
         )
-        batch, epochs = config.OPTIM.BATCH_SIZE, config.OPTIM.NUM_EPOCHS
+        batch, epochs = config.OPTIM.BATCH_SIZE, trainer.epochs
         processors = trainer.devices.processors
         split = f" ({processors} × {batch / processors:g})" if processors > 1 else ""
         if config.OPTIM.ACCUMULATE > 1:
             split += f" in {config.OPTIM.ACCUMULATE} parts"
-        samples = epochs * trainer.sampler.samples
+        samples = trainer.samples_in_all
         paper = trainer.task.paper
         paper_epochs, paper_images, paper_batch = paper(config) if callable(paper) else paper
         paper = paper_epochs * paper_images
         length = (
-            f"{epochs:,} epochs of {trainer.sampler.samples:,} samples = {samples:,} samples in "
-            f"{epochs * trainer.sampler.batches:,} steps"
+            f"{epochs:.4g} epochs of {trainer.sampler.samples:,} samples = {samples:,} samples in "
+            f"{trainer.schedule.steps:,} steps"
         )
         share = f"; this run sees {samples / paper:.3g} of that"
-        if minutes := trainer.clock.minutes:
-            left = max(0.0, minutes - trainer.clock.now / 60)
-            length = f"{minutes:g} minutes, of which {left:.3g} are left"
-            share = ""
+        if not epochs:
+            length, share = f"{trainer.minutes:g} minutes", ""
         self.line(f"budget: batch {batch}{split}, {length}")
         self.line(
             f"paper:  batch {paper_batch}, {paper_epochs:,} epochs of {paper_images:,} samples "
@@ -79,8 +83,7 @@ class RunLog:
         return Progress(trainer, shown=self.main and self.verbose)
 
     def epoch(self, trainer, loss: float, skipped: int, rate: float) -> None:
-        lr = trainer.optimizer.param_groups[0]["lr"]
-        text = f"epoch {trainer.epoch}: loss {loss:.5f}, lr {lr:.3g}, {rate:.3g} images/s"
+        text = f"epoch {trainer.epoch}: loss {loss:.5f}, lr {trainer.rate:.3g}, {rate:.3g} images/s"
         if trainer.psnr is not None:
             best = trainer.best
             text += (
@@ -92,19 +95,31 @@ class RunLog:
         if self.writer:
             step = trainer.steps_done
             self.writer.add_scalar("loss", loss, step)
-            self.writer.add_scalar("learning rate", lr, step)
+            self.writer.add_scalar("learning rate", trainer.rate, step)
             self.writer.add_scalar("images per second", rate, step)
+
+    def _start_csv(self, samples: int) -> None:
+        """Begin `log.csv`, or keep the rows up to where a resumed run stands."""
+        file, rows = self.folder / "log.csv", []
+        if file.is_file() and samples:
+            old = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+            rows = [row for row in old if int(row[0]) <= samples]
+        lines = [",".join(COLUMNS), *(",".join(row) for row in rows)]
+        write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
 
     def validation(self, trainer, pictures: list) -> None:
         """Keep the PSNR, and pictures as rows of degraded, restored, target (N×C×H×W in [0,1])."""
-        if trainer.clock.minutes:
+        minutes = trainer.seconds / 60
+        if trainer.minutes:
             self.line(
-                f"after {trainer.clock.now / 60:.1f} minutes, {trainer.samples_seen:,} samples: "
+                f"after {minutes:.1f} minutes, {trainer.samples_seen:,} samples: "
                 f"PSNR {trainer.psnr:.2f} dB"
             )
+        if self.main:
+            row = f"{trainer.samples_seen},{minutes:.3f},{trainer.psnr:.4f},{trainer.rate:.6g}\n"
+            with open(self.folder / "log.csv", "a", encoding="utf-8") as file:
+                file.write(row)
         if self.writer:
-            import torch
-
             step = trainer.steps_done
             self.writer.add_scalar("validation PSNR", trainer.psnr, step)
             rows = torch.cat([column.float() for column in pictures], dim=3)
@@ -127,11 +142,34 @@ def _validation(trainer) -> str:
         when = f"in epochs {epochs} and all after {keys.VAL_ALWAYS_AFTER}"
     several = keys.VAL_TIMES > 1 and trainer.sampler.batches // keys.VAL_TIMES > 1
     times = f", {keys.VAL_TIMES} times each" if several else ""
-    if trainer.clock.minutes:
-        when, times = f"at the start and {keys.VAL_TIMES} times in the minutes", ""
+    if trainer.minutes:
+        when, times = f"at the start and {keys.VAL_TIMES} times in the run", ""
     left_out = getattr(data, "left_out", [])
     missing = f"; {len(left_out)} left out: {first_few(left_out)}" if left_out else ""
     return f"{len(data):,} images, {when}{times}{missing}"
+
+
+def made(devices: Devices, recipe: Path | None) -> dict:
+    """Return how weights are made, for the record that `dgunet.tools.bundle` writes."""
+    told = {"commit": _commit(), "hardware": str(devices), "torch": str(torch.__version__)}
+    if recipe:
+        told["config"] = f"{recipe.resolve().parent.name}/{recipe.name}"
+    if devices.device.type == "cpu":
+        told["cores"] = torch.get_num_threads() * devices.world_size
+    return told
+
+
+@cache
+def _commit() -> str:
+    """Return the commit of this checkout, `-dirty` after it where files differ from it."""
+    git = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        found = subprocess.run(
+            git, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
 
 
 class Progress:
@@ -141,11 +179,11 @@ class Progress:
     def __init__(self, trainer, shown: bool):
         self.trainer, self.mark = trainer, time.monotonic()
         self.seconds, self.images = 0.0, 0
-        epochs = f"/{trainer.last_epoch}" * (not trainer.clock.minutes)
+        last = math.ceil(trainer.epochs)
         self.bar = tqdm(
             total=trainer.sampler.batches,
             initial=trainer.batch,
-            desc=f"epoch {trainer.epoch}{epochs}",
+            desc=f"epoch {trainer.epoch}/{last}",
             disable=not shown,
             leave=False,
             dynamic_ncols=True,
@@ -167,16 +205,10 @@ class Progress:
         self.skip_time()
         self.seconds += self.mark - before
         self.images += trainer.sampler.joint_size(trainer.batch - 1)
-        if trainer.clock.minutes:
-            seconds = 60 * trainer.clock.minutes - trainer.clock.elapsed
-        else:
-            epochs = trainer.last_epoch - trainer.epoch + 1
-            samples = epochs * trainer.sampler.samples - trainer.batch * trainer.sampler.batch_size
-            seconds = samples / self.rate
+        seconds = (trainer.samples_in_all - trainer.samples_seen) / self.rate
         left = timedelta(seconds=int(max(seconds, 0)))
-        lr = trainer.optimizer.param_groups[0]["lr"]
         self.bar.set_postfix_str(
-            f"loss {loss:.4f}, lr {lr:.2g}, {self.rate:.3g} images/s, run: {left} left",
+            f"loss {loss:.4f}, lr {trainer.rate:.2g}, {self.rate:.3g} images/s, run: {left} left",
             refresh=False,
         )
         self.bar.update()

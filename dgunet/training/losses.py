@@ -1,10 +1,10 @@
-"""Training losses: Charbonnier, edge, and for each task their sum over the stages.
+"""Training losses: Charbonnier, edge, and the sums over the stages that the tasks train with.
 
 All of them compute in float32 (float64 where an input is), also under autocast and for images in
 half precision, and on whatever device the images are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -100,14 +100,6 @@ def clamped_squared_error(stages: Sequence[Tensor], target: Tensor) -> Tensor:
     loss of the published compressive sensing scripts. Arguments and errors are
     `charbonnier_and_edge`'s."""
     return len(stages) * _stage_differences(stages, target, clamp=True).square().mean()
-
-
-LOSSES: dict[str, Callable[[Sequence[Tensor], Tensor], Tensor]] = {
-    "Deblurring": charbonnier_and_edge,
-    "Deraining": charbonnier_and_edge,
-    "Denoising": clamped_charbonnier,
-    "Compressive_Sensing": clamped_squared_error,
-}
 
 
 def _charbonnier_mean(difference: Tensor, eps: float = 1e-3) -> Tensor:

@@ -1,12 +1,66 @@
-"""The learning rate, when to validate, and when a run ends: by epochs or by the clock."""
+"""The course of a run: its length, the learning rate of every step, and when to validate.
+
+All of it is a function of the number of steps done, so there is no state to save.
+"""
 
 import math
-import time
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
-from warmup_scheduler import GradualWarmupScheduler
 from yacs.config import CfgNode
+
+
+class Schedule:
+    """The course of a run.
+
+    Args:
+        config: the configuration.
+        batches: batches of an epoch, each of which is a step.
+        epochs: length of the run. A run by TRAINING.MINUTES may end within an epoch.
+
+    Attributes:
+        steps: length of the run in steps.
+    """
+
+    def __init__(self, config: CfgNode, batches: int, epochs: float):
+        self.config, self.batches, self.epochs = config, batches, epochs
+        self.steps = round(epochs * batches)
+        self.by_minutes = config.TRAINING.MINUTES > 0
+
+    def rate(self, done: int) -> float:
+        """Return the learning rate of the step after `done` steps.
+
+        As published it is set for each epoch: a linear warm-up, then a cosine, or with
+        OPTIM.SCHEDULE constant the highest rate. A run by minutes sets it for each step.
+        """
+        if not self.steps:
+            return 0.0  # the length is not known yet
+        optim = self.config.OPTIM
+        highest, lowest = highest_and_lowest_rate(optim)
+        if self.by_minutes:
+            if optim.SCHEDULE == "constant":
+                return highest
+            warmup = min(1.0, (done + 1) / max(1, optim.WARMUP_SHARE * self.steps))
+            return warmup * _cosine(highest, lowest, done / self.steps)
+        epoch, warmup = done // self.batches, optim.WARMUP_EPOCHS  # counted from 0
+        if epoch < warmup:
+            return highest * (epoch + 1) / warmup
+        if optim.SCHEDULE == "constant":
+            return highest / 2 if optim.HALVE_AFTER and epoch >= optim.HALVE_AFTER else highest
+        length = max(1, optim.NUM_EPOCHS - warmup) + optim.COSINE_EXTRA_EPOCHS
+        return _cosine(highest, lowest, (epoch - warmup) / length)
+
+    def validates_after(self, done: int) -> bool:
+        """Tell whether a validation is due after `done` steps.
+
+        A run by minutes has VAL_TIMES evenly spaced validations. A run by epochs validates at the
+        end of the epochs that the configuration names or, with VAL_TIMES, within them.
+        """
+        if not done:
+            return False
+        if self.by_minutes:
+            times = self.config.TRAINING.VAL_TIMES
+            return done in {round(self.steps * number / times) for number in range(1, times + 1)}
+        epoch, batch = divmod(done - 1, self.batches)
+        return batch + 1 in validation_batches(self.config, epoch + 1, self.batches)
 
 
 def highest_and_lowest_rate(optim: CfgNode) -> tuple[float, float]:
@@ -15,28 +69,11 @@ def highest_and_lowest_rate(optim: CfgNode) -> tuple[float, float]:
     return factor * optim.LR_INITIAL, factor * optim.LR_MIN
 
 
-def build_scheduler(optimizer: Optimizer, config: CfgNode) -> LRScheduler:
-    """Return what sets the learning rate of every epoch, to be stepped after each: as published a
-    warm-up, then a cosine; or OPTIM.SCHEDULE constant. With TRAINING.MINUTES `Clock.rate` does."""
-    optim = config.OPTIM
-    warmup = 0 if config.TRAINING.MINUTES else optim.WARMUP_EPOCHS
-    if optim.SCHEDULE == "constant" or config.TRAINING.MINUTES:
-        half = optim.HALVE_AFTER or math.inf
-        scheduler = LambdaLR(optimizer, lambda done: 0.5 if done >= half else 1.0)
-    else:
-        length = max(1, optim.NUM_EPOCHS - warmup) + optim.COSINE_EXTRA_EPOCHS
-        lowest = highest_and_lowest_rate(optim)[1]
-        scheduler = CosineAnnealingLR(optimizer, length, eta_min=lowest)
-    if warmup:
-        scheduler = GradualWarmupScheduler(optimizer, 1, warmup, scheduler)
-        scheduler.step()
-    return scheduler
-
-
 def validation_batches(config: CfgNode, epoch: int, batches: int) -> set[int]:
-    """Return after how many of its batches to validate in an epoch.
+    """Return after how many of its batches to validate in an epoch, counted from 1.
 
-    VAL_TIMES in an epoch is at q, 2q, 3q … batches, q = ⌊batches / VAL_TIMES⌋ − 1, as published."""
+    VAL_TIMES in an epoch is after q, 2q, 3q … batches, q = ⌊batches / VAL_TIMES⌋ − 1, as published.
+    """
     keys = config.TRAINING
     if keys.VAL_EPOCHS:
         due = epoch in keys.VAL_EPOCHS or epoch > keys.VAL_ALWAYS_AFTER
@@ -48,62 +85,7 @@ def validation_batches(config: CfgNode, epoch: int, batches: int) -> set[int]:
     return {every * number for number in range(1, keys.VAL_TIMES + 1)} if due else set()
 
 
-class Clock:
-    """How long a run has lasted, in this process and those that it goes on from.
-
-    Attributes:
-        minutes: how long it may last, with all that it does; 0 for a run of NUM_EPOCHS.
-        elapsed: seconds up to the last step, the same in all processes.
-        began: after so many of them training began.
-        validation_seconds: what the last validation took.
-        validations: how many are done of those in its time; -1: not even that of the start.
-    """
-
-    STATE = ("elapsed", "began", "validation_seconds", "validations")
-
-    def __init__(self, minutes: float, validation_times: int):
-        self.minutes, self.validation_times = minutes, validation_times
-        self.started, self.spent = time.monotonic(), 0.0
-        self.elapsed = self.began = self.validation_seconds = 0.0
-        self.validations = -1
-
-    @property
-    def now(self) -> float:
-        """Seconds that the run has taken."""
-        return self.spent + time.monotonic() - self.started
-
-    @property
-    def share(self) -> float:
-        """How much of the time for training is used, up to 1. What the last validation takes, and
-        2 % of the minutes for the last step and the end, are set aside."""
-        end = 60 * 0.98 * self.minutes - 1.2 * self.validation_seconds
-        if end <= self.began:
-            return 1.0
-        return min(1.0, (self.elapsed - self.began) / (end - self.began))
-
-    @property
-    def due(self) -> int:
-        """How many validations should be done."""
-        return int(self.validation_times * self.share)
-
-    @property
-    def over(self) -> bool:
-        """Whether a run of minutes is to end."""
-        return self.minutes > 0 and self.share == 1
-
-    def rate(self, optim: CfgNode) -> float:
-        """Return the learning rate: a cosine that ends with the minutes, after a warm-up."""
-        highest, lowest = highest_and_lowest_rate(optim)
-        if optim.SCHEDULE == "constant":
-            return highest
-        warmup = min(1.0, self.share / optim.WARMUP_SHARE) if optim.WARMUP_SHARE else 1.0
-        return warmup * (lowest + (highest - lowest) * (1 + math.cos(math.pi * self.share)) / 2)
-
-    def state(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in self.STATE} | {"elapsed": self.now}
-
-    def load(self, state: dict) -> None:
-        """Go on from where another process stopped."""
-        for name in self.STATE:
-            setattr(self, name, state.get(name, getattr(self, name)))
-        self.spent = self.elapsed
+def _cosine(highest: float, lowest: float, share: float) -> float:
+    """Return the cosine schedule's rate after a share of its length (Loshchilov and Hutter 2017,
+    equation 5)."""
+    return lowest + (highest - lowest) * (1 + math.cos(math.pi * share)) / 2

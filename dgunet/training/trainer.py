@@ -1,22 +1,37 @@
 """The training loop, one for all tasks.
 
+    cd Deraining
+    python train.py                                        training.yml: the published recipe
+    python train.py --config small.yml --opts KEY VALUE …  another recipe, and other values
+    torchrun --nproc_per_node 4 train.py                   one process for each of four GPUs
+    torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint HOST:29500 train.py
+    python train.py --opts TRAINING.RESUME True            go on with a run
+
 A task's train.py calls `main` with what is special about it: recipe, loss and data. Read on from
 there: `Trainer` builds data, model and optimizer, `Trainer.run` goes through the epochs, and
 `Trainer.step` is one step of the optimizer.
 
-Every random choice of the data is drawn from (seed, epoch, position), never from a global state; a
+A run's folder, SAVE_DIR/MODE/models/SESSION, holds
+
+- `model_best.pth` (best validation PSNR), `model_latest.pth` (the whole state, from which a run is
+  resumed) and, with TRAINING.KEEP_EPOCHS, `model_epoch_N.pth` of every epoch validated;
+- `config.yml`, `train.log`, `log.csv` (a row for each validation) and `tensorboard/`.
+
+How long a run is: OPTIM.NUM_EPOCHS epochs; or TRAINING.MINUTES, for which the first steps are timed
+once and the number of steps is set accordingly. From then on the run is one of known length: the
+learning rate is a function of the step (`dgunet.training.schedule`).
+
+Every random choice of the data is drawn from (seed, epoch, position), never from a global state. A
 run that is killed and resumed therefore sees what it would have seen, and on the CPU ends with the
-same weights, bit for bit.
+same weights, bit for bit. Ctrl-C and SIGTERM save first.
 """
 
 import argparse
 import math
 import os
-import random
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -36,21 +51,21 @@ from dgunet.data.sampler import EpochBatchSampler
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.model.checkpoint import load_weights, save_checkpoint
 from dgunet.model.registry import build_model
-from dgunet.training.configuration import changes, load_config, model_sizes, plain
-from dgunet.training.devices import Devices
-from dgunet.training.log import Progress, RunLog
-from dgunet.training.schedule import (
-    Clock,
-    build_scheduler,
-    highest_and_lowest_rate,
-    validation_batches,
+from dgunet.training.configuration import (
+    Recipe,
+    help_text,
+    load_config,
+    model_sizes,
+    with_recipe,
 )
+from dgunet.training.devices import Devices
+from dgunet.training.log import Progress, RunLog, made
+from dgunet.training.schedule import Schedule
 from dgunet.training.signals import STOPPED, Stop, outliving
+from dgunet.training.state import load_state, save_state
 
 AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# The attributes of a `Trainer` that say where a run stands.
-POSITION = ("epoch", "batch", "validated", "psnr", "best", "loss_sum", "samples_done", "skipped")
-STATE = {*POSITION, "optimizer", "scaler", "random", "samples", "config"}
+SHARE_FOR_TIMING = 0.02  # of TRAINING.MINUTES; as much is kept for the end
 
 
 def last_stage(model: nn.Module, images: Tensor, _config: CfgNode) -> Tensor:
@@ -64,7 +79,8 @@ class Task:
 
     Attributes:
         name: the registry's name.
-        recipe: dotted configuration keys and the published values that the YAML files do not hold.
+        recipe: dotted configuration keys and the published values that the YAML files do not hold;
+            keys of this task alone as a whole `Key`.
         loss: (stage images, target) → the loss, a mean over the samples.
         training_data, validation_data: configuration → data set (see `dgunet.data.crops`); the
             latter may give None. A training set with a method `loader(sampler, device)` makes its
@@ -75,50 +91,61 @@ class Task:
         prepare: (model, configuration, training data, whether the model is fresh) changes the model
             before training; it is not fresh if it has weights of a file, or is about to get some.
         restore: (model, degraded images, configuration) → restored images, in validation.
-        checks: what `load_config` checks otherwise for this task.
-        shortcuts: command-line option → the key that it sets, such as "--minutes".
+        shortcuts: command-line option → the key that it sets, beside "--minutes".
     """
 
     name: str
-    recipe: Mapping[str, object]
+    recipe: Recipe
     loss: Callable[[Sequence[Tensor], Tensor], Tensor]
     training_data: Callable[[CfgNode], Dataset]
     validation_data: Callable[[CfgNode], Dataset | None]
     paper: tuple[int, int, int] | Callable[[CfgNode], tuple[int, int, int]]
     prepare: Callable[[nn.Module, CfgNode, Dataset, bool], None] | None = None
     restore: Callable[[nn.Module, Tensor, CfgNode], Tensor] = last_stage
-    checks: Mapping[str, tuple[Callable, str]] = field(default_factory=dict)
     shortcuts: Mapping[str, str] = field(default_factory=dict)
 
 
 def main(task: Task, folder: str | os.PathLike, description: str | None = None) -> None:
     """Run a train.py: `--config FILE` (the task's training.yml) and `--opts KEY VALUE …`."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        epilog=help_text(with_recipe(task.recipe)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", default=Path(folder) / "training.yml", help="YAML file")
     parser.add_argument(
         "--opts", nargs="*", action="extend", default=[], metavar="KEY VALUE", help="override keys"
     )
-    for option, key in task.shortcuts.items():
+    shortcuts = {"--minutes": "TRAINING.MINUTES", **task.shortcuts}
+    for option, key in shortcuts.items():
         parser.add_argument(option, dest=key, metavar="N", help=f"--opts {key} N")
     arguments = parser.parse_args()
-    given = {key: getattr(arguments, key) for key in task.shortcuts.values()}
+    given = {key: getattr(arguments, key) for key in shortcuts.values()}
     opts = [word for key, value in given.items() if value is not None for word in (key, value)]
-    config = load_config(arguments.config, opts + arguments.opts, task.recipe, task.checks)
+    config = load_config(arguments.config, opts + arguments.opts, task.recipe)
     config.MODEL.MODE = config.MODEL.MODE or task.name
     keep_freed_memory()
-    trainer = Trainer(task, config)
+    trainer = Trainer(task, config, Path(arguments.config))
     trainer.run()
     trainer.devices.close()
 
 
 class Trainer:
-    """One training run: its model, data, optimizer and where it stands."""
+    """One training run: its model, data, optimizer and where it stands.
 
-    def __init__(self, task: Task, config: CfgNode):
+    Args:
+        task: what is special about it.
+        config: as `load_config` returns it.
+        recipe: the YAML file, to be noted in the checkpoints.
+    """
+
+    def __init__(self, task: Task, config: CfgNode, recipe: Path | None = None):
         self.task, self.config = task, config
-        self.clock = Clock(config.TRAINING.MINUTES, config.TRAINING.VAL_TIMES)
+        self.minutes = config.TRAINING.MINUTES
+        self.epochs = 0.0 if self.minutes else float(config.OPTIM.NUM_EPOCHS)  # 0: not known yet
+        self.started, self.spent = time.monotonic(), 0.0  # seconds of the processes before
+        self.elapsed = 0.0  # seconds up to the last step, the same in all processes
+        self.validated = 0  # after how many steps
         save_dir = Path(config.TRAINING.SAVE_DIR)
         self.folder = save_dir / config.MODEL.MODE / "models" / config.MODEL.SESSION
         self.latest = self.folder / "model_latest.pth"
@@ -128,17 +155,18 @@ class Trainer:
                 "another MODEL.SESSION starts beside it"
             )
         self.devices = Devices(config.GPU)
-        random.seed(config.SEED)
         torch.manual_seed(config.SEED)
         self.build_data()
         self.build_model()
         self.begin_epoch(1)
+        self.set_length(self.epochs)
         self.best = {"epoch": 0, "psnr": -float("inf")}
         self.stop = Stop()  # signals to this process
         self.stopping = False  # whether any process was asked
+        self.made = made(self.devices, recipe)
         self.log = RunLog(self.folder, self.devices.main, config.VERBOSE)
         if config.TRAINING.RESUME:
-            self.resume()
+            load_state(self)
         if not self.devices.agree(self.sampler.samples, self.steps_done):
             raise InputError(
                 f"process {self.devices.rank} has other data or another {self.latest} than the "
@@ -182,8 +210,7 @@ class Trainer:
 
     def build_model(self) -> None:
         config, optim = self.config, self.config.OPTIM
-        sizes = model_sizes(config, self.task.name)
-        self.model = build_model(self.task.name, config.MODEL.NAME, sizes)
+        self.model = build_model(self.task.name, config.MODEL.NAME, model_sizes(config))
         if config.MODEL.ZERO_IMAGE_CONVOLUTIONS:
             self.model.zero_image_convolutions()
         if config.MODEL.WEIGHTS:
@@ -204,23 +231,22 @@ class Trainer:
             self.network = torch.compile(self.network)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),
-            lr=highest_and_lowest_rate(optim)[0],
+            lr=0.0,  # every step sets it
             weight_decay=optim.WEIGHT_DECAY,
             fused=optim.FUSED or None,
         )
-        self.scheduler = build_scheduler(self.optimizer, config)
         self.scaler = torch.amp.GradScaler(
             self.devices.device.type, enabled=config.TRAINING.PRECISION == "fp16"
         )
 
     def run(self) -> None:
-        """Train from where the run stands to the last epoch, or for the minutes left."""
+        """Train from where the run stands to its end."""
         self.log.start(self)
         try:
             with self.stop:
-                if self.clock.minutes:
-                    self.start_clock()
-                while self.epoch <= self.last_epoch and not self.clock.over:
+                if not self.epochs:
+                    self.plan()
+                while not self.ended:
                     self.run_epoch()
         finally:
             self.loader = None  # ends its workers
@@ -230,9 +256,51 @@ class Trainer:
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch, self.batch = epoch, 0  # how many of its batches are done
-        self.validated = 0  # after which of them
         self.loss_sum = self.samples_done = self.skipped = 0.0  # over all processes
         self.psnr: float | None = None  # of the last validation
+
+    def set_length(self, epochs: float) -> None:
+        self.epochs = epochs
+        self.schedule = Schedule(self.config, self.sampler.batches, epochs)
+
+    def plan(self) -> None:
+        """Set the length of a run by minutes.
+
+        It validates what the run starts from, times some steps at a learning rate of 0, forgets
+        what they left in the optimizer, and sets how many steps fit into the time left."""
+        began, scaler = self.seconds, self.scaler.state_dict()
+        if self.validation_data is not None:
+            self.validate()
+        validation = self.agreed(self.seconds - began)
+        self.network.train()
+        marks: list[float] = []  # seconds of the run after each step
+        while not self.stopping and not self.enough(marks):
+            self.sampler.set_position(1)
+            for samples in self.loader:
+                self.step(samples, rate=0.0)
+                marks.append(self.elapsed)
+                if self.stopping or self.enough(marks):
+                    break
+        self.optimizer.state.clear()
+        self.scaler.load_state_dict(scaler)
+        if self.average is not None:
+            self.average.n_averaged.zero_()
+        self.begin_epoch(1)
+        self.stop_if_asked()
+        each = (marks[-1] - marks[0]) / (len(marks) - 1)
+        usable = 60 * (1 - SHARE_FOR_TIMING) * self.minutes
+        left = usable - marks[-1] - self.config.TRAINING.VAL_TIMES * validation
+        steps = max(1, int(left / each))
+        self.set_length(steps / self.sampler.batches)
+        self.log.line(
+            f"{len(marks)} steps timed, {each:.3g} s each: {self.minutes:g} minutes suffice for "
+            f"{steps:,} steps, {self.epochs:.3g} epochs"
+        )
+
+    def enough(self, marks: Sequence[float]) -> bool:
+        """Tell whether these steps tell how long a step takes. The first may compile, allocate and
+        choose algorithms, so it is not counted."""
+        return len(marks) > 3 and marks[-1] - marks[0] > 60 * SHARE_FOR_TIMING * self.minutes
 
     def run_epoch(self) -> None:
         self.network.train()
@@ -241,11 +309,11 @@ class Trainer:
         with self.log.progress(self) as bar:
             self.validate_if_due(bar)  # a run that was stopped in it comes back here
             for samples in self.loader:
+                if self.steps_done >= self.schedule.steps:
+                    break
                 bar.advance(self.step(samples))
                 self.stop_if_asked()
                 self.validate_if_due(bar)
-                if self.clock.over:
-                    break
                 if time.monotonic() - saved > 60 * self.config.TRAINING.SAVE_MINUTES:
                     self.save_latest()
                     saved = time.monotonic()
@@ -254,22 +322,20 @@ class Trainer:
             return self.save_latest()
         if self.psnr is not None and self.config.TRAINING.KEEP_EPOCHS:
             self.save(self.folder / f"model_epoch_{self.epoch}.pth", psnr=self.psnr)
-        self.scheduler.step()
         self.begin_epoch(self.epoch + 1)
         self.save_latest()
 
-    def step(self, samples: dict) -> float:
+    def step(self, samples: dict, rate: float | None = None) -> float:
         """Take one step of the optimizer on this process's share of a batch, and return the mean
-        loss of the joint batch.
+        loss of the joint batch. The learning rate is the schedule's, unless one is given.
 
         The share may be worked off in parts (OPTIM.ACCUMULATE). Each loss is a mean over samples,
         so it counts by its samples' part of the joint batch: every sample weighs the same, however
         the batch is divided over parts and processes.
         """
         config, devices = self.config, self.devices
-        if self.clock.minutes:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.clock.rate(config.OPTIM)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(self.steps_done) if rate is None else rate
         degraded, target = self.images(samples)
         if 0 <= config.DATA.MIXUP_AFTER < self.epoch:
             rng = np.random.default_rng([config.SEED, self.epoch, self.batch, devices.rank, 2])
@@ -297,7 +363,7 @@ class Trainer:
             loss.item(),
             float(samples["skipped"].sum()),
             bool(self.stop),
-            self.clock.now * devices.main,  # one clock, so that all processes end together
+            self.seconds * devices.main,  # one clock, so that all processes plan alike
         )
         # fp16 overflows now and then: the scaler leaves out such a step.
         finite = math.isfinite(value) and (self.scaler.is_enabled() or math.isfinite(norm))
@@ -316,7 +382,7 @@ class Trainer:
         self.loss_sum += value * joint
         self.samples_done += joint
         self.skipped += skipped
-        self.stopping, self.clock.elapsed = asked > 0, elapsed
+        self.stopping, self.elapsed = asked > 0, elapsed
         return value
 
     def images(self, samples: dict) -> tuple[Tensor, Tensor]:
@@ -341,23 +407,34 @@ class Trainer:
         return torch.autocast(self.devices.device.type, dtype=dtype, enabled=dtype is not None)
 
     @property
-    def last_epoch(self) -> float:
-        return math.inf if self.clock.minutes else self.config.OPTIM.NUM_EPOCHS
+    def seconds(self) -> float:
+        """Seconds that the run has taken, with those of processes that it goes on from."""
+        return self.spent + time.monotonic() - self.started
 
-    def start_clock(self) -> None:
-        """Validate what a run of minutes starts from; after that its time for training begins."""
-        clock, fresh = self.clock, self.clock.validations < 0
-        if fresh and self.validation_data is not None:
-            self.validate()
-        [clock.elapsed] = self.devices.sum(clock.now * self.devices.main)
-        if fresh:
-            clock.validations, clock.began = 0, clock.elapsed
-        # Fewer than before, if the minutes are more now.
-        clock.validations = min(clock.validations, clock.due)
+    def agreed(self, seconds: float) -> float:
+        """Return the main process's value."""
+        return self.devices.sum(seconds * self.devices.main)[0]
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to do, not even the last epoch's validation or end."""
+        done = self.steps_done >= self.schedule.steps
+        return done and self.batch < self.sampler.batches and not self.validation_due
+
+    @property
+    def validation_due(self) -> bool:
+        done = self.steps_done
+        new = self.batch > 0 and self.validated != done
+        return self.validation_data is not None and new and self.schedule.validates_after(done)
 
     @property
     def steps_done(self) -> int:
         return (self.epoch - 1) * self.sampler.batches + self.batch
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.schedule.rate(max(0, self.steps_done - 1))
 
     @property
     def samples_seen(self) -> int:
@@ -366,30 +443,24 @@ class Trainer:
         return (self.epoch - 1) * self.sampler.samples + done
 
     @property
+    def samples_in_all(self) -> int:
+        """Samples of the whole run; 0 where its length is not known yet."""
+        return round(self.epochs * self.sampler.samples)
+
+    @property
     def weights(self) -> nn.Module:
         """The model that is validated and saved: the moving average where there is one."""
         return self.model if self.average is None else self.average.module
 
     def validate_if_due(self, bar: Progress) -> None:
-        if self.validation_data is None:
-            return
-        number = self.clock.validations
-        if self.clock.minutes:
-            number = self.clock.due
-            due = number > self.clock.validations
-        else:
-            batches = validation_batches(self.config, self.epoch, self.sampler.batches)
-            due = self.batch in batches and self.validated < self.batch
-        if due:
+        if self.validation_due:
             self.validate()
-            self.clock.validations = number
             bar.skip_time()
 
     @torch.no_grad()
     def validate(self) -> None:
         """Take the mean PSNR in dB of the last stage's images, clamped to [0,1], over the centre
         crops of the validation set; keep the weights if they are the best."""
-        began = time.monotonic()
         model = self.weights.eval()
         total, count, shown = 0.0, 0, []
         for samples in self.validation:
@@ -407,13 +478,11 @@ class Trainer:
             count += len(errors)
             if not shown:
                 shown = [degraded[:3].clamp(0, 1), restored[:3], target[:3]]
-        seconds = (time.monotonic() - began) * self.devices.main
-        total, count, asked, seconds = self.devices.sum(total, count, bool(self.stop), seconds)
+        total, count, asked = self.devices.sum(total, count, bool(self.stop))
         self.network.train()
         self.stopping = asked > 0
         self.stop_if_asked()
-        self.psnr, self.validated = total / count, self.batch
-        self.clock.validation_seconds = seconds
+        self.psnr, self.validated = total / count, self.steps_done
         self.log.validation(self, shown)
         if self.psnr > self.best["psnr"]:
             self.best = {"epoch": self.epoch, "psnr": self.psnr}
@@ -421,86 +490,13 @@ class Trainer:
 
     def save(self, path: Path, **extra) -> None:
         if self.devices.main:
-            if self.clock.minutes:
-                extra |= {"seconds": self.clock.now, "samples": self.samples_seen}
+            extra |= {"samples": self.samples_seen, "seconds": self.seconds, "made": self.made}
             save_checkpoint(path, self.weights, epoch=self.epoch, **extra)
 
     def save_latest(self) -> None:
-        """Save the whole state, from which a run goes on as if it had never stopped."""
-        if not self.devices.main:
-            return
-        state = {name: getattr(self, name) for name in POSITION}
-        state |= {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "random": {"python": random.getstate(), "torch": torch.get_rng_state()},
-            "samples": self.sampler.samples,
-            "config": plain(self.config),
-        }
-        if self.clock.minutes:
-            state |= self.clock.state()
-        if self.devices.device.type == "cuda":
-            state["random"]["cuda"] = torch.cuda.get_rng_state(self.devices.device)
-        if self.average is not None:
-            state["model"] = self.model.state_dict()
-            state["averaged"] = self.average.n_averaged
-        done = self.epoch - (self.batch == 0)
-        save_checkpoint(self.latest, self.weights, epoch=done, training=state)
-
-    def resume(self) -> None:
-        """Go on from `model_latest.pth`, if there is one. Where the configuration has changed
-        since, the new one holds."""
-        if not self.latest.exists():
-            return self.log.line(f"nothing to resume from in {self.folder}: starting anew")
-        fixed = {n: p.clone() for n, p in self.model.named_parameters() if not p.requires_grad}
-        state = load_weights(self.weights, self.latest).get("training")
-        if state is None:
-            raise InputError(f"{self.latest}: holds weights only, no state to resume from")
-        loaded = dict(self.weights.named_parameters())
-        if other := [name for name, value in fixed.items() if not loaded[name].equal(value)]:
-            raise InputError(f"{self.latest}: holds another {', '.join(other)} than is fixed now")
-        if self.average is not None:
-            if "model" not in state:
-                raise InputError(f"{self.latest}: holds no moving average, but OPTIM.EMA is set")
-            self.model.load_state_dict(state["model"])
-            self.average.n_averaged.copy_(state["averaged"])
-        elif "model" in state:
-            raise InputError(f"{self.latest}: holds a moving average, but OPTIM.EMA is 0")
-        if missing := STATE - state.keys():
-            raise InputError(f"{self.latest}: its training state lacks {', '.join(missing)}")
-        for name in POSITION:
-            setattr(self, name, state[name])
-        self.clock.load(state)
-        groups = self.optimizer.state_dict()["param_groups"]  # with the configuration's settings
-        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
-        with warnings.catch_warnings():  # about stepping the scheduler before the optimizer
-            warnings.simplefilter("ignore")
-            for _ in range(1, self.epoch):
-                self.scheduler.step()
-        if state["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        random.setstate(state["random"]["python"])
-        torch.set_rng_state(state["random"]["torch"])
-        if "cuda" in state["random"] and self.devices.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.devices.device)
-
-        place = f"epoch {self.epoch}" + (f", after batch {self.batch}" if self.batch else "")
-        if self.clock.minutes:
-            place += f", {self.clock.now / 60:.1f} of {self.clock.minutes:g} minutes used"
-        if self.epoch > self.last_epoch:
-            place = "its end"
-        self.log.line(f"resumed from {self.latest} at {place}")
-        changed = [
-            change
-            for change in changes(state["config"], self.config)
-            if not change.startswith(("TRAINING.RESUME ", "VERBOSE "))
-        ]
-        if changed:
-            self.log.line(f"changed since: {', '.join(changed)}")
-        moved = any(change.startswith(("OPTIM.BATCH_SIZE ", "SEED ")) for change in changed)
-        if self.batch and (moved or state["samples"] != self.sampler.samples):
-            self.log.line(f"its batches are others now: epoch {self.epoch} begins again")
-            self.begin_epoch(self.epoch)
+        """Save the whole state, from which the run goes on as if it had never stopped."""
+        if self.devices.main:
+            save_state(self)
 
     def stop_if_asked(self) -> None:
         """After a signal to any of the processes, save and end all of them."""

@@ -1,15 +1,10 @@
 """The scheduler. Its only state is the epoch, the learning rates and the scheduler that follows."""
 
 import math
-import numbers
-import warnings
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
-
-Lr = float | Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 
 class GradualWarmupScheduler(LRScheduler):
@@ -28,24 +23,21 @@ class GradualWarmupScheduler(LRScheduler):
     scheduler stands at epoch 0, with a learning rate of 0 (if `multiplier` is 1).
 
     A `CosineAnnealingLR` is evaluated in closed form, after k steps `eta_min +
-    (base * multiplier - eta_min) * (1 + cos(pi * k / T_max)) / 2`, also beyond `T_max`. A
-    `ReduceLROnPlateau` needs `step(metrics=...)` from the end of epoch `total_epoch` on.
+    (base * multiplier - eta_min) * (1 + cos(pi * k / T_max)) / 2`, also beyond `T_max`.
 
-    To resume, build optimizer and schedulers as for a new run, then load both states. Without a
-    stored state, `step(epoch)` brings a new scheduler to any epoch.
+    To resume, build optimizer and schedulers as for a new run, then load both states.
 
     Args:
         optimizer: whose parameter groups' `lr` is set.
         multiplier: target learning rate over `base`, at least 1. 1 stands for a rise from 0 to
             `base`, anything above for one from `base` to `base * multiplier`.
         total_epoch: length of the warm-up in epochs (in steps, if stepped more often), at least 1.
-        after_scheduler: a scheduler of the same optimizer, constructed before this one. Do not step
-            it yourself.
+        after_scheduler: a scheduler of the same optimizer that has `base_lrs`, constructed before
+            this one. Do not step it yourself.
 
     Raises:
-        ValueError: a `multiplier` or `total_epoch` below 1, an `after_scheduler` of another
-            optimizer, or one that cannot start from another learning rate than `base`
-            (`SequentialLR`, `ChainedScheduler`) where `multiplier` is above 1.
+        ValueError: a `multiplier` or `total_epoch` below 1, or an `after_scheduler` of another
+            optimizer or of another kind (`ReduceLROnPlateau`, `SequentialLR`).
 
     >>> import torch
     >>> optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.3)
@@ -79,15 +71,13 @@ class GradualWarmupScheduler(LRScheduler):
             raise ValueError(f"total_epoch must be at least 1, not {total_epoch}")
         if after_scheduler is not None and after_scheduler.optimizer is not optimizer:
             raise ValueError("after_scheduler belongs to another optimizer")
+        if after_scheduler is not None and not hasattr(after_scheduler, "base_lrs"):
+            raise ValueError(f"after_scheduler must not be a {type(after_scheduler).__name__}")
         self.multiplier = multiplier
         self.total_epoch = total_epoch
         self.after_scheduler = after_scheduler
-        self._after_is_plateau = isinstance(after_scheduler, ReduceLROnPlateau)
         super().__init__(optimizer)  # sets base_lrs and makes the first step, to epoch 0
-        if multiplier > 1 and after_scheduler is not None and not self._after_is_plateau:
-            if not hasattr(after_scheduler, "base_lrs"):
-                name = type(after_scheduler).__name__
-                raise ValueError(f"multiplier must be 1 before a {name}, not {multiplier}")
+        if multiplier > 1 and after_scheduler is not None:
             after_scheduler.base_lrs = [base * multiplier for base in self.base_lrs]
 
     @property
@@ -95,47 +85,14 @@ class GradualWarmupScheduler(LRScheduler):
         """Whether the warm-up is over and `after_scheduler` decides."""
         return self.last_epoch > self.total_epoch
 
-    def step(self, epoch: int | None = None, metrics: Any = None) -> None:
-        """Go on to the next epoch, or forward to `epoch`, and set the learning rates.
-
-        Args:
-            epoch: the epoch to go to, from 1. The current one changes nothing; an earlier one
-                cannot be reached.
-            metrics: for a `ReduceLROnPlateau`, the validation result of the epoch that ended (of
-                every epoch passed, if `epoch` is further ahead). Ignored before the last epoch of
-                the warm-up ended and by other schedulers.
-
-        Raises:
-            TypeError: `epoch` is not an integer.
-            ValueError: `epoch` is in the past, or `metrics` is missing.
-        """
-        if epoch is None:
-            epoch = self.last_epoch + 1
-        elif not isinstance(epoch, numbers.Integral):
-            found = type(epoch).__name__
-            raise TypeError(
-                f"epoch must be an int, not {found}; give a result as step(metrics=...)"
-            )
-        if epoch < self.last_epoch:
-            raise ValueError(f"cannot go back from epoch {self.last_epoch} to {epoch}")
-        if self._after_is_plateau and epoch > self.total_epoch and metrics is None:
-            raise ValueError(f"ReduceLROnPlateau needs step(metrics=...) for epoch {epoch}")
-        while self.last_epoch < epoch:
-            self._next_epoch(metrics)
-
-    def _next_epoch(self, metrics: Any) -> None:
+    def step(self) -> None:
+        """Go on to the next epoch, and set the learning rates."""
         self.last_epoch += 1
-        if self._after_is_plateau and self.finished:
-            self.after_scheduler.step(metrics)
-        elif self.after_scheduler is not None and self.last_epoch > self.total_epoch + 1:
-            with warnings.catch_warnings():
-                # That would skip the first learning rate of a schedule, which here was the
-                # warm-up's; it is also what going forward to a later epoch looks like.
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-                self.after_scheduler.step()
-        self._set_lr(self.get_lr())
+        if self.after_scheduler is not None and self.last_epoch > self.total_epoch + 1:
+            self.after_scheduler.step()
+        self._set(self.get_lr())
 
-    def get_lr(self) -> list[Lr]:
+    def get_lr(self) -> list[float]:
         """Return the learning rate of every parameter group in the current epoch."""
         after = self.after_scheduler
         if not self.finished:
@@ -146,28 +103,19 @@ class GradualWarmupScheduler(LRScheduler):
             return [base * self.multiplier for base in self.base_lrs]
         if type(after) is CosineAnnealingLR:
             return _cosine_annealing(after)
-        if self.last_epoch == self.total_epoch + 1 and not self._after_is_plateau:
+        if self.last_epoch == self.total_epoch + 1:
             return [lr * self.multiplier for lr in after.get_last_lr()]
         return after.get_last_lr()
 
-    def get_last_lr(self) -> list[Lr]:
-        """Return the learning rate of every parameter group as last set by this scheduler."""
-        return self._last_lr
-
-    def _set_lr(self, lrs: list[Lr]) -> None:
-        self._last_lr = [lr.clone() if isinstance(lr, Tensor) else lr for lr in lrs]
+    def _set(self, lrs: list[float]) -> None:
+        self._last_lr = list(lrs)
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)  # captured in a CUDA graph, it must stay the same tensor
-            else:
-                group["lr"] = lr
+            group["lr"] = lr
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state, that of `after_scheduler` included, as plain values that
         `torch.load(..., weights_only=True)` reads."""
         return {
-            "multiplier": self.multiplier,
-            "total_epoch": self.total_epoch,
             "last_epoch": self.last_epoch,
             "base_lrs": list(self.base_lrs),
             "last_lr": list(self._last_lr),
@@ -175,30 +123,15 @@ class GradualWarmupScheduler(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, and set the learning rates. As in every PyTorch
-        scheduler, the stored `multiplier` and `total_epoch` replace this one's.
-
-        Raises:
-            ValueError: the state is not this class's, or is with an `after_scheduler` where this
-                scheduler is without, or the other way round.
-        """
-        missing = self.state_dict().keys() - state_dict.keys()
-        if missing:
-            raise ValueError(f"not a GradualWarmupScheduler's state: no {sorted(missing)[0]!r}")
-        after_state = state_dict["after_scheduler"]
-        if (after_state is None) != (self.after_scheduler is None):
-            found, expected = ("without", "with") if after_state is None else ("with", "without")
-            raise ValueError(f"the state is {found} an after_scheduler, this one {expected}")
-        if after_state is not None:
-            self.after_scheduler.load_state_dict(after_state)
-        self.multiplier = state_dict["multiplier"]
-        self.total_epoch = state_dict["total_epoch"]
+        """Restore what `state_dict` returned, and set the learning rates."""
+        if self.after_scheduler is not None:
+            self.after_scheduler.load_state_dict(state_dict["after_scheduler"])
         self.last_epoch = state_dict["last_epoch"]
         self.base_lrs = list(state_dict["base_lrs"])
-        self._set_lr(state_dict["last_lr"])
+        self._set(state_dict["last_lr"])
 
 
-def _cosine_annealing(scheduler: CosineAnnealingLR) -> list[Lr]:
+def _cosine_annealing(scheduler: CosineAnnealingLR) -> list[float]:
     """Return the closed form of SGDR's equation 5 (Loshchilov and Hutter 2017) at the scheduler's
     epoch. PyTorch's own rates come from the previous one, whatever that was, by a recursion that
     has changed between versions."""

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -9,7 +6,6 @@ from dgunet.data.degradations import (
     PRESETS,
     Blur,
     Noise,
-    Rain,
     add_blur,
     add_noise,
     add_rain,
@@ -81,11 +77,6 @@ def test_poisson_gaussian_variance_grows_with_the_signal(level):
     assert noisy.var() == pytest.approx(variance, rel=0.03)
 
 
-def test_shot_noise_alone_counts_photons():
-    noisy = add_noise(np.full((50, 50, 3), 0.3), Noise(sigma=0, shot=0.02), rng())
-    np.testing.assert_allclose(noisy / 0.02, np.rint(noisy / 0.02), atol=1e-9)
-
-
 def test_noise_is_neither_clipped_nor_rounded():
     noisy = add_noise(np.linspace(0, 1, 3000).reshape(30, 100, 1), "gaussian25", rng())
     assert noisy.min() < 0
@@ -105,19 +96,6 @@ def test_shake_kernel_is_a_centred_path(extent):
         np.testing.assert_allclose((offset * kernel).sum(axis=(1, 2)), 0, atol=1e-9)
         reach = np.hypot(*offset)[kernel > 0].max()
         assert extent / 2 - 1 <= reach <= extent / 2 + np.sqrt(2)
-
-
-def test_shake_kernels_are_thin_and_turn_every_way():
-    """A defocus or a Gaussian blur fills its disc and has no direction; a path does not."""
-    angles = []
-    for seed in range(40):
-        kernel = shake_kernel(31, rng(seed))
-        assert (kernel > kernel.max() / 20).mean() < 0.25
-        offset = (np.mgrid[: len(kernel), : len(kernel)] - len(kernel) // 2).reshape(2, -1)
-        spread, axes = np.linalg.eigh(offset * kernel.ravel() @ offset.T)
-        assert spread[1] > 0
-        angles.append(np.arctan2(*axes[:, 1]) % np.pi)
-    assert np.histogram(angles, 4, (0, np.pi))[0].min() >= 3
 
 
 @pytest.mark.parametrize("level", [0.0, 0.02, 0.5, 1.0])
@@ -149,7 +127,7 @@ def test_blur_is_convolution_with_reflected_borders():
     np.testing.assert_allclose(blur_in_linear_light(image, kernel), expected, atol=1e-9)
 
 
-def test_srgb_transfer_function():
+def test_srgb_transfer_function_is_that_of_the_standard():
     from skimage.color import rgb2xyz
 
     greys = np.linspace(0, 1, 1001)
@@ -174,20 +152,6 @@ def test_rain_only_brightens_and_the_same_in_every_channel(preset):
     np.testing.assert_array_equal(add_rain(white, preset, rng()), white)
 
 
-def test_rain_reaches_every_border_and_is_streaked_downwards():
-    rain = add_rain(
-        np.zeros((300, 300, 1)), Rain((6, 6), (20, 20), (1.5, 1.5), (0.5, 0.5), 0), rng()
-    )
-    rain = rain[..., 0]
-    means = [part.mean() for part in (rain[:20], rain[-20:], rain[:, :20], rain[:, -20:])]
-    assert min(means) > 0.6 * rain.mean()
-
-    def correlation(first, second):
-        return np.corrcoef(first.ravel(), second.ravel())[0, 1]
-
-    assert correlation(rain[6:], rain[:-6]) > 3 * abs(correlation(rain[:, 6:], rain[:, :-6]))
-
-
 def test_streak_kernel_has_its_length_width_and_angle():
     upright = streak_kernel(24, 3, 0)
     middle = len(upright) // 2
@@ -202,7 +166,7 @@ def test_streak_kernel_has_its_length_width_and_angle():
     assert np.degrees(np.arctan(across / down)) == pytest.approx(30, abs=0.5)
 
 
-def test_wrong_presets_and_pixels():
+def test_unknown_presets_and_pixels_that_are_not_float_are_refused():
     image = smooth_image()
     with pytest.raises(InputError, match=r"unknown preset 'snow'.*rain_light.*gaussian50"):
         degrade(image, "snow", rng())
@@ -225,7 +189,7 @@ def test_generators_differ_by_seed_preset_and_name():
     assert pair_generator(0, "a", "b").random() == pair_generator(0, "a", "b").random()
 
 
-def test_bundled_photos_are_there_and_split():
+def test_bundled_photos_are_split_into_train_and_test():
     assert bundled_photos("train") + bundled_photos("test") == bundled_photos()
     assert {"chelsea.png", "coffee.png"} < set(BUNDLED_PHOTOS["test"])
     assert not set(BUNDLED_PHOTOS["train"]) & set(BUNDLED_PHOTOS["test"])
@@ -254,7 +218,7 @@ def test_pairs_are_photo_and_degraded_photo(photos, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["rain_medium", "blur_mild", "poisson_gaussian"])
-def test_same_seed_same_bytes(photos, tmp_path, preset):
+def test_the_same_seed_gives_the_same_bytes(photos, tmp_path, preset):
     files = list_images(photos)
     synthesize(preset, tmp_path / "one", files, seed=1, jobs=1)
     synthesize(preset, tmp_path / "same", files, seed=1, jobs=3)
@@ -270,7 +234,11 @@ def test_same_seed_same_bytes(photos, tmp_path, preset):
     assert all((other[path] == data) == (path.parts[0] == "target") for path, data in one.items())
 
 
-def test_patches_tile_the_middle(photos, tmp_path, capsys):
+def test_patches_tile_the_middle_and_max_side_keeps_it(photos, tmp_path, capsys):
+    synthesize("gaussian25", tmp_path / "middle", list_images(photos), max_side=50)
+    target = read_image(tmp_path / "middle/target/photo0.png")
+    np.testing.assert_array_equal(target, read_rgb(photos / "photo0.png")[:, 10:60])
+
     psnr_of = synthesize("gaussian25", tmp_path / "set", list_images(photos), patch_size=45)
     assert list(psnr_of) == ["photo0_00_00", "photo1_00_00"]
     assert "left out, smaller than a patch: photo2.png" in capsys.readouterr().out
@@ -288,13 +256,7 @@ def test_patches_tile_the_middle(photos, tmp_path, capsys):
     np.testing.assert_array_equal(np.vstack(rows), read_rgb(photos / "photo0.png")[5:45, 5:65])
 
 
-def test_max_side_keeps_the_middle(photos, tmp_path):
-    synthesize("gaussian25", tmp_path / "set", list_images(photos), max_side=50)
-    target = read_image(tmp_path / "set/target/photo0.png")
-    np.testing.assert_array_equal(target, read_rgb(photos / "photo0.png")[:, 10:60])
-
-
-def test_what_the_user_had_stays(photos, tmp_path):
+def test_what_the_user_had_is_not_overwritten(photos, tmp_path):
     files = list_images(photos)
     synthesize("gaussian25", tmp_path / "set", files)
     before = contents(tmp_path)
@@ -310,7 +272,7 @@ def test_what_the_user_had_stays(photos, tmp_path):
     assert contents(tmp_path) != before
 
 
-def test_what_cannot_be_made(photos, tmp_path):
+def test_options_that_make_no_pairs_are_refused(photos, tmp_path):
     files = list_images(photos)
     write_image(tmp_path / "more/photo0.jpg", np.zeros((8, 8, 3), np.uint8))
     for arguments, message in [
@@ -324,7 +286,7 @@ def test_what_cannot_be_made(photos, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
-def test_command(photos, tmp_path, capsys):
+def test_the_command_degrades_the_photographs_named(photos, tmp_path, capsys):
     arguments = ["rain_light", "--photos", photos, "--output", tmp_path / "set"]
     main([*map(str, arguments), "--images", "photo0, photo2.png"])
     assert f"{tmp_path}/set: 2 pairs, mean PSNR of the inputs " in capsys.readouterr().out
@@ -354,12 +316,6 @@ def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys, arguments, mess
     assert error.count("\n") == 1
 
 
-def test_broken_photo_is_named(photos, tmp_path):
-    (photos / "photo3.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"photo3\.png"):
-        synthesize("gaussian25", tmp_path / "set", list_images(photos))
-
-
 # Ranges around the module's table, wide enough for three photographs' middles.
 @pytest.mark.parametrize(
     ("preset", "low", "high"),
@@ -378,14 +334,6 @@ def test_broken_photo_is_named(photos, tmp_path):
 def test_psnr_of_the_presets_on_bundled_photos(tmp_path, preset, low, high):
     psnr_of = synthesize(preset, tmp_path, bundled_photos("test"), max_side=192, jobs=2)
     assert low < np.mean(list(psnr_of.values())) < high
-
-
-def test_import_needs_neither_torch_nor_skimage():
-    code = (
-        "import sys, dgunet.data.degradations; "
-        "assert not {'torch', 'skimage', 'matplotlib', 'scipy'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_unreadable_photograph_is_named_before_anything_is_written(photos, tmp_path, capsys):

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from dgunet.inference.restorer import restore
-from dgunet.model.registry import MODELS, TASKS, build_model
-from dgunet.training.losses import LOSSES
+from dgunet.model.registry import MODELS, TASKS, build_model, task_module
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
+LOSSES = {task: task_module(task, "train").TASK.loss for task in TASKS}
 CASES = [(task, model) for task in TASKS for model in MODELS]
 
 

@@ -18,9 +18,9 @@ from torch import nn
 from dgunet.inference.prepared import prepare
 from dgunet.model.checkpoint import load_weights, published_state_dict
 from dgunet.model.published_format import published_names, unused_entries
-from dgunet.model.registry import MODELS, TASKS, build_model
-from dgunet.training.losses import LOSSES
+from dgunet.model.registry import MODELS, TASKS, build_model, task_module
 
+LOSSES = {task: task_module(task, "train").TASK.loss for task in TASKS}
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parents[1] / "fixtures"
 CASES = [f"{task}.{model}" for task in TASKS for model in MODELS]

@@ -50,7 +50,7 @@ from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import build_model
 from dgunet.scoring.evaluate import read_settings
 from dgunet.tools.pack import pack
-from dgunet.training.configuration import DEFAULTS, load_config
+from dgunet.training.configuration import KEYS, load_config
 
 SECONDS_A_ROUND = 900
 COUNTS: Counter = Counter()  # property → inputs tried
@@ -255,7 +255,11 @@ def config_files():
         "OPTIM": {"BATCH_SIZE": 16, "LR_INITIAL": "1e-4", "NUM_EPOCHS": 80},
         "TRAINING": {"TRAIN_PS": 128, "TRAIN_DIR": str(FOLDER), "VAL_DIR": ""},
     }
-    whole = {**DEFAULTS, "TRAINING": {**DEFAULTS["TRAINING"], "TRAIN_DIR": str(FOLDER)}}
+    whole: dict = {}
+    for name, key in KEYS.items():
+        section, _, last = name.rpartition(".")
+        (whole.setdefault(section, {}) if section else whole)[last] = key.default
+    whole["TRAINING"]["TRAIN_DIR"] = str(FOLDER)
     return [(".yml", yaml.safe_dump(content).encode()) for content in (published, whole)]
 
 

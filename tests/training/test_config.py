@@ -12,7 +12,14 @@ import Deblurring.train
 import Denoising.train
 import Deraining.train
 from dgunet.base.errors import InputError
-from dgunet.training.configuration import changes, load_config, load_model_section, model_sizes
+from dgunet.tools.keys import updated
+from dgunet.training.configuration import (
+    KEYS,
+    changes,
+    load_config,
+    load_model_section,
+    model_sizes,
+)
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
@@ -125,7 +132,7 @@ def test_every_recipe_that_ships_is_valid(path, data):
     opts = ["TRAINING.TRAIN_DIR", str(data), "TRAINING.VAL_DIR", str(data)]
     opts += ["MODEL.WEIGHTS", ""]
     task = import_module(f"dgunet.{path.parent.name}.train").TASK
-    assert load_config(path, opts, task.recipe, task.checks).MODEL.MODE == task.name
+    assert load_config(path, opts, task.recipe).MODEL.MODE == task.name
 
 
 def test_opts_override_the_file_and_the_file_the_recipe(tmp_path, data):
@@ -201,8 +208,8 @@ def test_relative_paths(tmp_path, monkeypatch):
         ({"OPTIM": {"LR_INITIAL": float("nan")}}, "OPTIM.LR_INITIAL is nan, expected above 0"),
         ({"VERBOSE": 1}, "VERBOSE is 1, expected True or False"),
         ({"GPU": None}, "GPU is None, expected a list"),
-        ({"GPU": [0, "a"]}, "GPU is [0, 'a'], expected a list of GPU numbers"),
-        ({"GPU": [1, 1]}, "GPU is [1, 1], expected each GPU once"),
+        ({"GPU": [0, "a"]}, "GPU is [0, 'a'], expected a list of different GPU numbers"),
+        ({"GPU": [1, 1]}, "GPU is [1, 1], expected a list of different GPU numbers"),
         ({"MODEL": {"SESSION": 7}}, "MODEL.SESSION is 7, expected text"),
         ({"MODEL": {"SESSION": "a/b"}}, "MODEL.SESSION is 'a/b', expected a folder's name"),
         ({"MODEL": {"NAME": "UNet"}}, "MODEL.NAME is 'UNet', expected one of DGUNet, DGUNet_plus"),
@@ -222,6 +229,7 @@ def test_relative_paths(tmp_path, monkeypatch):
             {"TRAINING": {"VAL_EPOCHS": [0]}},
             "TRAINING.VAL_EPOCHS is [0], expected a list of epochs",
         ),
+        ({"MODEL": {"CS_RATIO": 10}}, "unknown key MODEL.CS_RATIO"),
         (
             {"TRAINING": {"PRECISION": "half"}},
             "TRAINING.PRECISION is 'half', expected one of float32",
@@ -243,13 +251,25 @@ def test_missing_folders(tmp_path, data):
         InputError, match=r"--opts: TRAINING.TRAIN_DIR is '.*/nowhere', expected .*ex"
     ):
         load_config(file, ["TRAINING.TRAIN_DIR", str(tmp_path / "nowhere")])
-    file = minimal(tmp_path, data, TRAINING={"VAL_DIR": "nowhere"}, MODEL={"WEIGHTS": "none.pth"})
+    file = minimal(tmp_path, data, TRAINING={"VAL_DIR": "nowhere"})
     with pytest.raises(
         InputError, match=rf"^{file}: TRAINING.VAL_DIR is '{tmp_path}/nowhere', .*''"
     ):
         load_config(file)
+    file = minimal(tmp_path, data, MODEL={"WEIGHTS": "none.pth"})
     with pytest.raises(InputError, match=rf"^{file}: MODEL.WEIGHTS is '{tmp_path}/none.pth'"):
-        load_config(file, ["TRAINING.VAL_DIR", ""])
+        load_config(file)
+
+
+def test_holding_out_on_the_command_line_replaces_the_files_validation_folder(tmp_path, data):
+    file = minimal(tmp_path, data, TRAINING={"VAL_DIR": "nowhere"})
+    config = load_config(file, ["TRAINING.HOLD_OUT", "3"])
+    assert (config.TRAINING.HOLD_OUT, config.TRAINING.VAL_DIR) == (3, "")
+    with pytest.raises(InputError, match=r"HOLD_OUT is 3, expected 0 where TRAINING.VAL_DIR is gi"):
+        load_config(file, ["TRAINING.HOLD_OUT", "3", "TRAINING.VAL_DIR", str(data)])
+    file = minimal(tmp_path, data, TRAINING={"HOLD_OUT": 3})
+    config = load_config(file, ["TRAINING.VAL_DIR", str(data)])
+    assert (config.TRAINING.HOLD_OUT, config.TRAINING.VAL_DIR) == (0, str(data))
 
 
 def test_errors_of_opts_name_opts(tmp_path, data):
@@ -342,3 +362,15 @@ def test_the_model_section_alone(tmp_path):
         with pytest.raises(InputError) as error:
             load_model_section(file)
         assert str(error.value).startswith(f"{file}: {message}")
+
+
+def test_the_page_lists_the_keys_of_the_table():
+    page = ROOT / "docs" / "training.md"
+    command = "python -m dgunet.tools.keys docs/training.md"
+    assert updated(page) == page.read_text(encoding="utf-8"), f"write it anew: {command}"
+
+
+def test_help_lists_every_key_of_the_task():
+    command = [sys.executable, str(ROOT / "Compressive_Sensing" / "train.py"), "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(f"\n  {key} " in text for key in (*KEYS, "MODEL.CS_RATIO", "MODEL.PHI"))

@@ -140,7 +140,10 @@ def assert_close(found, expected) -> None:
 def state(folder: Path, name: str = "latest") -> dict:
     checkpoint = read_checkpoint(folder / f"model_{name}.pth")
     if "training" in checkpoint:
-        checkpoint["training"].pop("config")
+        for key in ("config", "seconds"):
+            checkpoint["training"].pop(key)
+    for key in ("seconds", "made"):
+        checkpoint.pop(key, None)
     return checkpoint
 
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from dgunet.training.losses import LOSSES, charbonnier, edge, laplacian
+from dgunet.model.registry import TASKS, task_module
+from dgunet.training.losses import charbonnier, edge, laplacian
 
+LOSSES = {task: task_module(task, "train").TASK.loss for task in TASKS}
 OUTPUTS = sorted((Path(__file__).parents[1] / "fixtures" / "outputs").glob("*.npz"))
 KERNEL = np.outer([0.05, 0.25, 0.4, 0.25, 0.05], [0.05, 0.25, 0.4, 0.25, 0.05])
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from warmup_scheduler import GradualWarmupScheduler
 
 import Deblurring.train
 import Denoising.train
@@ -112,7 +114,8 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
 def state(folder: Path) -> dict:
     """Return what must not depend on how often a run was interrupted."""
     checkpoint = read_checkpoint(folder / "model_latest.pth")
-    checkpoint["training"].pop("config")
+    for name in ("config", "seconds"):
+        checkpoint["training"].pop(name)
     return checkpoint
 
 
@@ -139,43 +142,58 @@ def output(capsys) -> str:
 # Schedules
 
 
+def rates(trainer: Trainer) -> list[float]:
+    """Return the learning rate at the beginning of each epoch."""
+    steps = range(0, trainer.schedule.steps, trainer.sampler.batches)
+    return [trainer.schedule.rate(step) for step in steps]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_learning_rates_are_the_published(task, data, tmp_path):
     schedule = json.loads((ROOT / "tests/fixtures/lr_schedules.json").read_text())[task]
     published = schedule["lr_of_epoch"]
-    small = {"NUM_EPOCHS": len(published)}
-    keys = {f"OPTIM__{name}": value for name, value in small.items()}
-    trainer = trainer_for(data, tmp_path, task, **keys)
-
-    def rates(trainer: Trainer, epochs: range) -> list[float]:
-        found = []
-        for epoch in epochs:
-            found.append(trainer.optimizer.param_groups[0]["lr"])
-            trainer.scheduler.step()
-            trainer.begin_epoch(epoch + 1)
-        return found
-
-    half = len(published) // 2
-    found = rates(trainer, range(1, half + 1))
-    trainer.save_latest()
-    resumed = trainer_for(data, tmp_path, task, TRAINING__RESUME=True, **keys)
-    found += rates(resumed, range(half + 1, len(published) + 1))
-    assert found == pytest.approx(published, rel=1e-6)
+    trainer = trainer_for(data, tmp_path, task, OPTIM__NUM_EPOCHS=len(published))
+    assert rates(trainer) == pytest.approx(published, rel=1e-12)
+    samples = batches(trainer)[0]
+    for trainer.epoch in (1, 2, 50):
+        trainer.step(samples)
+        rate = trainer.optimizer.param_groups[0]["lr"]
+        assert rate == pytest.approx(published[trainer.epoch - 1], rel=1e-12)
 
 
-def test_schedule_without_warm_up_also_resumes(data, tmp_path):
+@pytest.mark.parametrize("task", TASKS)
+def test_learning_rates_are_those_of_the_warmup_scheduler(task, data, tmp_path):
+    """Of the package in pytorch-gradual-warmup-lr, which the published scripts step."""
+    trainer = trainer_for(data, tmp_path, task, OPTIM__NUM_EPOCHS=30)
+    optim = trainer.config.OPTIM
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=optim.LR_INITIAL)
+    length = 27 + optim.COSINE_EXTRA_EPOCHS
+    cosine = CosineAnnealingLR(optimizer, length, eta_min=optim.LR_MIN)
+    scheduler = GradualWarmupScheduler(optimizer, 1, total_epoch=3, after_scheduler=cosine)
+    expected = []
+    for _ in range(30):
+        optimizer.step()
+        scheduler.step()
+        expected.append(optimizer.param_groups[0]["lr"])
+    assert rates(trainer) == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_warm_up_the_cosine_begins_at_once(data, tmp_path):
     keys = {"OPTIM__WARMUP_EPOCHS": 0, "OPTIM__NUM_EPOCHS": 4, "OPTIM__COSINE_EXTRA_EPOCHS": 0}
-    trainer = trainer_for(data, tmp_path, **keys)
-    found = []
-    for epoch in (1, 2, 3, 4):
-        found.append(trainer.optimizer.param_groups[0]["lr"])
-        trainer.optimizer.step()  # the scheduler warns if it comes first
-        trainer.scheduler.step()
-        trainer.begin_epoch(epoch + 1)
-        trainer.save_latest()
-        trainer = trainer_for(data, tmp_path, TRAINING__RESUME=True, **keys)
     cosine = [1e-6 + (1e-4 - 1e-6) * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
-    assert found == pytest.approx(cosine, rel=1e-6)
+    assert rates(trainer_for(data, tmp_path, **keys)) == pytest.approx(cosine, rel=1e-12)
+
+
+def test_a_run_by_minutes_warms_up_and_ends_with_the_cosine(data, tmp_path):
+    keys = {"OPTIM__WARMUP_SHARE": 0.1, "OPTIM__LR_MIN": 1e-5, "OPTIM__LR_BATCH": 12}
+    trainer = trainer_for(data, tmp_path, TRAINING__MINUTES=10, **keys)
+    trainer.set_length(100 / 3)  # of three batches each
+    low, high = 1e-5 / 2, 1e-4 / 2  # for a batch of 3 where 12 is the reference
+    for step, warmup in ((0, 0.1), (4, 0.5), (9, 1), (50, 1), (99, 1)):
+        expected = warmup * (low + (high - low) * (1 + math.cos(math.pi * step / 100)) / 2)
+        assert trainer.schedule.rate(step) == pytest.approx(expected, rel=1e-12)
+    due = [step for step in range(101) if trainer.schedule.validates_after(step)]
+    assert due == [100]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -272,7 +290,11 @@ def test_killed_and_resumed_is_as_uninterrupted(
     resumed.run()
     assert_same(state(resumed.folder), state(uninterrupted))
     best = [read_checkpoint(run / "model_best.pth") for run in (resumed.folder, uninterrupted)]
+    assert all(checkpoint.pop("seconds") > 0 for checkpoint in best)
     assert_same(*best)
+    logs = [(run / "log.csv").read_text().splitlines() for run in (resumed.folder, uninterrupted)]
+    without_minutes = [[re.sub(r",.*?,", ",", row, count=1) for row in log] for log in logs]
+    assert_same(*without_minutes)
 
 
 def stop_during_validation(trainer: Trainer, number: int) -> None:
@@ -378,14 +400,13 @@ def test_resuming_with_another_learning_rate(data, tmp_path, capsys):
     trainer.run_epoch()
     keys = {"OPTIM__LR_INITIAL": 3e-3, "OPTIM__WEIGHT_DECAY": 0.1, "OPTIM__NUM_EPOCHS": 9}
     resumed = trainer_for(data, tmp_path, TRAINING__RESUME=True, **keys)
-    group = resumed.optimizer.param_groups[0]
-    assert group["lr"] == pytest.approx(2e-3)  # the second of three epochs of warm-up
-    assert group["weight_decay"] == 0.1
+    # In the second of three epochs of warm-up, and after them with a longer cosine.
+    assert rates(resumed)[1:5:3] == pytest.approx(
+        [2e-3, 1e-6 + 2.999e-3 * (1 + math.cos(math.pi / 46)) / 2]
+    )
+    assert resumed.optimizer.param_groups[0]["weight_decay"] == 0.1
     text = output(capsys)
     assert "OPTIM.LR_INITIAL 0.0001 → 0.003" in text and "OPTIM.NUM_EPOCHS 3 → 9" in text
-    resumed.scheduler.step()
-    resumed.scheduler.step()
-    assert resumed.scheduler.after_scheduler.T_max == 46
 
 
 def test_a_finished_run_ends_again_at_once(data, tmp_path, capsys):
@@ -445,6 +466,106 @@ def test_written_configuration_gives_the_same_run(data, tmp_path):
     second.run()
     assert_same(weights(second), weights(first))
     assert second.best == first.best
+
+
+# Runs by minutes
+
+
+class Clock:
+    """Stands in for the module `time` in the training loop; a step takes 0.4 seconds."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+MINUTES = {
+    "TRAINING__MINUTES": 1,
+    "TRAINING__VAL_TIMES": 2,
+    "OPTIM__EMA": 0.9,
+    "OPTIM__BATCH_SIZE": 2,
+}
+
+
+def test_a_run_by_minutes_lasts_them_and_goes_on_with_more(data, tmp_path, monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    trainer = trainer_for(data, tmp_path, **MINUTES)
+    before = weights(trainer)
+    taken, step = [], trainer.step
+
+    def counted(samples, rate=None):
+        clock.now += 0.4
+        if rate is None:
+            taken.append(trainer.steps_done)
+            if len(taken) == 1:  # what the timing did is forgotten
+                assert_same(weights(trainer), before)
+                assert not trainer.optimizer.state and not trainer.average.n_averaged
+        return step(samples, rate)
+
+    trainer.step = counted
+    trainer.run()
+    assert taken == list(range(trainer.schedule.steps)) and len(taken) > 10
+    assert 45 < trainer.elapsed < 60
+    text = output(capsys)
+    assert re.search(r"^\d+ steps timed, .* s each: 1 minutes suffice for \d+ steps", text, re.M)
+    rows = (trainer.folder / "log.csv").read_text().splitlines()
+    assert rows[0] == "samples,minutes,psnr,learning_rate"
+    assert [int(row.split(",")[0]) for row in rows[1:]][::2] == [0, trainer.samples_seen]
+    assert len(rows) == 4
+
+    again = trainer_for(data, tmp_path, **MINUTES, TRAINING__RESUME=True)
+    again.run()
+    assert "model_latest.pth at its end" in output(capsys)
+    assert again.steps_done == trainer.steps_done
+    assert_same(weights(again), weights(trainer))
+
+    longer = {**MINUTES, "TRAINING__MINUTES": 2, "TRAINING__RESUME": True}
+    longer = trainer_for(data, tmp_path, **longer)
+    assert longer.steps_done == trainer.steps_done
+    longer.run()
+    assert longer.steps_done == 2 * trainer.steps_done
+
+
+def test_a_run_by_minutes_resumes_exactly(data, tmp_path, monkeypatch):
+    folders = []
+    for name, stops in (("a", ()), ("b", (5, 9))):
+        trainer = trainer_for(data, tmp_path / name, **MINUTES)
+        monkeypatch.setattr(trainer, "plan", lambda t=trainer: t.set_length(14 / 4))
+        for at in stops:
+            step = trainer.step
+
+            def stopping(samples, rate=None, trainer=trainer, step=step, at=at):
+                if trainer.steps_done == at:
+                    trainer.stop.note(signal.SIGTERM)
+                return step(samples, rate)
+
+            trainer.step = stopping
+            with pytest.raises(SystemExit):
+                trainer.run()
+            trainer = trainer_for(data, tmp_path / name, **MINUTES, TRAINING__RESUME=True)
+        trainer.run()
+        assert trainer.steps_done == 14
+        folders.append(trainer.folder)
+    assert_same(*map(state, folders))
+
+
+def test_a_run_by_minutes_may_be_stopped_while_it_is_planned(data, tmp_path):
+    trainer = trainer_for(data, tmp_path, **MINUTES)
+    trainer.step = lambda samples, rate: trainer.stop.note(signal.SIGTERM)
+    trainer.enough = bool
+    trainer.elapsed = 1.0
+    with pytest.raises(SystemExit):
+        trainer.run()
+    resumed = trainer_for(data, tmp_path, **MINUTES, TRAINING__RESUME=True)
+    assert (resumed.epochs, resumed.steps_done) == (0, 0)
+
+
+def test_a_run_by_epochs_does_not_go_on_by_minutes(data, tmp_path):
+    trainer_for(data, tmp_path).save_latest()
+    with pytest.raises(InputError, match=r"is of a run by epochs, but TRAINING.MINUTES is 1; exp"):
+        trainer_for(data, tmp_path, TRAINING__MINUTES=1, TRAINING__RESUME=True)
 
 
 # The step
@@ -556,7 +677,7 @@ def test_three_steps_are_those_of_adam(task, data, tmp_path):
     first = [torch.zeros_like(p) for p in expected]
     second = [torch.zeros_like(p) for p in expected]
     for number, samples in enumerate(batches(trainer), 1):
-        rate = trainer.optimizer.param_groups[0]["lr"]
+        rate = trainer.schedule.rate(trainer.steps_done)
         found = gradients(trainer, samples)
         for p, m, v, gradient in zip(expected, first, second, found, strict=True):
             gradient = gradient.double() + decay * p
@@ -708,7 +829,7 @@ def test_best_epoch_and_latest_are_kept(data, tmp_path, capsys):
     scores = iter([20.0, 19.0])
 
     def validate():
-        trainer.psnr, trainer.validated = next(scores), trainer.batch
+        trainer.psnr, trainer.validated = next(scores), trainer.steps_done
         if trainer.psnr > trainer.best["psnr"]:
             trainer.best = {"epoch": trainer.epoch, "psnr": trainer.psnr}
             trainer.save(trainer.folder / "model_best.pth", psnr=trainer.psnr)
@@ -820,7 +941,7 @@ def test_progress_bar(data, tmp_path, monkeypatch):
             assert bar.rate == samples / (2 * trainer.batch)
             now += 100  # of validation
             bar.skip_time()
-        assert bar.bar.postfix == "loss 0.2500, lr 3.3e-05, 1.17 images/s, run: 0:00:04 left"
+        assert bar.bar.postfix == "loss 0.2500, lr 3.3e-05, 1.17 images/s, run: 0:00:06 left"
 
 
 def test_tensorboard(data, tmp_path):

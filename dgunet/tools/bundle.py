@@ -1,0 +1,103 @@
+"""Publish the best weights of a training run: into the task's pretrained_models/, with a record.
+
+    python -m dgunet.tools.bundle checkpoints/Denoising/models/small --name small_gaussian25 \\
+        --data "BSD400, 20 photographs held out" --licence "photographs of BSDS500, research use"
+
+writes NAME.safetensors (`model_best.pth` of the run, without the optimizer) and NAME.json, which
+says how the weights were made: data, configuration, seed, commit, patches seen, time, hardware and
+the PSNR on the validation images. Weights that are there already are replaced only by better ones.
+`make results` adds the scores on the test sets.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import yaml
+
+from dgunet.base.errors import InputError, command
+from dgunet.base.files import sha256, write_bytes
+from dgunet.model.checkpoint import load_model, save_checkpoint
+from dgunet.model.registry import task_folder
+
+
+def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, **given) -> Path:
+    """Write weights and record of a training run; return the file of the weights.
+
+    Args:
+        run: the run's folder.
+        name: of the two files, without suffix.
+        folder: where they go; None: the task's `pretrained_models`.
+        overwrite: replace better weights, too.
+        given: what the record's part "training" is to say beside what the run noted, or instead.
+
+    Raises:
+        InputError: the run has no `model_best.pth` or `config.yml`, or better weights of that name
+            are there already.
+    """
+    best, settings = run / "model_best.pth", run / "config.yml"
+    if missing := [file.name for file in (best, settings) if not file.is_file()]:
+        raise InputError(f"{run}: has no {' and no '.join(missing)}; expected a validated run")
+    network, checkpoint = load_model(best)
+    folder = folder or task_folder(network.task) / "pretrained_models"
+    weights, record = folder / f"{name}.safetensors", folder / f"{name}.json"
+    if record.is_file() and not overwrite:
+        before = json.loads(record.read_text(encoding="utf-8")).get("held_out_psnr")
+        if before is None or before >= checkpoint["psnr"]:
+            known = "of unknown PSNR" if before is None else f"of {before:.2f} dB"
+            raise InputError(
+                f"{weights}: holds weights {known} on the images held out, these have "
+                f"{checkpoint['psnr']:.2f} dB; nothing written (--overwrite replaces them)"
+            )
+    config = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    for key in ("TRAIN_DIR", "VAL_DIR", "SAVE_DIR"):  # which say nothing elsewhere
+        config["TRAINING"][key] = Path(config["TRAINING"][key]).name
+    made = checkpoint.get("made", {})
+    training = {
+        **{key: made[key] for key in ("config", "commit", "hardware", "torch") if key in made},
+        "degradation": config["DATA"]["DEGRADATION"],
+        "seed": config["SEED"],
+        "patches": checkpoint.get("samples"),
+        "patch_size": config["TRAINING"]["TRAIN_PS"],
+        **({"minutes": round(checkpoint["seconds"] / 60, 1)} if "seconds" in checkpoint else {}),
+        **{key: value for key, value in given.items() if value is not None},
+    }
+    if "minutes" in training and made.get("cores"):
+        training["core_hours"] = round(training["minutes"] / 60 * made["cores"], 2)
+    save_checkpoint(weights, network)
+    content = {
+        "file": weights.name,
+        "sha256": sha256(weights),
+        **network.config,
+        **{key: size for key, size in network.sizes.items() if key == "cs_ratio"},
+        "training": {key: value for key, value in training.items() if value not in (None, "")},
+        "held_out_psnr": checkpoint["psnr"],
+        "config": config,
+    }
+    write_bytes(record, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    return weights
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN_FOLDER", help="the folder that holds model_best.pth")
+    add("--name", required=True, help="of the files, without suffix")
+    add("--data", required=True, help="what the run was trained on, and validated on")
+    add("--licence", required=True, help="of these data")
+    add("--config", help="the recipe, such as Denoising/small.yml (default: as the run noted)")
+    add("--commit", help="of the code (default: as the run noted)")
+    add("--hardware", help="(default: as the run noted)")
+    add("--degradation", help="that pairs were made with (default: DATA.DEGRADATION)")
+    add("--output", type=Path, help="folder (default: the task's pretrained_models)")
+    add("--overwrite", action="store_true", help="replace better weights, too")
+    options = vars(parser.parse_args(arguments))
+    weights = bundle(options.pop("run"), folder=options.pop("output"), **options)
+    print(f"wrote {weights} and {weights.with_suffix('.json').name}")
+
+
+if __name__ == "__main__":
+    main()

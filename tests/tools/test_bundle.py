@@ -1,0 +1,81 @@
+"""The command that publishes the weights of a training run."""
+
+import json
+
+import pytest
+import torch
+
+from dgunet.base.errors import InputError
+from dgunet.base.files import sha256
+from dgunet.model.checkpoint import load_model, save_checkpoint
+from dgunet.model.registry import build_model
+from dgunet.tools.bundle import bundle, main
+
+ARGUMENTS = ["--name", "tiny", "--data", "photographs", "--licence", "free"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run whose best weights have 30 dB."""
+    return validated(tmp_path, 30.0)
+
+
+def validated(tmp_path, psnr: float):
+    folder = tmp_path / f"run{psnr:g}"
+    torch.manual_seed(int(psnr))
+    network = build_model("Denoising", "DGUNet", {"width": 8, "width_step": 4, "stages": 2})
+    made = {"config": "Denoising/small.yml", "commit": "abc", "hardware": "cpu", "cores": 2}
+    extra = {"psnr": psnr, "samples": 12345, "seconds": 900.0, "made": made}
+    save_checkpoint(folder / "model_best.pth", network, epoch=3, **extra)
+    (folder / "config.yml").write_text(
+        "SEED: 7\nDATA: {DEGRADATION: gaussian25}\n"
+        "TRAINING: {TRAIN_PS: 64, TRAIN_DIR: /home/me/photos, VAL_DIR: '', SAVE_DIR: runs}\n"
+    )
+    return folder
+
+
+def test_the_record_says_how_the_weights_were_made(run, tmp_path, capsys):
+    main([str(run), *ARGUMENTS, "--output", str(tmp_path / "out")])
+    weights = tmp_path / "out" / "tiny.safetensors"
+    assert str(weights) in capsys.readouterr().out
+    record = json.loads(weights.with_suffix(".json").read_text())
+    network, _ = load_model(weights)
+    best, _ = load_model(run / "model_best.pth")
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), best.parameters()))
+    assert record["sha256"] == sha256(weights) and record["sizes"] == network.sizes
+    assert (record["task"], record["model"], record["held_out_psnr"]) == ("Denoising", "DGUNet", 30)
+    assert record["training"] == {
+        "config": "Denoising/small.yml",
+        "commit": "abc",
+        "hardware": "cpu",
+        "degradation": "gaussian25",
+        "seed": 7,
+        "patches": 12345,
+        "patch_size": 64,
+        "minutes": 15.0,
+        "data": "photographs",
+        "licence": "free",
+        "core_hours": 0.5,
+    }
+    assert record["config"]["TRAINING"]["TRAIN_DIR"] == "photos"
+
+
+def test_only_better_weights_replace_those_that_are_there(run, tmp_path):
+    out = tmp_path / "out"
+    kept = sha256(bundle(run, "tiny", out))
+    for psnr, better in ((29.0, False), (31.0, True)):
+        other = validated(tmp_path, psnr)
+        if better:
+            bundle(other, "tiny", out)
+        else:
+            with pytest.raises(InputError, match=r"30\.00 dB .* these have 29\.00 dB; nothing wri"):
+                bundle(other, "tiny", out)
+        assert (sha256(out / "tiny.safetensors") != kept) == better
+    bundle(run, "tiny", out, overwrite=True)
+    assert sha256(out / "tiny.safetensors") == kept
+
+
+def test_a_run_that_was_never_validated_is_refused(run, tmp_path):
+    (run / "model_best.pth").unlink()
+    with pytest.raises(InputError, match=r"has no model_best\.pth; expected a validated run"):
+        bundle(run, "tiny", tmp_path / "out")
