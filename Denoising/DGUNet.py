@@ -12,13 +12,12 @@ ISFF, the inter-stage feature fusion. Shapes: batch N, height H, width W, C feat
 """
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgunet.model.layers import PReLU
+from dgunet.model.layers import InstanceNorm, PReLU
 from dgunet.model.network import Network
 
 # The task and its sizes: all in which the three copies of this file differ.
@@ -66,13 +65,14 @@ class CAB(nn.Module):
         self.conv1 = conv(width, width, bias=False)
         self.slope = slope
         self.conv2 = conv(width, width, bias=False)
+        self.mean = nn.AdaptiveAvgPool2d(1)
         self.squeeze = conv(width, width // 4, 1, bias=False)
         self.excite = conv(width // 4, width, 1, bias=False)
 
     def forward(self, z: Tensor) -> Tensor:
         g = self.conv2(self.slope(self.conv1(z)))
-        a = torch.sigmoid(self.excite(F.relu(self.squeeze(g.mean((2, 3), keepdim=True)))))
-        return z + a * g
+        a = torch.sigmoid(self.excite(F.relu(self.squeeze(self.mean(g)))))
+        return torch.addcmul(z, g, a)
 
 
 class ConvBlock(nn.Module):
@@ -82,17 +82,17 @@ class ConvBlock(nn.Module):
     def __init__(self, in_width: int, out_width: int, normalise: bool = False):
         super().__init__()
         self.conv1 = conv(in_width, out_width)
-        self.norm = nn.InstanceNorm2d(out_width // 2, affine=True) if normalise else None
+        self.norm = InstanceNorm(out_width // 2) if normalise else None
         self.conv2 = conv(out_width, out_width)
         self.identity = conv(in_width, out_width, 1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.conv1(z)
         if self.norm is not None:
-            first, second = h.chunk(2, dim=1)
-            h = torch.cat([self.norm(first), second], dim=1)
-        h = self.conv2(F.leaky_relu(h, 0.2))
-        return F.leaky_relu(h, 0.2) + self.identity(z)
+            half = h[:, : self.norm.num_features]
+            half.copy_(self.norm(half))
+        h = self.conv2(F.leaky_relu_(h, 0.2))
+        return self.identity(z).add_(F.leaky_relu_(h, 0.2))
 
 
 class ISFF(nn.Module):
@@ -108,8 +108,8 @@ class ISFF(nn.Module):
         self.shift = conv(out_width, out_width)
 
     def forward(self, h: Tensor, e: Tensor, d: Tensor) -> Tensor:
-        u = F.leaky_relu(self.from_encoder(e) + self.from_decoder(d), 0.1)
-        return h * torch.sigmoid(self.gate(u)) + self.shift(u) + h
+        u = F.leaky_relu_(self.from_encoder(e).add_(self.from_decoder(d)), 0.1)
+        return self.shift(u).add_(h).addcmul_(h, torch.sigmoid_(self.gate(u)))
 
 
 class Merge(nn.Module):
@@ -158,16 +158,13 @@ class SAM(nn.Module):
         return self.image(d) + v, self.features(d) + d
 
 
-class Features(NamedTuple):
-    """What a stage hands to the next: its U-Net's features at scale 1, ½, ¼, and SAM's."""
-
-    encoder: list[Tensor]
-    decoder: list[Tensor]
-    sam: Tensor
+# What a stage hands to the next: the features of its encoder and decoder at scale 1, of both at ½,
+# of both at ¼, and SAM's. The next stage takes them out, so that none is kept longer than needed.
+Features = list[Tensor]
 
 
 class IPMM(nn.Module):
-    """The proximal step  x = prox(v),  a U-Net.  v: N×3×H×W and the previous stage's features (None
+    """The proximal step  x = prox(v),  a U-Net.  v: N×3×H×W and the previous stage's features (none
     in the first stage) → x: N×3×H×W and the features for the next.
 
     The encoder's blocks are w₀→w₁, w₁→w₂, w₂→w₃ wide at scale 1, ½, ¼, and w₃→w₃ at ⅛."""
@@ -186,31 +183,32 @@ class IPMM(nn.Module):
         self.decoder = nn.ModuleList(ConvBlock(2 * i, i) for i, _ in steps)
         self.sam = SAM(widths[0])
 
-    def forward(self, v: Tensor, previous: Features | None) -> tuple[Tensor, Features]:
+    def forward(self, v: Tensor, previous: Features) -> tuple[Tensor, Features]:
         z = self.shallow(v)
-        if previous is not None:
-            z = self.merge(z, previous.sam)
-        encoded, decoded = [], []
+        if self.merge is not None:
+            z = self.merge(z, previous.pop())
+        features = []
         for scale in range(3):
-            h = self.encoder[scale](z)
-            if previous is not None:
-                h = self.fusion[scale](h, previous.encoder[scale], previous.decoder[scale])
-            encoded.append(h)
-            z = self.down[scale](h)
+            z = self.encoder[scale](z)
+            if previous:
+                z = self.fusion[scale](z, previous.pop(0), previous.pop(0))
+            features.append(z)
+            z = self.down[scale](z)
         z = self.bottom(z)
         for scale in (2, 1, 0):
-            z = torch.cat([self.up[scale](z), self.skip[scale](encoded[scale])], dim=1)
+            z = torch.cat([self.up[scale](z), self.skip[scale](features[scale])], dim=1)
             z = self.decoder[scale](z)
-            decoded.insert(0, z)
-        x, features = self.sam(z, v)
-        return x, Features(encoded, decoded, features)
+            features.insert(scale + 1, z)
+        x, sam = self.sam(z, v)
+        return x, [*features, sam]
 
 
 class LastIPMM(nn.Module):
-    """The last stage's proximal step: no U-Net, and added to y.  v, y: N×3×H×W → x: N×3×H×W.
+    """The last stage's proximal step: no U-Net, and added to y.  v, y: N×3×H×W and the features b of
+    the previous stage's SAM, N×C×H×W → x: N×3×H×W.
 
-    DGUNet joins the previous features by a convolution to C + `extra` channels, DGUNet_plus, where
-    `extra` is None, by Merge."""
+    DGUNet joins b by a convolution to C + `extra` channels, DGUNet_plus, where `extra` is None, by
+    Merge."""
 
     def __init__(self, width: int, slope: PReLU, extra: int | None):
         super().__init__()
@@ -219,8 +217,8 @@ class LastIPMM(nn.Module):
         self.concat = None if extra is None else conv(2 * width, width + extra, bias=False)
         self.image = conv(width + (extra or 0), 3, bias=False)
 
-    def forward(self, v: Tensor, y: Tensor, previous: Features) -> Tensor:
-        z, b = self.shallow(v), previous.sam
+    def forward(self, v: Tensor, y: Tensor, b: Tensor) -> Tensor:
+        z = self.shallow(v)
         z = self.merge(z, b) if self.concat is None else self.concat(torch.cat([z, b], dim=1))
         return self.image(z) + y
 
@@ -232,7 +230,8 @@ class DGUNet(Network):
     H and W must be multiples of 8 and not both 8, else ValueError. `width` C and `width_step` s
     make the U-Net's widths C + s·i, `last_extra` widens the last stage, `stages` is K."""
 
-    task, channels, multiple, least = TASK, 3, 8, 16
+    task, channels = TASK, 3
+    multiple_of, min_long_side, padding = 8, 16, "reflect"
 
     def __init__(
         self, width: int = WIDTH, width_step: int = STEP, last_extra: int = EXTRA, stages: int = 7
@@ -251,14 +250,14 @@ class DGUNet(Network):
 
     def forward(self, degraded: Tensor) -> list[Tensor]:
         self.check_image(degraded)
-        x, features, images = degraded, None, []
+        x, features, images = degraded, [], []
         for k in range(self.sizes["stages"] - 1):
             i = min(k, len(self.ipmm) - 1)  # DGUNet stays at its second stage's modules
             v = self.fgdm[i](x, degraded)
             x, features = self.run_stage(k, self.ipmm[i], v, features)
             images.append(x)
         v = self.fgdm[-1](x, degraded)
-        images.append(self.last(v, degraded, features))
+        images.append(self.last(v, degraded, features[-1]))
         return images[::-1]
 
 

@@ -1,9 +1,4 @@
-"""Running a network on images of any size, on the device at hand.
-
-`Restorer` takes images as they are, NumPy arrays or tensors, tile by tile where they are large;
-`restore` is the network's forward pass with padding, for tensors that fit the memory; `prepare`
-makes a network faster at it.
-"""
+"""`Restorer`: one network, run on images of any kind and size, on the device at hand."""
 
 from __future__ import annotations
 
@@ -14,98 +9,29 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dgunet.base.errors import InputError
-from dgunet.images.files import pad_to_multiple, to_tensor
+from dgunet.images.files import reflected_places, to_tensor
+from dgunet.inference.device import pick_device
 from dgunet.inference.local_statistics import use_local_statistics
-from dgunet.inference.prepared import COMPILE_MODES, PRECISIONS, prepare
-from dgunet.inference.tiling import is_out_of_memory, largest_tile, spans, strips
+from dgunet.inference.memory import (
+    is_out_of_memory,
+    largest_indexable_tile,
+    largest_tile,
+    return_freed_memory,
+)
+from dgunet.inference.optimize import optimize_for_inference
+from dgunet.inference.tiling import Span, spans, strips
 from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network
 
-__all__ = [
-    "COMPILE_MODES",
-    "PRECISIONS",
-    "TILE_OVERLAP",
-    "Restorer",
-    "pick_device",
-    "prepare",
-    "restore",
-]
-
 TILE_OVERLAP = 64
+_BATCH_PIXELS = 2**16  # of small tiles that go through the network together
 _INTEGERS = (np.uint8, np.uint16)
 
 log = logging.getLogger(__name__)
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of that name: cpu, cuda, cuda:N or mps; `auto` is the best there is, in the
-    order CUDA, Apple's mps, CPU.
-
-    Raises:
-        InputError: this machine, or this installation of torch, has no such device.
-
-    >>> pick_device("cpu")
-    device(type='cpu')
-    """
-    there = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        there.append("mps")
-    there.append("cpu")
-    if name == "auto":
-        return torch.device(there[0].partition(":")[0])
-    if name not in there and not (name == "cuda" and "cuda:0" in there):
-        raise InputError(f"device {name!r} is not available; expected auto, {', '.join(there)}")
-    return torch.device(name)
-
-
-@torch.inference_mode()
-def restore(network: Network, degraded: Tensor, *, self_ensemble: bool = False) -> Tensor:
-    """Return the restored images, N×C×H×W, not clamped: the image of the network's last stage.
-
-    Height and width may be any: the network sees the image reflect-padded at the bottom and right
-    to its multiple, and its result is cropped back. A size that it takes is not padded.
-
-    Args:
-        network: in evaluation mode; on the device of `degraded`.
-        degraded: N×C×H×W in [0,1].
-        self_ensemble: take the mean over the eight flips and quarter turns of the image, each
-            restored and moved back (Timofte et al., "Seven ways to improve example-based single
-            image super resolution", 2016). Padded after the move, so restoring a moved image is
-            moving the restored one.
-
-    >>> from dgunet.model.registry import build_model
-    >>> network = build_model("Denoising", "DGUNet", {"width": 8, "width_step": 4, "stages": 2})
-    >>> restore(network, torch.rand(1, 3, 17, 5)).shape
-    torch.Size([1, 3, 17, 5])
-    """
-    return _restore_stages(network, degraded, self_ensemble, count=1)[0]
-
-
-def _restore_stages(
-    network: Network, degraded: Tensor, self_ensemble: bool, count: int | None
-) -> Tensor:
-    """Return the images of the last `count` stages (None: of all), last stage first, ×N×C×H×W."""
-    if not self_ensemble:
-        return _restore_padded(network, degraded, count)
-    total = 0
-    for turns in range(4):
-        for flip in (False, True):
-            moved = degraded.flip(-1) if flip else degraded
-            moved = torch.rot90(moved, turns, (-2, -1)).contiguous()
-            restored = torch.rot90(_restore_padded(network, moved, count), -turns, (-2, -1))
-            total = total + (restored.flip(-1) if flip else restored)
-    return total / 8
-
-
-def _restore_padded(network: Network, degraded: Tensor, count: int | None) -> Tensor:
-    height, width = degraded.shape[-2:]
-    padded = pad_to_multiple(degraded, network.multiple)
-    if max(padded.shape[-2:]) < network.least:
-        padded = pad_to_multiple(degraded, network.multiple, network.least)
-    return torch.stack(network(padded)[:count])[..., :height, :width]
 
 
 class Restorer:
@@ -120,6 +46,9 @@ class Restorer:
     Results are clamped to [0,1]; integers are rounded half to even. Alpha is returned as it was. A
     three-channel network restores a grey image as the mean of three equal channels; a compressive
     sensing network measures and reconstructs each channel on its own.
+
+    The network sees an image padded at the bottom and right to the sizes it takes, by reflection or
+    with zeros as it says itself (`Network.padding`); the result is cropped back.
 
     >>> import tempfile
     >>> from dgunet.model.checkpoint import save_checkpoint
@@ -137,16 +66,22 @@ class Restorer:
     torch.Size([2, 3, 17, 5])
 
     Args:
-        network: any task's; left as it is, used is what `prepare` makes of it. One that is prepared
-            already is used itself, whatever `precision` and `compile` say.
+        network: any task's; left as it is, for a copy of it is used.
         device: as `pick_device` takes it.
         tile: the largest side of the tiles that a larger image is cut into; "auto": the largest
-            for which the free memory suffices; 0: none. Where it turns out not to suffice, the tile
-            is halved, with a warning through `logging`.
-        tile_overlap: pixels that neighbouring tiles share, over which they are blended.
-        self_ensemble: the mean over eight moves, as `restore` describes it.
-        precision, compile: as `prepare` takes them.
+            that the free memory suffices for; 0: none. Where the memory turns out not to suffice,
+            the tile is halved, with a warning through `logging`.
+        tile_overlap: pixels that neighbouring tiles share at least, over which they are blended. 0,
+            where `tile` is a number: tiles of exactly that size side by side, as the published
+            test of compressive sensing takes them; what lies beyond the image is padding.
+        self_ensemble: take the mean over the eight flips and quarter turns of the image, each
+            restored and turned back (Timofte et al., "Seven ways to improve example-based single
+            image super resolution", 2016). Padded after the turn, so restoring a turned image is
+            turning the restored one.
+        precision, compile: as `optimize_for_inference` takes them.
         local_statistics: side of the window that `use_local_statistics` takes; 0: it is not used.
+        optimize: False: use the network itself, as validation during training does, neither copied
+            nor optimised. `precision` and `compile` are without effect.
 
     Raises:
         InputError: a setting that makes no sense or that this network cannot have.
@@ -163,30 +98,33 @@ class Restorer:
         precision: str = "float32",
         compile: bool | str = False,
         local_statistics: int = 0,
+        optimize: bool = True,
     ):
-        step = 2 * network.multiple
+        step = 2 * network.multiple_of
         if tile_overlap < 0 or local_statistics < 0:
             raise InputError(
                 f"tile overlap is {tile_overlap}, the window of local statistics "
                 f"{local_statistics}; expected 0 or more"
             )
         self.tile_overlap = -(-tile_overlap // step) * step
-        self.smallest_tile = max(3 * self.tile_overlap, network.least, step)
+        self.smallest_tile = max(
+            3 * self.tile_overlap, network.multiple_of, network.min_long_side
+        )
         if tile != "auto" and tile != 0:
             if not isinstance(tile, int) or tile < self.smallest_tile:
                 raise InputError(
                     f"tile is {tile}; expected auto, 0 or at least {self.smallest_tile} (three "
                     f"times the overlap, {self.tile_overlap})"
                 )
-            tile = tile // network.multiple * network.multiple
+            tile = tile // network.multiple_of * network.multiple_of
         if self_ensemble and network.channels == 1:
             raise InputError(
                 "the self-ensemble would measure every image eight times; expected it to be off "
                 "for compressive sensing"
             )
         self.device = pick_device(str(device))
-        if not network.prepared:
-            network = prepare(network, precision=precision, compile=compile)
+        if optimize:
+            network = optimize_for_inference(network, precision, compile)
         self.network = network.to(self.device)
         self.tile, self.largest_tile = tile, math.inf
         self.self_ensemble, self.precision = self_ensemble, precision
@@ -212,19 +150,58 @@ class Restorer:
         return cls(load_model(path, task, model)[0], **options)
 
     def __call__(self, image: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Return the restored image.
+        """Return the restored image, of the same type and shape, in [0,1].
 
         Raises:
             InputError: what is no image, is empty or not finite; the memory does not suffice even
                 for the smallest tile; the result is not finite.
         """
-        return self._restore(image, 1)[0]
+        return self._restore_image(image, 1)[0]
 
     def stages(self, image: np.ndarray | Tensor) -> list[np.ndarray | Tensor]:
         """Return the images of all stages, first stage first; the last is the restored image."""
-        return self._restore(image, self.network.sizes["stages"])[::-1]
+        return self._restore_image(image, self.network.sizes["stages"])[::-1]
 
-    def _restore(self, image: np.ndarray | Tensor, count: int) -> list:
+    @torch.inference_mode()
+    def restore(self, degraded: Tensor) -> Tensor:
+        """Return the image of the last stage as the network made it: neither clamped nor checked.
+
+        Args:
+            degraded: N×C×H×W in [0,1], C the network's, of any H and W and on any device.
+
+        Returns:
+            N×C×H×W on `self.device`.
+        """
+        restored = torch.empty_like(degraded, device=self.device)
+
+        def write(rows: slice, values: Tensor) -> None:
+            restored[..., rows, :] = values[0]
+
+        images, _, height, width = degraded.shape
+        self._run((images, height, width), lambda r, c: degraded[..., r, c], write, 1)
+        return restored
+
+    @torch.inference_mode()
+    def reconstruct(self, y: Tensor) -> list[Tensor]:
+        """Return a compressive sensing network's stage images, N×1×H×W, of measurements
+        N×m×H/32×W/32: last stage first, not clamped, on `self.device`.
+
+        Raises:
+            InputError: they do not fit the memory, or the images are not finite.
+        """
+        try:
+            images = self.network.reconstruct(y.to(self.device))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"the measurements do not fit the memory of {self.device}; try a lower precision "
+                "or another device"
+            ) from error
+        self._check_finite(images[0])
+        return images
+
+    def _restore_image(self, image: np.ndarray | Tensor, count: int) -> list:
         """Return the images of the last `count` stages, last stage first."""
         if isinstance(image, Tensor):
             if image.ndim not in (3, 4):
@@ -232,7 +209,7 @@ class Restorer:
             pixels = image.detach().cpu()
             pixels = (pixels.float() if pixels.dtype == torch.bfloat16 else pixels).numpy()
             pixels = np.moveaxis(pixels, -3, -1)
-            restored = np.moveaxis(self._restore_array(pixels, count), -1, -3)
+            restored = np.moveaxis(self._restore_pixels(pixels, count), -1, -3)
             return [torch.from_numpy(r.copy()).to(image.device, image.dtype) for r in restored]
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3, 4):
             found = (
@@ -240,9 +217,9 @@ class Restorer:
             )
             raise InputError(f"{found}; expected an array H×W, H×W×3 or N×H×W×3, or a tensor")
         pixels = image[..., None] if image.ndim == 2 else image
-        return list(self._restore_array(pixels, count).reshape(count, *image.shape))
+        return list(self._restore_pixels(pixels, count).reshape(count, *image.shape))
 
-    def _restore_array(self, pixels: np.ndarray, count: int) -> np.ndarray:
+    def _restore_pixels(self, pixels: np.ndarray, count: int) -> np.ndarray:
         """H×W×C or N×H×W×C → count × the same."""
         if pixels.shape[-1] not in (1, 3, 4) or not pixels.size:
             raise InputError(
@@ -256,81 +233,148 @@ class Restorer:
             raise InputError(f"{broken} of the image's values are not finite; expected 0 … 1")
         batch = pixels if pixels.ndim == 4 else pixels[None]
         restored = np.empty((count, *batch.shape), pixels.dtype)
-        colours = slice(0, 3)
-        restored[..., 3:] = batch[..., 3:]
-        while not self._fill(restored[..., colours], batch[..., colours]):
-            pass
-        return restored.reshape(count, *pixels.shape)
-
-    def _fill(self, restored: np.ndarray, degraded: np.ndarray) -> bool:
-        """Restore N×H×W×C pixels into K×N×H×W×C. Return whether the memory was enough; if not, the
-        next attempt takes smaller tiles."""
-        count, (images, height, width, channels) = len(restored), degraded.shape
+        restored[..., 3:] = batch[..., 3:]  # alpha
+        colours = batch[..., :3]
+        images, height, width, channels = colours.shape
         separate = self.network.channels == 1
-        tile = self._tile_for(height, width, images * channels if separate else images)
-        rows, columns = (
-            spans(side, tile, self.tile_overlap, self.network.multiple) for side in (height, width)
-        )
 
-        def read(row: slice, column: slice) -> Tensor:
-            part = torch.stack([to_tensor(image[row, column]) for image in degraded])
+        def read(rows: slice, columns: slice) -> Tensor:
+            part = torch.stack([to_tensor(image[rows, columns]) for image in colours])
             if separate:
                 return part.flatten(0, 1)[:, None]
             return part.expand(-1, self.network.channels, -1, -1)
 
-        def run(part: Tensor) -> Tensor:
-            stages = self._forward(part, count)
-            if channels == 1:
-                stages = stages.mean(2, keepdim=True)
-            # `strips` takes N×(K·C)×h×w
-            stages = stages.reshape(count, images, channels, *part.shape[-2:])
-            return stages.transpose(0, 1).flatten(1, 2)
+        def write(rows: slice, values: Tensor) -> None:
+            self._check_finite(values[0])
+            if separate:
+                values = values.reshape(count, images, channels, *values.shape[-2:])
+            elif channels == 1:
+                values = values.mean(2, keepdim=True)
+            values = values.movedim(2, -1).float().cpu()
+            restored[:, :, rows, :, :3] = _quantised(values, restored.dtype)
 
-        try:
-            for strip, values in strips(run, read, rows, columns, self.progress):
-                values = values.unflatten(1, (count, channels)).permute(1, 0, 3, 4, 2)
-                restored[:, :, strip] = _quantised(values, restored.dtype)
-            return True
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if tile <= self.smallest_tile:
-                raise InputError(
-                    f"{tile}×{tile} pixels do not fit the memory of {self.device}; try a smaller "
-                    "tile overlap, a lower precision or another device"
-                ) from error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        half = tile // 2 // self.network.multiple * self.network.multiple
-        self.largest_tile = max(half, self.smallest_tile)
-        log.warning(
-            "tiles of %d do not fit the memory of %s, going on with %d",
-            tile,
-            self.device,
-            self.largest_tile,
-        )
-        return False
+        self._run((images * channels if separate else images, height, width), read, write, count)
+        return restored.reshape(count, *pixels.shape)
 
-    @torch.inference_mode()
-    def _forward(self, part: Tensor, count: int) -> Tensor:
-        """N×C×h×w → the images of the last `count` stages, ×N×C×h×w, float32."""
-        part = part.to(self.device).contiguous()
-        stages = _restore_stages(self.network, part, self.self_ensemble, count)
-        if not stages[0].isfinite().all():
+    def _check_finite(self, image: Tensor) -> None:
+        if not image.isfinite().all():
             hint = f" in {self.precision}; try float32" if self.precision != "float32" else ""
             raise InputError(f"the network made values of it that are not finite{hint}")
-        return stages
+
+    def _run(
+        self,
+        shape: tuple[int, int, int],
+        read: Callable[[slice, slice], Tensor],
+        write: Callable[[slice, Tensor], None],
+        count: int,
+    ) -> None:
+        """Restore what `read` gives (N×C×h×w, of an image N×H×W as `shape` says) tile by tile, and
+        `write` the images of the last `count` stages, K×N×C×h×W, strip by strip. Where the memory
+        does not suffice, begin again with smaller tiles."""
+        images, height, width = shape
+        while True:
+            tile = self._tile_for(height, width, images)
+            rows, columns = (
+                spans(side, tile, self.tile_overlap, self.network.multiple_of)
+                for side in (height, width)
+            )
+            padded = self._padded_size(rows[0], columns[0])
+            batch = max(1, _BATCH_PIXELS // (images * math.prod(padded)))
+
+            def restore(parts: list[Tensor], padded=padded) -> list[Tensor]:
+                return self._restore_parts(parts, padded, count)
+
+            try:
+                for strip, values in strips(restore, read, rows, columns, batch, self.progress):
+                    write(strip, values)
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if tile <= self.smallest_tile:
+                    raise InputError(
+                        f"{tile}×{tile} pixels do not fit the memory of {self.device}; try a "
+                        "smaller tile overlap, a lower precision or another device"
+                    ) from error
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            half = tile // 2 // self.network.multiple_of * self.network.multiple_of
+            self.largest_tile = max(half, self.smallest_tile)
+            log.warning(
+                "tiles of %d do not fit the memory of %s, going on with %d",
+                tile,
+                self.device,
+                self.largest_tile,
+            )
 
     def _tile_for(self, height: int, width: int, images: int) -> int:
         """Return the side of the tiles for an image; one that holds it whole, if that fits."""
-        multiple = self.network.multiple
-        whole = -(-max(height, width) // multiple) * multiple
-        tile = self.tile or whole
-        if tile == "auto":
-            tile = largest_tile(self.network, self.device, images)
-            if whole * (-(-min(height, width) // multiple) * multiple) <= tile**2:
-                tile = whole  # as many pixels, though not a square
+        step = self.network.multiple_of
+        whole, short = (-(-side // step) * step for side in sorted((height, width))[::-1])
+        if self.tile == "auto":
+            most = largest_tile(self.network, self.device, images)
+        else:
+            most = largest_indexable_tile(self.network, images)
+        if self.tile in ("auto", 0):
+            tile = whole if whole * short <= most**2 else most  # as many pixels, if not a square
+        else:
+            tile = min(self.tile, most)
         return max(min(tile, whole, self.largest_tile), min(whole, self.smallest_tile))
+
+    def _padded_size(self, row: Span, column: Span) -> tuple[int, int]:
+        """Return the height and width that tiles are padded to."""
+        least = self.network.min_long_side
+        if self.tile not in ("auto", 0) and not self.tile_overlap:
+            least = min(self.tile, self.largest_tile)
+            return max(row.padded, least), max(column.padded, least)
+        padded = row.padded, column.padded
+        return padded if max(padded) >= least else (least, least)
+
+    @torch.inference_mode()
+    def _restore_parts(
+        self, parts: list[Tensor], size: tuple[int, int], count: int
+    ) -> list[Tensor]:
+        """Parts N×C×h×w → of each the images of the last `count` stages, K×N×C×h×w."""
+        if not self.self_ensemble:
+            return self._forward(parts, size, count)
+        totals: list = [0] * len(parts)
+        for turns in range(4):
+            for flip in (False, True):
+                turned = [part.flip(-1) if flip else part for part in parts]
+                turned = [torch.rot90(part, turns, (-2, -1)) for part in turned]
+                restored = self._forward(turned, size[::-1] if turns % 2 else size, count)
+                restored = [torch.rot90(stages, -turns, (-2, -1)) for stages in restored]
+                restored = [stages.flip(-1) if flip else stages for stages in restored]
+                totals = [total + stages for total, stages in zip(totals, restored, strict=True)]
+        return [total / 8 for total in totals]
+
+    def _forward(self, parts: list[Tensor], size: tuple[int, int], count: int) -> list[Tensor]:
+        """The same without self-ensemble: pad the parts to one size, run the network, crop."""
+        mode = self.network.padding
+        batch = torch.cat([pad(part.to(self.device), *size, mode) for part in parts])
+        return_freed_memory(tuple(batch.shape))
+        stages = torch.stack(self.network(batch)[:count])
+        each = stages.split(len(parts[0]), dim=1)
+        return [
+            restored[..., : part.shape[-2], : part.shape[-1]]
+            for restored, part in zip(each, parts, strict=True)
+        ]
+
+
+def pad(image: Tensor, height: int, width: int, mode: str) -> Tensor:
+    """Return an image …×H×W padded at the bottom and right to a size, with zeros (`mode` "zeros")
+    or by its reflection ("reflect"), which goes on to and fro where the padding exceeds the image.
+
+    >>> pad(torch.tensor([[1.0, 2.0, 3.0]]), 1, 7, "reflect")
+    tensor([[1., 2., 3., 2., 1., 2., 3.]])
+    """
+    if mode == "zeros":
+        return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
+    for axis, length in ((-2, height), (-1, width)):
+        if length > image.shape[axis]:
+            places = torch.from_numpy(reflected_places(image.shape[axis], length))
+            image = image.index_select(axis, places.to(image.device))
+    return image.contiguous()
 
 
 def _quantised(values: Tensor, dtype: np.dtype) -> np.ndarray:

@@ -16,9 +16,10 @@ SIZES = {  # name → rule and its words; the limits keep a damaged file from as
 class Network(nn.Module):
     """Base class of the networks.
 
-    A subclass sets `task`, `channels` (of an image), `multiple` (of which height and width must be
-    multiples) and `least` (what at least one of them must reach), and passes its constructor's
-    arguments on as sizes.
+    A subclass sets `task`, `channels` (of an image), `multiple_of` (of which height and width must
+    be multiples), `min_long_side` (what the longer of them must reach) and `padding` (what other
+    images are filled up with at the bottom and right: "reflect", their reflection, or "zeros"), and
+    passes its constructor's arguments on as sizes.
 
     Raises:
         ValueError: a size that makes no network.
@@ -26,9 +27,10 @@ class Network(nn.Module):
 
     task: str
     channels: int
-    multiple: int
-    least: int
-    prepared = False  # by `dgunet.inference.restorer.prepare`
+    multiple_of: int
+    min_long_side: int
+    padding: str
+    optimized = False  # a copy by `dgunet.inference.optimize`: for inference, not to be saved
     checkpoint_stages = False  # in training: less memory for more time, see `run_stage`
 
     def __init__(self, **sizes: int):
@@ -47,15 +49,22 @@ class Network(nn.Module):
         `dgunet.model.registry.build_model(**config)` makes the same network."""
         return {"task": self.task, "model": type(self).__name__, "sizes": dict(self.sizes)}
 
-    def run_stage(self, k: int, module: nn.Module, *inputs):
-        """Return what the module of stage k, counted from 0, makes of its inputs.
+    def run_stage(
+        self, k: int, module: nn.Module, v: Tensor, features: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return what the module of stage k, counted from 0, makes of v and the features, which it
+        takes out of their list.
 
         With `checkpoint_stages`, all that is kept of it for the backward pass is its inputs; the
         rest is computed again there (Chen et al., "Training Deep Nets with Sublinear Memory Cost",
         2016). Not so in the last stage that has a U-Net: the backward pass begins with it."""
         if self.checkpoint_stages and torch.is_grad_enabled() and k < self.sizes["stages"] - 2:
-            return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return module(*inputs)
+
+            def run(v: Tensor, *features: Tensor) -> tuple[Tensor, list[Tensor]]:
+                return module(v, list(features))  # a list of its own for each of the two runs
+
+            return checkpoint(run, v, *features, use_reentrant=False, preserve_rng_state=False)
+        return module(v, features)
 
     def check_image(self, image: Tensor) -> None:
         """Raise a ValueError that says what is expected, unless the network takes this batch."""
@@ -68,12 +77,13 @@ class Network(nn.Module):
         if image.ndim != 4 or image.shape[1] != self.channels or not image.shape[0]:
             raise ValueError(f"{expected}, not {shape or 'a scalar'}")
         height, width = image.shape[2:]
-        short = max(height, width) < self.least or not min(height, width)
-        if height % self.multiple or width % self.multiple or short:
-            least = f", at least one of them {self.least}" if self.least > self.multiple else ""
+        short = max(height, width) < self.min_long_side or not min(height, width)
+        if height % self.multiple_of or width % self.multiple_of or short:
+            long = f", at least one of them {self.min_long_side}"
             raise ValueError(
-                f"{name} takes heights and widths that are multiples of {self.multiple}{least}, "
-                f"not {height}×{width}; dgunet.images.files.pad_to_multiple pads"
+                f"{name} takes heights and widths that are multiples of {self.multiple_of}"
+                f"{long if self.min_long_side > self.multiple_of else ''}, not {height}×{width}; "
+                "dgunet.Restorer pads"
             )
 
     def zero_image_convolutions(self) -> None:
