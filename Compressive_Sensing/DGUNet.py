@@ -95,24 +95,29 @@ class ConvBlock(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.conv1(z)
         if self.norm is not None:
-            half = h[:, : self.norm.num_features]
-            half.copy_(self.norm(half))
+            half = slice(self.norm.num_features)
+            h[:, half] = self.norm(h[:, half])
         h = self.conv2(F.leaky_relu_(h, 0.2))
         return self.identity(z).add_(F.leaky_relu_(h, 0.2))
 
 
 class ISFF(nn.Module):
-    """Inter-stage feature fusion at one scale of the encoder:  h + conv(e) + conv(d),  from the
-    previous stage's encoder features e (N×out×H×W) and decoder features d (N×in×H×W).
-    h: N×out×H×W → N×out×H×W."""
+    """Inter-stage feature fusion at one scale of the encoder:  h + u,  u = conv(e) + conv(d),  from
+    the previous stage's encoder features e (N×out×H×W) and decoder features d (N×in×H×W).
+    h: N×out×H×W → N×out×H×W.
+
+    In two steps, `join` and `forward`: u takes half the memory of e and d."""
 
     def __init__(self, in_width: int, out_width: int):
         super().__init__()
         self.from_encoder = conv(out_width, out_width)
         self.from_decoder = conv(in_width, out_width)
 
-    def forward(self, h: Tensor, e: Tensor, d: Tensor) -> Tensor:
-        return self.from_encoder(e).add_(self.from_decoder(d)).add_(h)
+    def join(self, e: Tensor, d: Tensor) -> Tensor:
+        return self.from_encoder(e).add_(self.from_decoder(d))
+
+    def forward(self, h: Tensor, u: Tensor) -> Tensor:
+        return u.add_(h)
 
 
 class SAM(nn.Module):
@@ -156,14 +161,15 @@ class IPMM(nn.Module):
         self.sam = SAM(widths[0])
 
     def forward(self, v: Tensor, previous: Features) -> tuple[Tensor, Features]:
+        joined = [fusion.join(previous.pop(0), previous.pop(0)) for fusion in self.fusion]
         z = self.shallow(v)
         if self.merge is not None:
             z = self.merge(torch.cat([z, previous.pop()], dim=1))
         features = []
         for scale in range(3):
             z = self.encoder[scale](z)
-            if previous:
-                z = self.fusion[scale](z, previous.pop(0), previous.pop(0))
+            if joined:
+                z = self.fusion[scale](z, joined.pop(0))
             features.append(z)
             z = self.down[scale](z)
         z = self.bottom(z)
@@ -244,7 +250,8 @@ class DGUNet(Network):
             x, features = self.run_stage(k, self.ipmm[i], v, features)
             images.append(x)
         v = self.fgdm[-1](x, start, self.A)
-        images.append(self.last(v, features[-1]))
+        del features[:-1]  # the last stage takes SAM's alone
+        images.append(self.last(v, features.pop()))
         return images[::-1]
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -33,7 +33,7 @@ from dgunet.base.errors import InputError, command
 from dgunet.base.files import write_atomically
 from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK, DGUNet
 from dgunet.images.files import read_gray, read_rgb, to_tensor
-from dgunet.inference.restorer import pick_device
+from dgunet.inference.device import pick_device
 from dgunet.model.checkpoint import load_model
 from dgunet.model.registry import MODELS
 

@@ -89,8 +89,8 @@ class ConvBlock(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.conv1(z)
         if self.norm is not None:
-            half = h[:, : self.norm.num_features]
-            half.copy_(self.norm(half))
+            half = slice(self.norm.num_features)
+            h[:, half] = self.norm(h[:, half])
         h = self.conv2(F.leaky_relu_(h, 0.2))
         return self.identity(z).add_(F.leaky_relu_(h, 0.2))
 
@@ -98,7 +98,9 @@ class ConvBlock(nn.Module):
 class ISFF(nn.Module):
     """Inter-stage feature fusion at one scale of the encoder:  h·σ(conv(u)) + conv(u) + h,
     u = LeakyReLU(conv(e) + conv(d)),  from the previous stage's encoder features e (N×out×H×W) and
-    decoder features d (N×in×H×W).  h: N×out×H×W → N×out×H×W."""
+    decoder features d (N×in×H×W).  h: N×out×H×W → N×out×H×W.
+
+    In two steps, `join` and `forward`: u takes half the memory of e and d."""
 
     def __init__(self, in_width: int, out_width: int):
         super().__init__()
@@ -107,8 +109,10 @@ class ISFF(nn.Module):
         self.gate = conv(out_width, out_width)
         self.shift = conv(out_width, out_width)
 
-    def forward(self, h: Tensor, e: Tensor, d: Tensor) -> Tensor:
-        u = F.leaky_relu_(self.from_encoder(e).add_(self.from_decoder(d)), 0.1)
+    def join(self, e: Tensor, d: Tensor) -> Tensor:
+        return F.leaky_relu_(self.from_encoder(e).add_(self.from_decoder(d)), 0.1)
+
+    def forward(self, h: Tensor, u: Tensor) -> Tensor:
         return self.shift(u).add_(h).addcmul_(h, torch.sigmoid_(self.gate(u)))
 
 
@@ -122,8 +126,8 @@ class Merge(nn.Module):
         self.fuse = conv(2 * width, width)
 
     def forward(self, z: Tensor, b: Tensor) -> Tensor:
-        projected = self.project(b, self.basis(torch.cat([z, b], dim=1)))
-        return self.fuse(torch.cat([z, projected], dim=1)) + z
+        basis = self.basis(torch.cat([z, b], dim=1))
+        return self.fuse(torch.cat([z, self.project(b, basis)], dim=1)).add_(z)
 
     @staticmethod
     def project(b: Tensor, basis: Tensor) -> Tensor:
@@ -184,14 +188,15 @@ class IPMM(nn.Module):
         self.sam = SAM(widths[0])
 
     def forward(self, v: Tensor, previous: Features) -> tuple[Tensor, Features]:
+        joined = [fusion.join(previous.pop(0), previous.pop(0)) for fusion in self.fusion]
         z = self.shallow(v)
         if self.merge is not None:
             z = self.merge(z, previous.pop())
         features = []
         for scale in range(3):
             z = self.encoder[scale](z)
-            if previous:
-                z = self.fusion[scale](z, previous.pop(0), previous.pop(0))
+            if joined:
+                z = self.fusion[scale](z, joined.pop(0))
             features.append(z)
             z = self.down[scale](z)
         z = self.bottom(z)
@@ -204,8 +209,8 @@ class IPMM(nn.Module):
 
 
 class LastIPMM(nn.Module):
-    """The last stage's proximal step: no U-Net, and added to y.  v, y: N×3×H×W and the features b of
-    the previous stage's SAM, N×C×H×W → x: N×3×H×W.
+    """The last stage's proximal step: no U-Net, and added to y.  v, y: N×3×H×W and the features b
+    of the previous stage's SAM, N×C×H×W → x: N×3×H×W.
 
     DGUNet joins b by a convolution to C + `extra` channels, DGUNet_plus, where `extra` is None, by
     Merge."""
@@ -257,7 +262,8 @@ class DGUNet(Network):
             x, features = self.run_stage(k, self.ipmm[i], v, features)
             images.append(x)
         v = self.fgdm[-1](x, degraded)
-        images.append(self.last(v, degraded, features[-1]))
+        del features[:-1]  # the last stage takes SAM's alone
+        images.append(self.last(v, degraded, features.pop()))
         return images[::-1]
 
 

@@ -33,7 +33,7 @@ from report import RESULTS, ROOT, fill, machine, read_json, spread, table, write
 
 from dgunet.base.errors import InputError, command
 from dgunet.images.files import write_image
-from dgunet.inference.restorer import pick_device
+from dgunet.inference.device import pick_device
 
 README = ROOT / "benchmarks" / "README.md"
 

@@ -29,10 +29,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dgunet.base.errors import InputError
-from dgunet.inference.memory import keep_freed_memory
+from dgunet.inference.memory import is_out_of_memory, keep_freed_memory
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.inference.restorer import Restorer
-from dgunet.inference.tiling import is_out_of_memory
 from dgunet.model.checkpoint import load_model, published_state_dict
 from dgunet.model.network import Network
 from dgunet.model.pretrained import default_weights

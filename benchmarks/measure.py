@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dgunet.data.degradations import degrade, pair_generator
 from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_rgb, to_tensor
-from dgunet.inference.restorer import pick_device
+from dgunet.inference.device import pick_device
 from dgunet.tools.synthesize import bundled_photos
 
 DEGRADATIONS = {

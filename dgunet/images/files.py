@@ -172,29 +172,10 @@ def pad_bottom_right(array: np.ndarray, height: int, width: int) -> np.ndarray:
            [1, 2, 3, 2, 1, 2, 3, 2]])
     """
     if array.shape[0] < height:
-        array = array[_reflected(array.shape[0], height)]
+        array = array[reflected_places(array.shape[0], height)]
     if array.shape[1] < width:
-        array = array[:, _reflected(array.shape[1], width)]
+        array = array[:, reflected_places(array.shape[1], width)]
     return array
-
-
-def pad_to_multiple(tensor: torch.Tensor, multiple: int, minimum: int = 0) -> torch.Tensor:
-    """Return an N×C×H×W tensor padded as by `pad_bottom_right` until each side is a multiple of
-    `multiple` and at least `minimum`. The caller crops the result back with `[..., :H, :W]`.
-
-    >>> import torch
-    >>> pad_to_multiple(torch.zeros(1, 3, 17, 8), 8, minimum=16).shape
-    torch.Size([1, 3, 24, 16])
-    """
-    import torch
-
-    for axis in (-2, -1):
-        size = tensor.shape[axis]
-        padded = -(-max(size, minimum) // multiple) * multiple
-        if padded > size:
-            index = torch.from_numpy(_reflected(size, padded)).to(tensor.device)
-            tensor = tensor.index_select(axis, index)
-    return tensor
 
 
 def pair_by_name(first: str | Path, second: str | Path) -> list[tuple[Path, Path]]:
@@ -301,10 +282,10 @@ def _decode_with_pillow(picture: Image.Image) -> np.ndarray:
     return array[..., 0].copy() if grey else array
 
 
-def _reflected(size: int, length: int) -> np.ndarray:
+def reflected_places(size: int, length: int) -> np.ndarray:
     """Return which of `size` pixels stands at each of `length` places: 0 … size-1 … 0 … size-1 …
 
-    >>> _reflected(3, 8)
+    >>> reflected_places(3, 8)
     array([0, 1, 2, 1, 0, 1, 2, 1])
     """
     return np.pad(np.arange(size), (0, max(0, length - size)), "reflect")

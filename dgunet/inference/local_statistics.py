@@ -14,8 +14,8 @@ from dgunet.model.network import Network
 
 
 def use_local_statistics(network: Network, window: int) -> list:
-    """Make a network take, from now on, the mean of its channel attention and the mean and variance
-    of its instance normalisation from windows.
+    """Make a network take, from now on, what `nn.AdaptiveAvgPool2d` averages for its channel
+    attention, and the mean and variance of its instance normalisation, from windows.
 
     The subspace projection of DGUNet stays the whole image's.
 
@@ -36,7 +36,10 @@ def use_local_statistics(network: Network, window: int) -> list:
     def local_mean(features: Tensor) -> Tensor:
         return box_mean(features, max(1, round(window * features.shape[-2] / height)))
 
-    def normalise(norm: nn.InstanceNorm2d, arguments: tuple[Tensor], _: Tensor) -> Tensor:
+    def average(_: nn.Module, arguments: tuple[Tensor], _whole: Tensor) -> Tensor:
+        return local_mean(arguments[0])
+
+    def normalise(norm: nn.InstanceNorm2d, arguments: tuple[Tensor], _whole: Tensor) -> Tensor:
         features = arguments[0].float()
         features = features - features.mean((2, 3), keepdim=True)  # squares lose less to rounding
         mean = local_mean(features)
@@ -48,18 +51,9 @@ def use_local_statistics(network: Network, window: int) -> list:
     for module in network.modules():
         if isinstance(module, nn.InstanceNorm2d):
             hooks.append(module.register_forward_hook(normalise))
-        elif {"conv2", "squeeze", "excite"} <= dict(module.named_children()).keys():  # a CAB
-            hooks += _make_attention_local(module, local_mean)
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            hooks.append(module.register_forward_hook(average))
     return hooks
-
-
-def _make_attention_local(cab: nn.Module, local_mean) -> list:
-    """Give `squeeze`, a 1×1 convolution, the local means of what `conv2` made, not their mean."""
-    features: list[Tensor] = []
-    return [
-        cab.conv2.register_forward_hook(lambda _module, _given, made: features.append(made)),
-        cab.squeeze.register_forward_pre_hook(lambda *_: local_mean(features.pop())),
-    ]
 
 
 def box_mean(features: Tensor, window: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Memory: how much is free, how large a tile fits it, and freed memory kept for the next tensors."""
+"""Memory: how much is free, how large a tile fits it, freed memory kept for the next tensors."""
 
 import contextlib
 import ctypes

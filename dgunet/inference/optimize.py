@@ -56,10 +56,9 @@ def optimize_for_inference(
     optimized = copy.deepcopy(network).eval().requires_grad_(False)
     optimized.optimized = True
     optimized.to(memory_format=torch.channels_last)
-    if precision != "float32":
-        for module in optimized.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                module.to(PRECISIONS[precision]).register_forward_pre_hook(_to_weights_precision)
+    for module in optimized.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(PRECISIONS[precision]).register_forward_pre_hook(_convert_input)
     if compile:
         if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))):
             raise InputError("torch.compile needs a C++ compiler, such as g++; found none")
@@ -68,8 +67,10 @@ def optimize_for_inference(
     return optimized
 
 
-def _to_weights_precision(conv: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-    return (given[0].to(conv.weight.dtype),)
+def _convert_input(conv: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    """Give a convolution what it is given in its own precision and memory format. (Of one channel,
+    `contiguous` takes every format for the other; `to` does not.)"""
+    return (given[0].to(conv.weight.dtype, memory_format=torch.channels_last),)
 
 
 def _cache_folder() -> Path:

@@ -107,9 +107,7 @@ class Restorer:
                 f"{local_statistics}; expected 0 or more"
             )
         self.tile_overlap = -(-tile_overlap // step) * step
-        self.smallest_tile = max(
-            3 * self.tile_overlap, network.multiple_of, network.min_long_side
-        )
+        self.smallest_tile = max(3 * self.tile_overlap, network.multiple_of, network.min_long_side)
         if tile != "auto" and tile != 0:
             if not isinstance(tile, int) or tile < self.smallest_tile:
                 raise InputError(

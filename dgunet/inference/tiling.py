@@ -59,9 +59,7 @@ def spans(size: int, tile: int, overlap: int, multiple_of: int = 1) -> list[Span
         ]
     count = -(-(whole - overlap) // (tile - overlap))
     tile = -(-(whole + (count - 1) * overlap) // (count * multiple_of)) * multiple_of
-    starts = [
-        i * (whole - tile) // (count - 1) // multiple_of * multiple_of for i in range(count)
-    ]
+    starts = [i * (whole - tile) // (count - 1) // multiple_of * multiple_of for i in range(count)]
     stops = [min(start + tile, size) for start in starts]
     weights = [torch.ones(stop - start) for start, stop in zip(starts, stops, strict=True)]
     for i, (start, stop) in enumerate(zip(starts[1:], stops[:-1], strict=True)):

@@ -2,8 +2,8 @@
 
 Nothing in a file is ever executed: pickles are read with `weights_only=True`. Saving is atomic.
 
-An own checkpoint is a dict with `config` (what `dgunet.model.registry.build_model` takes), `state_dict`
-and whatever training keeps beside them.
+An own checkpoint is a dict with `config` (what `dgunet.model.registry.build_model` takes),
+`state_dict` and whatever training keeps beside them.
 """
 
 import contextlib
@@ -327,10 +327,10 @@ def save_checkpoint(path: str | os.PathLike, model: Network, /, **extra) -> None
     values. A path that ends in `.safetensors` gets that format, with `extra` as JSON metadata.
 
     Raises:
-        ValueError: the model has been prepared for inference and its weights with it.
+        ValueError: the model is a copy optimised for inference, whose weights may be rounded.
     """
-    if model.prepared:
-        raise ValueError("the model is prepared for inference; save the one that was prepared")
+    if model.optimized:
+        raise ValueError("the model is optimised for inference; save the one it was made of")
     path = Path(path)
     content = {**extra, "config": model.config}
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}

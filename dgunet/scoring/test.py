@@ -32,7 +32,9 @@ from dgunet.images.files import (
     write_image,
 )
 from dgunet.inference.memory import keep_freed_memory
-from dgunet.inference.restorer import pick_device, prepare, restore
+from dgunet.inference.device import pick_device
+from dgunet.inference.optimize import optimize_for_inference
+from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import is_of_published_size, load_model, load_weights
 from dgunet.model.network import Network
 from dgunet.model.registry import MODELS, build_model, task_module
@@ -125,7 +127,14 @@ class TrainedNetwork:
         size = "×".join(map(str, degraded.shape[1:]))
         batch = degraded.expand(self.network.channels, -1, -1)[None].to(self.device)
         try:
-            restored = restore(self.network, batch, self_ensemble=self_ensemble)[0].cpu()
+            restorer = Restorer(
+                self.network,
+                device=self.device,
+                tile=0,
+                self_ensemble=self_ensemble,
+                optimize=False,
+            )
+            restored = restorer.restore(batch)[0].cpu()
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"{size} pixels do not fit the memory of {self.device}; try --device cpu"
@@ -172,7 +181,7 @@ def load_trained(task: str, options: argparse.Namespace) -> TrainedNetwork:
     }
     if device.type == "cuda":
         settings["device"] += f" ({torch.cuda.get_device_name(device)})"
-    trained = TrainedNetwork(prepare(network).to(device), device, settings)
+    trained = TrainedNetwork(optimize_for_inference(network).to(device), device, settings)
     if not trained.of_published_size:
         settings["sizes"] = network.sizes
     return trained

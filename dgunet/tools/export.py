@@ -70,7 +70,7 @@ def gauss_jordan(matrix: Tensor, right: Tensor) -> Tensor:
 
 def graphs(network: Network) -> dict[str, tuple[Stages, Tensor, int]]:
     """Return {what to append to the file's name: module, example input, multiple of its sides}."""
-    multiple = network.multiple
+    multiple = network.multiple_of
     image = torch.rand(2, network.channels, 2 * multiple, 3 * multiple)
     if not hasattr(network, "measure"):
         return {"": (Stages(network, network), image, multiple)}
@@ -85,12 +85,11 @@ def graphs(network: Network) -> dict[str, tuple[Stages, Tensor, int]]:
 def metadata(weights: Path, network: Network) -> dict[str, str]:
     """Return what a user of the file needs to know, as strings."""
     record = read_record(weights)
-    restoration = network.channels == 3
     return {
         **{k: v if isinstance(v, str) else json.dumps(v) for k, v in network.config.items()},
         "degradation": trained_for(record) if record else "",
-        "multiple_of": str(network.multiple),
-        "padding": "reflect" if restoration else "zeros",
+        "multiple_of": str(network.multiple_of),
+        "padding": network.padding,
         "weights": weights.name,
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }

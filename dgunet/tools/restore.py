@@ -52,7 +52,8 @@ from dgunet.images.photographs import (
     write_photo,
 )
 from dgunet.inference.memory import keep_freed_memory
-from dgunet.inference.restorer import COMPILE_MODES, PRECISIONS, TILE_OVERLAP, Restorer
+from dgunet.inference.optimize import COMPILE_MODES, PRECISIONS
+from dgunet.inference.restorer import TILE_OVERLAP, Restorer
 from dgunet.model.network import Network
 from dgunet.model.pretrained import default_weights, find_weights, read_record, trained_for
 from dgunet.model.registry import MODELS, TASKS
@@ -314,7 +315,7 @@ def count_measurements(network: Network, shape: Sequence[int]) -> int:
     H×W×C); 0 for other tasks."""
     if network.channels != 1:
         return 0
-    side = network.multiple
+    side = network.multiple_of
     of_block = network.measure(torch.zeros(1, 1, side, side, device=network.A.Phi.device)).numel()
     return of_block * math.prod(-(-length // side) for length in shape[:2]) * math.prod(shape[2:])
 

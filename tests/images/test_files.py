@@ -11,7 +11,6 @@ from dgunet.base.errors import InputError
 from dgunet.images.files import (
     list_images,
     pad_bottom_right,
-    pad_to_multiple,
     pair_by_name,
     read_gray,
     read_image,
@@ -241,15 +240,6 @@ def test_padding_reflects_repeatedly(size, length):
     padded = pad_bottom_right(np.tile(row[:, None, None], (1, 3, 2)), length, 3)
     assert padded[:, 0, 0].tolist() == expected
     assert padded.shape == (max(size, length), 3, 2)
-
-
-def test_both_paddings_agree():
-    array = pixels(5, 13, 3)
-    tensor = pad_to_multiple(to_tensor(array)[None], 8, minimum=16)
-    assert torch.equal(tensor[0], to_tensor(pad_bottom_right(array, 16, 16)))
-    assert torch.equal(tensor[..., :5, :13], to_tensor(array)[None])
-    torch_pad = torch.nn.functional.pad(to_tensor(array)[None], (0, 3, 0, 3), mode="reflect")
-    assert torch.equal(pad_to_multiple(to_tensor(array)[None], 8), torch_pad)
 
 
 def test_pair_by_name(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgunet.inference.restorer import restore
+from dgunet.inference.restorer import Restorer
 from dgunet.model.registry import MODELS, TASKS, build_model, task_module
 
 pytestmark = [
@@ -77,8 +77,10 @@ def test_compiled():
         assert difference(torch.compile(network)(image.cuda()), network(image.cuda())) < 1e-4
 
 
-def test_restore_with_self_ensemble():
+def test_the_self_ensemble_is_as_on_the_cpu():
     network, image = network_and_image("Denoising")
-    expected = restore(network, image[..., :61, :93], self_ensemble=True)
-    found = restore(network.cuda(), image[..., :61, :93].cuda(), self_ensemble=True)
-    assert difference([found], [expected]) < 1e-4
+    expected, found = (
+        Restorer(network, device=device, self_ensemble=True).restore(image[..., :61, :93])
+        for device in ("cpu", "cuda")
+    )
+    assert found.is_cuda and difference([found], [expected]) < 1e-4

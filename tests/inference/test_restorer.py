@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from dgunet.base.errors import InputError
 from dgunet.images.files import to_tensor
-from dgunet.inference.restorer import Restorer, restore
+from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import build_model
 
@@ -35,7 +37,8 @@ def pixels(*shape, dtype=np.uint8):
 def by_network(network, image):
     """What the network makes of an H×W or H×W×C image, clamped to [0,1]: float64, as large."""
     batch = to_tensor(image)[None].expand(-1, network.channels, -1, -1).contiguous()
-    restored = restore(network, batch)[0].permute(1, 2, 0).double().numpy()
+    restorer = Restorer(network, device="cpu", optimize=False)
+    restored = restorer.restore(batch)[0].permute(1, 2, 0).double().numpy()
     return (restored.mean(2) if image.ndim == 2 else restored).clip(0, 1)
 
 
@@ -97,16 +100,16 @@ def test_tiles_keep_the_blocks_of_compressive_sensing():
     assert (restorer.tile, restorer.tile_overlap) == (192, 64)
     restorer(image)
     blocks = {block.numpy().tobytes() for part in seen for block in _blocks(part)}
-    padded = np.pad(image, ((0, 26), (0, 30)), mode="reflect")
+    padded = np.pad(image, ((0, 26), (0, 30)), mode="constant")
     assert len(blocks) == 3 * 15
     assert blocks == {block.numpy().tobytes() for block in _blocks(to_tensor(padded)[None])}
 
 
 def _blocks(image):
-    _, _, height, width = image.shape
-    for top in range(0, height, 32):
-        for left in range(0, width, 32):
-            yield image[0, 0, top : top + 32, left : left + 32].contiguous()
+    for plane in image[:, 0]:
+        for top in range(0, len(plane), 32):
+            for left in range(0, plane.shape[1], 32):
+                yield plane[top : top + 32, left : left + 32].contiguous()
 
 
 def test_stages_end_with_the_result(restorers):
@@ -123,16 +126,130 @@ def test_stages_end_with_the_result(restorers):
     assert np.array_equal(stages[-1], restorers["Deraining"](image))
 
 
-def test_settings():
+def test_half_precision_stays_near():
     network = build_model("Denoising", "DGUNet", SMALL)
     image = pixels(24, 32, 3, dtype=np.float32)
-    ensemble = Restorer(network, device="cpu", self_ensemble=True)(image)
-    expected = restore(network, to_tensor(image)[None], self_ensemble=True)[0].clamp(0, 1)
-    np.testing.assert_allclose(ensemble, expected.permute(1, 2, 0), atol=1e-6)
     plain = Restorer(network, device="cpu")(image)
     for precision, limit in (("bf16", 0.1), ("fp16", 0.02)):
         reduced = Restorer(network, device="cpu", precision=precision)(image)
         assert 0 < np.abs(reduced - plain).max() < limit
+
+
+# Tensors as they are: `restore` of a network used itself
+
+
+class StandIn(nn.Module):
+    """In a network's place: makes of an image what `make` does, and notes what it was given."""
+
+    channels, multiple_of, min_long_side, padding = 3, 8, 16, "reflect"
+
+    def __init__(self, make=lambda image: image, **attributes):
+        super().__init__()
+        self.make, self.seen, self.sizes = make, [], {"width": 8, "width_step": 4}
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, image):
+        self.seen.append(image)
+        return [self.make(image), torch.zeros_like(image)]
+
+
+def live(network, **options):
+    return Restorer(network, device="cpu", optimize=False, **options)
+
+
+@pytest.mark.parametrize("height, width", [(16, 24), (8, 16), (16, 8)])
+def test_sizes_the_network_takes_are_given_to_it_as_they_are(height, width):
+    network = build_model("Deblurring", "DGUNet", SMALL).eval()
+    image = torch.rand(2, 3, height, width)
+    with torch.no_grad():
+        expected = network(image)[0]
+    assert torch.equal(live(network).restore(image), expected)
+    assert not live(network).restore(image).requires_grad
+
+
+@pytest.mark.parametrize(
+    "height, width, padded",
+    [(1, 1, (16, 16)), (8, 8, (16, 16)), (3, 40, (8, 40)), (17, 9, (24, 16)), (16, 20, (16, 24))],
+)
+def test_other_sizes_are_padded_and_cropped(height, width, padded):
+    network, image = StandIn(), torch.rand(1, 3, height, width)
+    assert torch.equal(live(network).restore(image), image)
+    assert tuple(network.seen[0].shape[-2:]) == padded
+
+
+def test_padding_is_the_networks_at_the_bottom_and_right():
+    image = torch.rand(1, 3, 13, 22)
+    for padding, mode in (("reflect", "reflect"), ("zeros", "constant")):
+        network = StandIn(padding=padding)
+        live(network).restore(image)
+        assert torch.equal(network.seen[0], F.pad(image, (0, 2, 0, 3), mode=mode))
+
+
+def test_the_result_is_not_clamped_or_checked():
+    for image in (torch.full((1, 3, 16, 16), 1.5), torch.full((1, 3, 16, 16), torch.inf)):
+        assert torch.equal(live(StandIn()).restore(image), image)
+
+
+def test_the_live_network_is_used_itself():
+    network = build_model("Deblurring", "DGUNet", SMALL).eval()
+    image, restorer = torch.rand(1, 3, 16, 16), live(network)
+    before = restorer.restore(image)
+    with torch.no_grad():
+        network.last.image.weight.add_(0.1)
+    assert restorer.network is network and not network.optimized
+    assert not torch.equal(restorer.restore(image), before)
+
+
+def test_tiles_without_overlap_are_the_published_grid():
+    """Each restored alone, filled up with zeros; several small ones go through together."""
+    network = StandIn(lambda image: image.mean((2, 3), keepdim=True).expand_as(image))
+    network.channels, network.multiple_of, network.padding = 1, 32, "zeros"
+    image = torch.rand(2, 1, 150, 300)
+    restored = live(network, tile=128, tile_overlap=0).restore(image)
+    assert [tuple(seen.shape) for seen in network.seen] == [(4, 1, 128, 128), (2, 1, 128, 128)] * 2
+    padded = F.pad(image, (0, 84, 0, 106))
+    means = F.avg_pool2d(padded, 128).repeat_interleave(128, 2).repeat_interleave(128, 3)
+    torch.testing.assert_close(restored, means[..., :150, :300])
+    live(network, tile=128, tile_overlap=0).restore(image[..., :50, :60])
+    assert tuple(network.seen[-1].shape) == (2, 1, 128, 128)
+
+
+def shifted(image):
+    """Looks at the neighbours to the left and above: tells all eight symmetries apart."""
+    return image + 0.5 * image.roll(1, -1) - 0.25 * image.roll(1, -2)
+
+
+def test_self_ensemble_is_the_mean_over_the_symmetries_of_the_square():
+    # Over the eight each neighbour takes each of the four places twice.
+    image = torch.rand(1, 3, 16, 24)
+    neighbours = sum(image.roll(shift, axis) for shift in (1, -1) for axis in (-1, -2))
+    expected = image + (0.5 - 0.25) / 4 * neighbours
+    restored = live(StandIn(shifted), self_ensemble=True).restore(image)
+    assert torch.allclose(restored, expected, atol=1e-6)
+
+
+def test_self_ensemble_turns_with_the_image():
+    network = build_model("Deblurring", "DGUNet", SMALL).eval()
+    image, restore = torch.rand(1, 3, 13, 22), live(network, self_ensemble=True).restore
+    restored = restore(image)
+    assert (restored - live(network).restore(image)).abs().max() > 1e-5
+    flipped = restore(image.flip(-1)).flip(-1)
+    turned = torch.rot90(restore(torch.rot90(image, 1, (-2, -1))), -1, (-2, -1))
+    assert torch.allclose(flipped, restored, atol=1e-5)
+    assert torch.allclose(turned, restored, atol=1e-5)
+
+
+def test_measurements_are_reconstructed():
+    torch.manual_seed(0)
+    network = build_model("Compressive_Sensing", "DGUNet", SMALL).eval()
+    restorer, image = Restorer(network, device="cpu"), torch.rand(1, 1, 64, 32)
+    with torch.no_grad():
+        y, expected = network.measure(image), network(image)
+    for found, stage in zip(restorer.reconstruct(y), expected, strict=True):
+        torch.testing.assert_close(found, stage, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="not finite"):
+        restorer.reconstruct(y * torch.inf)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from dgunet.base.errors import InputError
-from dgunet.inference import tiling
+from dgunet.inference import memory as device_memory
 from dgunet.inference.local_statistics import box_mean, use_local_statistics
-from dgunet.inference.restorer import Restorer, prepare
-from dgunet.inference.tiling import free_memory, is_out_of_memory, largest_tile, spans, strips
+from dgunet.inference.memory import (
+    free_memory,
+    is_out_of_memory,
+    largest_indexable_tile,
+    largest_tile,
+)
+from dgunet.inference.optimize import optimize_for_inference
+from dgunet.inference.restorer import Restorer
+from dgunet.inference.tiling import spans, strips
 from dgunet.model.registry import build_model
 
 SMALL = {"width": 8, "width_step": 4, "stages": 2}
@@ -21,8 +28,8 @@ class Convolutions(nn.Module):
     """Looks exactly `radius` pixels far, and by its stride of 2 tells even from odd places: a
     stand-in whose surroundings can fit an overlap, as DGUNet's never do."""
 
-    channels, multiple, least, sizes = 3, 8, 16, {"width": 8, "width_step": 4, "stages": 1}
-    prepared = True
+    channels, multiple_of, min_long_side, padding = 3, 8, 16, "reflect"
+    sizes, optimized = {"width": 8, "width_step": 4, "stages": 1}, False
 
     def __init__(self, radius):
         super().__init__()
@@ -40,52 +47,66 @@ def photo(*shape, seed=0):
 
 
 @pytest.mark.parametrize(
-    "size, tile, overlap, multiple",
-    [(100, 48, 16, 8), (97, 48, 16, 8), (1000, 192, 64, 32), (49, 48, 16, 8), (500, 64, 0, 8)],
+    "size, tile, overlap, multiple_of",
+    [
+        (100, 48, 16, 8),
+        (97, 48, 16, 8),
+        (1000, 192, 64, 32),
+        (49, 48, 16, 8),
+        (500, 64, 0, 8),
+        *[(size, 48, 16, 8) for size in range(50, 400, 7)],
+        *[(size, 200, 64, 8) for size in range(201, 900, 31)],
+    ],
 )
-def test_tiles_cover_the_axis(size, tile, overlap, multiple):
-    cut = spans(size, tile, overlap, multiple)
+def test_tiles_of_one_size_cover_the_axis(size, tile, overlap, multiple_of):
+    cut = spans(size, tile, overlap, multiple_of)
     assert cut[0].start == 0 and cut[-1].stop == size
-    assert all(span.start % multiple == 0 and span.stop - span.start <= tile for span in cut)
+    assert len({span.padded for span in cut}) == 1 and cut[0].padded <= tile
+    for span in cut:
+        assert span.start % multiple_of == 0 and span.padded % multiple_of == 0
+        assert span.stop == min(span.start + span.padded, size)
     for before, after in pairwise(cut):
-        assert before.stop - after.start == overlap
+        assert before.stop - after.start >= overlap
+        if overlap:  # the outer quarter of what they share does not count
+            assert not before.weights[-overlap // 4 :].any()
+            assert not after.weights[: overlap // 4].any()
+    distances = [after.start - before.start for before, after in pairwise(cut)]
+    assert max(distances) - min(distances) <= multiple_of
     total = np.zeros(size)
     for span in cut:
         total[span.start : span.stop] += span.weights.numpy()
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
+def test_without_overlap_the_tiles_are_a_plain_grid():
+    cut = spans(300, 128, 0, 32)
+    assert [span[:3] for span in cut] == [(0, 128, 128), (128, 256, 128), (256, 300, 128)]
+    assert all(torch.equal(span.weights, torch.ones(span.stop - span.start)) for span in cut)
+
+
 def test_an_axis_that_fits_is_one_tile():
     for size in (5, 48):
         (span,) = spans(size, 48, 64, 8)
-        assert span[:2] == (0, size) and torch.equal(span.weights, torch.ones(size))
-
-
-def test_the_border_of_a_tile_does_not_count():
-    first, second = spans(64, 48, 16, 8)
-    assert (second.start, first.stop) == (24, 40)
-    assert torch.equal(second.weights[:4], torch.zeros(4))
-    assert torch.equal(second.weights[12:], torch.ones(28))
-    assert (second.weights.diff() >= 0).all()
-    assert torch.equal(first.weights.flip(0)[:4], torch.zeros(4))
+        assert span[:3] == (0, size, -(-size // 8) * 8)
+        assert torch.equal(span.weights, torch.ones(size))
 
 
 @pytest.mark.parametrize(
-    "tile, overlap, multiple", [(40, 16, 8), (50, 16, 8), (48, 8, 8), (0, 0, 8)]
+    "tile, overlap, multiple_of", [(40, 16, 8), (50, 16, 8), (48, 8, 8), (0, 0, 8)]
 )
-def test_tiles_that_make_no_sense(tile, overlap, multiple):
+def test_tiles_that_make_no_sense(tile, overlap, multiple_of):
     with pytest.raises(ValueError, match=f"tiles of {tile}"):
-        spans(1000, tile, overlap, multiple)
+        spans(1000, tile, overlap, multiple_of)
 
 
 @pytest.mark.parametrize("height, width", [(150, 203), (64, 500), (7, 300)])
 def test_tiled_is_whole_where_the_overlap_suffices(height, width):
     network, image = Convolutions(8), photo(height, width, 3)
-    whole = Restorer(network, device="cpu", tile=0)(image)
-    tiled = Restorer(network, device="cpu", tile=96, tile_overlap=32)(image)
+    whole = Restorer(network, device="cpu", optimize=False, tile=0)(image)
+    tiled = Restorer(network, device="cpu", optimize=False, tile=96, tile_overlap=32)(image)
     np.testing.assert_allclose(tiled, whole, atol=1e-6)
     # And not where it does not: the test above tells tiles apart.
-    short = Restorer(network, device="cpu", tile=96, tile_overlap=16)(image)
+    short = Restorer(network, device="cpu", optimize=False, tile=96, tile_overlap=16)(image)
     assert np.abs(short - whole).max() > 1e-3
 
 
@@ -106,7 +127,7 @@ def test_all_stages_batches_and_types_go_through_tiles():
 def test_an_image_that_fits_is_restored_whole():
     network, image = build_model("Denoising", "DGUNet", SMALL), torch.rand(1, 3, 64, 72)
     with torch.no_grad():
-        expected = prepare(network)(image)[0].clamp(0, 1)
+        expected = optimize_for_inference(network)(image)[0].clamp(0, 1)
     for tile in ("auto", 0, 192):
         assert torch.equal(Restorer(network, device="cpu", tile=tile)(image), expected)
 
@@ -122,12 +143,14 @@ def test_no_more_than_a_row_of_tiles_is_held():
             None, None
         ]
 
-    def restore(part):
-        return torch.zeros(1, 1, part.shape[2], 1).expand(part.shape)
+    def restore(parts):
+        return [torch.zeros(1, 1, part.shape[2], 1).expand(part.shape) for part in parts]
 
     # Strips are made of zeros that torch allocates: keep them one column wide.
     columns = [column._replace(start=0, stop=1, weights=torch.ones(1)) for column in columns]
-    for strip, values in strips(restore, read, rows, columns, lambda *now: steps.append(now)):
+    for strip, values in strips(
+        restore, read, rows, columns, progress=lambda *now: steps.append(now)
+    ):
         assert strip.start == place and values.shape == (1, 1, strip.stop - strip.start, 1)
         assert values.shape[2] <= 8192
         place = strip.stop
@@ -138,9 +161,9 @@ def test_the_network_sees_no_more_than_a_tile():
     network = Convolutions(3)
     sizes = []
     network.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[2:]))
-    restorer = Restorer(network, device="cpu", tile=64, tile_overlap=16)
+    restorer = Restorer(network, device="cpu", optimize=False, tile=64, tile_overlap=16)
     restorer(photo(120, 333, 3))
-    assert len(sizes) > 4 and max(max(size) for size in sizes) <= 64
+    assert len(sizes) >= 3 and max(max(size) for size in sizes) <= 64
 
 
 class Memory:
@@ -168,9 +191,9 @@ class Memory:
 @pytest.mark.parametrize("tile", ["auto", 0, 256])
 def test_out_of_memory_halves_the_tile(error, tile, caplog):
     network, image = Convolutions(4), photo(250, 256, 3)
-    expected = Restorer(network, device="cpu", tile=0)(image)
+    expected = Restorer(network, device="cpu", optimize=False, tile=0)(image)
     memory = Memory(network, 70 * 70, error)
-    restorer = Restorer(network, device="cpu", tile=tile, tile_overlap=16)
+    restorer = Restorer(network, device="cpu", optimize=False, tile=tile, tile_overlap=16)
     with caplog.at_level(logging.WARNING):
         np.testing.assert_allclose(restorer(image), expected, atol=1e-6)
     lines = [record.getMessage() for record in caplog.records]
@@ -188,14 +211,14 @@ def test_too_little_memory_for_the_smallest_tile():
     Memory(network, 0, torch.OutOfMemoryError("out of memory"))
     for image in (photo(250, 256, 3), photo(5, 5, 3)):
         with pytest.raises(InputError, match="pixels do not fit the memory of cpu"):
-            Restorer(network, device="cpu", tile_overlap=16)(image)
+            Restorer(network, device="cpu", optimize=False, tile_overlap=16)(image)
 
 
 def test_other_errors_are_no_lack_of_memory():
     network = Convolutions(4)
     Memory(network, 0, RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
-        Restorer(network, device="cpu")(photo(9, 9, 3))
+        Restorer(network, device="cpu", optimize=False)(photo(9, 9, 3))
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
@@ -204,7 +227,7 @@ def test_the_automatic_tile_fits_the_free_memory(monkeypatch):
     large = build_model("Denoising", "DGUNet", {**SMALL, "width": 32})
     sides = {}
     for free in (2**28, 2**30, 2**40):
-        monkeypatch.setattr(tiling, "free_memory", lambda _, free=free: free)
+        monkeypatch.setattr(device_memory, "free_memory", lambda _, free=free: free)
         for device in ("cpu", "cuda"):
             side = largest_tile(small, torch.device(device))
             assert side % 8 == 0 and side >= largest_tile(large, torch.device(device))
@@ -213,8 +236,20 @@ def test_the_automatic_tile_fits_the_free_memory(monkeypatch):
     assert sides["cpu", 2**28] < sides["cpu", 2**30] < sides["cpu", 2**40]
     assert sides["cpu", 2**40] ** 2 * 12 * 4 * 10 < 3 * 2**30  # what is measured, at least
     assert sides["cuda", 2**40] > sides["cpu", 2**40]
-    monkeypatch.setattr(tiling, "free_memory", lambda _: 0)
+    monkeypatch.setattr(device_memory, "free_memory", lambda _: 0)
     assert largest_tile(small, torch.device("cpu")) == 8
+
+
+def test_the_features_of_a_tile_can_be_indexed_with_32_bits(monkeypatch):
+    with torch.device("meta"):
+        network = build_model("Denoising", "DGUNet")  # at most 160 channels
+    for images in (1, 4):
+        side = largest_indexable_tile(network, images)
+        assert images * 160 * side**2 < 2**31 < images * 160 * (side + 8) ** 2
+    monkeypatch.setattr(device_memory, "free_memory", lambda _: 2**50)
+    assert largest_tile(network, torch.device("cuda")) == largest_indexable_tile(network)
+    restorer = Restorer(build_model("Denoising", "DGUNet", SMALL), device="cpu", tile=0)
+    assert restorer._tile_for(10, 20_000, 1) == 20_000 > restorer._tile_for(20_000, 20_000, 1)
 
 
 def test_free_memory_is_a_sensible_number():

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgunet.inference.prepared import prepare
+from dgunet.inference.optimize import optimize_for_inference
 from dgunet.model.checkpoint import load_weights, published_state_dict
 from dgunet.model.published_format import published_names, unused_entries
 from dgunet.model.registry import MODELS, TASKS, build_model, task_module
@@ -108,10 +108,10 @@ def test_stage_images(run):
 
 
 @pytest.mark.parametrize("precision,tolerance", [("float32", 1e-5), ("bf16", 2e-2)])
-def test_stage_images_of_the_prepared_model(run, precision, tolerance):
+def test_stage_images_of_the_optimised_model(run, precision, tolerance):
     degraded = torch.from_numpy(run.reference["input"])
     with torch.inference_mode():
-        stages = prepare(run.model, precision=precision)(degraded)
+        stages = optimize_for_inference(run.model, precision)(degraded)
     assert len(stages) == 7
     for k, image in enumerate(reversed(stages), 1):
         assert image.dtype == torch.float32
@@ -207,7 +207,7 @@ def test_the_three_image_restoration_files_are_in_step():
 @pytest.mark.parametrize("case", CASES)
 def test_smaller_models(case, stages):
     model = small(case, stages=stages)
-    side = model.multiple
+    side = model.multiple_of
     image = torch.rand(2, model.channels, side, 2 * side)
     images = model(image)
     assert [tuple(x.shape) for x in images] == [tuple(image.shape)] * stages
@@ -351,7 +351,7 @@ def test_constant_images_stay_finite_in_every_precision(case, precision):
     autocast, dtype = PRECISIONS[precision]
     model = small(case).to(dtype)
     levels = torch.tensor([0, 1, 0.5, 1 / 255]).view(-1, 1, 1, 1)
-    shape = (model.channels, model.multiple, model.least)
+    shape = (model.channels, model.multiple_of, model.min_long_side)
     batch = torch.cat([levels.expand(-1, *shape), torch.rand(1, *shape)]).to(dtype)
     with torch.autocast("cpu", autocast, enabled=autocast is not None):
         images = model(batch)

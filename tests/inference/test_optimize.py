@@ -1,6 +1,7 @@
-"""The network made ready for inference against the plain one."""
+"""The network optimised for inference against the one it was made of."""
 
 import copy
+import importlib
 import shutil
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from dgunet.base.errors import InputError
 from dgunet.inference.local_statistics import use_local_statistics
-from dgunet.inference.restorer import Restorer, prepare
+from dgunet.inference.optimize import optimize_for_inference
+from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import MODELS, TASKS, build_model
 
@@ -32,12 +34,27 @@ def images(network, *size):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("task", TASKS)
 @torch.inference_mode()
-def test_the_pixels_are_the_plain_networks(task, model, size):
+def test_stage_images_are_the_plain_networks(task, model, size):
     network = network_of(task, model)
     image = images(network, *size)
     for given in (image, image.to(memory_format=torch.channels_last)):
-        for plain, fast in zip(network(image), prepare(network)(given), strict=True):
-            np.testing.assert_allclose(fast, plain, rtol=0, atol=1e-5)
+        fast = optimize_for_inference(network)(given)
+        for plain, found in zip(network(image), fast, strict=True):
+            np.testing.assert_allclose(found, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@torch.inference_mode()
+def test_every_convolution_runs_in_channels_last(task):
+    network = optimize_for_inference(network_of(task))
+    strides: dict[str, int] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Conv2d) and module.out_channels > 1:
+            module.register_forward_hook(
+                lambda _conv, _given, made, name=name: strides.update({name: made.stride(1)})
+            )
+    network(images(network, 1, 32, 64))
+    assert strides and set(strides.values()) == {1}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
@@ -47,7 +64,22 @@ def test_the_pixels_are_the_plain_networks(task, model, size):
 def test_constant_images_are_finite(task, value, precision):
     network = network_of(task)
     image = torch.full_like(images(network, 1, 32, 32), value)
-    assert torch.stack(prepare(network, precision=precision)(image)).isfinite().all()
+    assert torch.stack(optimize_for_inference(network, precision)(image)).isfinite().all()
+
+
+@torch.inference_mode()
+def test_images_and_measurements_stay_in_float32():
+    seen = {}
+    for task in ("Deraining", "Compressive_Sensing"):
+        network = optimize_for_inference(network_of(task), "bf16")
+        for module in network.modules():
+            if type(module).__name__ in ("FGDM", "CAB", "Measurement"):
+                module.register_forward_hook(
+                    lambda m, _given, made: seen.update({type(m).__name__: made.dtype})
+                )
+        assert all(x.dtype == torch.float32 for x in network(images(network, 1, 32, 32)))
+    half = torch.bfloat16
+    assert seen == {"FGDM": torch.float32, "CAB": half, "Measurement": torch.float32}
 
 
 @torch.inference_mode()
@@ -59,15 +91,15 @@ def test_a_large_mean_leaves_the_normalisation_its_digits():
             for block in ipmm.encoder:
                 block.conv1.bias += 1000
     exact = network(image)[0]
-    found = prepare(network.float())(image.float())[0]
+    found = optimize_for_inference(network.float())(image.float())[0]
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("task", ["Deraining", "Compressive_Sensing"])
 @torch.inference_mode()
-def test_local_statistics_are_the_same(task):
+def test_local_statistics_are_the_plain_networks(task):
     network = network_of(task)
-    image, fast = images(network, 1, 64, 96), prepare(network)
+    image, fast = images(network, 1, 64, 96), optimize_for_inference(network)
     whole = fast(image)[0]
     use_local_statistics(network, 32)
     use_local_statistics(fast, 32)
@@ -78,18 +110,35 @@ def test_local_statistics_are_the_same(task):
 def test_the_network_itself_is_left_as_it_was(tmp_path):
     network = network_of("Deblurring").train()
     before = copy.deepcopy(network.state_dict())
-    fast = prepare(network, precision="bf16")
+    fast = optimize_for_inference(network, "bf16")
     with torch.inference_mode():
         fast(images(network, 1, 16, 16))
     assert network.training and all(p.requires_grad for p in network.parameters())
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]) and value.is_contiguous()
-    assert fast.config == network.config
-    with pytest.raises(ValueError, match="prepared already"):
-        prepare(fast)
-    with pytest.raises(ValueError, match="is prepared for inference"):
+    assert fast.config == network.config and fast.state_dict().keys() == before.keys()
+    with pytest.raises(ValueError, match="optimised already"):
+        optimize_for_inference(fast)
+    with pytest.raises(ValueError, match="is optimised for inference"):
         save_checkpoint(tmp_path / "a.pth", fast)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_change_to_a_model_file_changes_what_is_restored(task, monkeypatch):
+    """There is one forward pass: the one that a reader finds in the task's folder."""
+    image = np.random.default_rng(0).random((32, 40), np.float32)
+    expected = Restorer(network_of(task), device="cpu")(image)
+    for part in ("FGDM", "CAB", "ConvBlock", "ISFF", "IPMM", "LastIPMM"):
+        kind = getattr(importlib.import_module(TASKS[task]), part)
+        with monkeypatch.context() as context:
+
+            def changed(self, z, *given, forward=kind.forward):
+                return forward(self, z / 2, *given)
+
+            context.setattr(kind, "forward", changed)
+            restored = Restorer(network_of(task), device="cpu")(image)
+        assert np.abs(restored - expected).max() > 1e-5, part
 
 
 class PeakMemory(TorchDispatchMode):
@@ -112,26 +161,36 @@ class PeakMemory(TorchDispatchMode):
 
 @pytest.mark.parametrize("task", ["Deraining", "Compressive_Sensing"])
 @torch.inference_mode()
-def test_features_are_let_go(task):
+def test_features_leave_memory_as_soon_as_they_are_used(task):
+    """Were every stage's kept until the next is through, it would be 540 floats per pixel."""
     network = network_of(task, width=40, width_step=20)
     image = images(network, 1, 64, 64)
-    peaks = []
-    for candidate in (network, prepare(network), prepare(network, precision="bf16")):
+    floats = []
+    for precision in ("float32", "bf16"):
+        optimized = optimize_for_inference(network, precision)
         with PeakMemory() as memory:
-            candidate(image)
-        peaks.append(memory.peak)
-    assert peaks[1] < 0.6 * peaks[0] and peaks[2] < 0.5 * peaks[0]
+            optimized(image)
+        floats.append(memory.peak / (4 * 64 * 64))
+    assert floats[0] < 0.6 * 540 and floats[1] < 0.4 * 540
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled(monkeypatch, tmp_path):
+def test_compiled_images_are_the_plain_networks(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     network = network_of("Deraining", stages=2)
     image = images(network, 1, 16, 24)
     with torch.inference_mode():
-        compiled = prepare(network, compile=True)
+        compiled = optimize_for_inference(network, compile=True)
         np.testing.assert_allclose(compiled(image)[0], network(image)[0], rtol=0, atol=1e-5)
     assert any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("task", ["Deraining", "Compressive_Sensing"])
+def test_the_forward_pass_is_one_graph(task):
+    network = optimize_for_inference(network_of(task), "bf16")
+    with torch.inference_mode():
+        explained = torch._dynamo.explain(network)(images(network, 1, 32, 32))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
 
 
 def test_unknown_settings_are_named(monkeypatch):
@@ -139,8 +198,8 @@ def test_unknown_settings_are_named(monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(shutil, "which", lambda name: None)
         with pytest.raises(InputError, match=r"needs a C\+\+ compiler, such as g\+\+; found none"):
-            prepare(network, compile=True)
+            optimize_for_inference(network, compile=True)
     with pytest.raises(InputError, match="precision is 'int8'; expected one of float32, bf16"):
-        prepare(network, precision="int8")
+        optimize_for_inference(network, "int8")
     with pytest.raises(InputError, match="compile is 'fast'; expected one of default"):
         Restorer(network, compile="fast")
