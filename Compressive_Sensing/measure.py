@@ -193,17 +193,17 @@ def add_network_options(parser: argparse.ArgumentParser, ratio: bool = True) -> 
 
 
 def load_network(options: argparse.Namespace, ratio: int | None = None) -> DGUNet:
-    """Load `options.weights`, or the ones that ship for a ratio, onto `options.device`. Raises
+    """Load `options.weights`, or the bundled ones of a ratio, onto `options.device`. Raises
     `InputError` if the weights are of another ratio than `options.cs_ratio`."""
     asked = getattr(options, "cs_ratio", None)
-    path = options.weights or shipped_weights(options.model, ratio or asked or RATIO)
+    path = options.weights or bundled_weights(options.model, ratio or asked or RATIO)
     network, _ = load_model(path, TASK, options.model)
     if asked not in (None, network.sizes["cs_ratio"]):
         raise InputError(f"{path}: is of ratio {network.sizes['cs_ratio']}; --cs_ratio is {asked}")
     return network.to(pick_device(options.device))
 
 
-def shipped_weights(model: str | None, ratio: int) -> Path:
+def bundled_weights(model: str | None, ratio: int) -> Path:
     """Return the file in pretrained_models/. Raises `InputError` if there is none."""
     path = FOLDER / "pretrained_models" / f"{model or MODELS[0]}_{ratio}.safetensors"
     if not path.is_file():

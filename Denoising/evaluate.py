@@ -13,19 +13,28 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command
-from dgunet.base.folders import working_folder
 from dgunet.scoring.evaluate import (
-    describe_settings,
+    Benchmark,
+    EvaluationSet,
     evaluate_folders,
     make_parser,
-    model_of,
-    read_settings,
     report,
+    score_all,
 )
-from dgunet.scoring.protocols import score_blocks
+from dgunet.scoring.protocols import Score
+from dgunet.scoring.results_folder import read_settings
 
-HOME = working_folder(Path(__file__).parent)
 SIDD_PROTOCOL = "matlab_rgb"
+TEST_SETS = {  # with the PSNR (dB) and SSIM of the paper
+    "SIDD": EvaluationSet(
+        "SIDD/test/ValidationGtBlocksSrgb.mat",
+        SIDD_PROTOCOL,
+        images=1280,
+        published={"DGUNet": (39.88, 0.959), "DGUNet_plus": (39.91, 0.960)},
+    ),
+}
+DND_PUBLISHED = {"DGUNet": (40.04, 0.956), "DGUNet_plus": (40.12, 0.957)}  # by its server
+BENCHMARK = Benchmark("Denoising", TEST_SETS, default_sets=(), protocol="gaussian_rgb")
 
 
 def read_blocks(path: str | Path, variable: str) -> np.ndarray:
@@ -47,9 +56,42 @@ def read_blocks(path: str | Path, variable: str) -> np.ndarray:
     return contents[variable]
 
 
+def score_blocks(
+    restored: np.ndarray, target: np.ndarray, protocol: str = SIDD_PROTOCOL, jobs: int = -1
+) -> list[Score]:
+    """Return the scores of the blocks of the SIDD benchmark, images×blocks×H×W×3.
+
+    The names are those of its pictures, `0001_01` for the first block of the first image. Raises
+    `InputError` if the shapes differ.
+    """
+    if restored.ndim != 5 or restored.shape != target.shape:
+        raise InputError(
+            f"restored blocks are {_by(restored)}, target blocks {_by(target)}; expected both "
+            "images×blocks×height×width×3"
+        )
+    loads = {
+        block_name(index): lambda index=index: (restored[index], target[index])
+        for index in np.ndindex(restored.shape[:2])
+    }
+    return score_all(loads, "SIDD", protocol, jobs)
+
+
+def block_name(index: tuple[int, int]) -> str:
+    """Return the name of a block's picture.
+
+    >>> block_name((0, 31))
+    '0001_32'
+    """
+    return f"{index[0] + 1:04d}_{index[1] + 1:02d}"
+
+
+def _by(blocks: np.ndarray) -> str:
+    return "×".join(map(str, blocks.shape))
+
+
 @command
 def main() -> None:
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, BENCHMARK)
     parser.add_argument("--result", type=Path, metavar="FILE", help="MAT file with Idenoised")
     parser.add_argument(
         "--target", type=Path, metavar="FILE", help="MAT file with ValidationGtBlocksSrgb"
@@ -60,28 +102,20 @@ def main() -> None:
             parser.error("--result_dir and --target_dir are given together")
         if options.result or options.target:
             parser.error("give two folders or two MAT files, not both")
-        evaluate_folders("Denoising", options, {}, [], default_protocol="gaussian_rgb")
+        evaluate_folders(BENCHMARK, options)
         return
 
-    result = options.result or HOME / "results/SIDD/mat/Idenoised.mat"
-    target = options.target or HOME / "Datasets/SIDD/test/ValidationGtBlocksSrgb.mat"
+    result = options.result or BENCHMARK.home / "results/SIDD/mat/Idenoised.mat"
+    target = options.target or BENCHMARK.home / "Datasets" / TEST_SETS["SIDD"].target
     protocol = options.protocol or SIDD_PROTOCOL
-    settings = read_settings(result.parent, result.parent.parent)
     scores = score_blocks(
         read_blocks(result, "Idenoised"),
         read_blocks(target, "ValidationGtBlocksSrgb"),
         protocol,
         options.jobs,
     )
-    report(
-        "Denoising",
-        {"SIDD": scores},
-        protocol,
-        describe_settings({"SIDD": settings}),
-        model=options.model or model_of([settings]),
-        comparable=["SIDD"] if protocol == SIDD_PROTOCOL else [],
-        csv=options.csv,
-    )
+    settings = {"SIDD": read_settings(result.parent, result.parent.parent)}
+    report(BENCHMARK, {"SIDD": scores}, protocol, settings, options.model, options.csv)
 
 
 if __name__ == "__main__":

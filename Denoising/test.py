@@ -22,62 +22,62 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dgunet.base.errors import InputError, command, first_few
 from dgunet.base.files import write_atomically
 from dgunet.data.degradations import Noise, add_noise, pair_generator
-from dgunet.Denoising.evaluate import SIDD_PROTOCOL, read_blocks
-from dgunet.images.files import list_images, read_gray, read_image, to_tensor, to_uint8, write_image
-from dgunet.scoring.protocols import Score, get_protocol, score_blocks
+from dgunet.Denoising.evaluate import (
+    BENCHMARK,
+    DND_PUBLISHED,
+    SIDD_PROTOCOL,
+    block_name,
+    read_blocks,
+)
+from dgunet.images.files import list_images, read_gray, read_image, to_uint8, write_image
+from dgunet.inference.restorer import Restorer
 from dgunet.scoring.test import (
     ImageSet,
-    TrainedNetwork,
-    claim_results,
+    as_floats,
     find_sets,
     folder_set,
-    load_trained,
+    load_restorer,
     make_parser,
-    noting_settings,
-    report_scores,
-    result_folder,
     run_sets,
 )
 
-PROTOCOL = "gaussian_rgb"  # of all sets but SIDD
 SIDD_NOISY, SIDD_TARGET = "ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"
-BENCHMARKS = {"SIDD": f"{SIDD_NOISY}.mat", "DND": "info.mat"}  # and the file they are known by
+BENCHMARK_FILES = {"SIDD": f"{SIDD_NOISY}.mat", "DND": "info.mat"}  # that they are known by
 
 
-@dataclass(frozen=True)
+@dataclass
 class NoisyPhotos(ImageSet):
-    """Clean photographs, to which noise of standard deviation `sigma` (of 255) is added."""
+    """Clean photographs, to which noise of standard deviation `sigma` (of 255) is added; `grey`:
+    of their luma, which is written to `target/` beside the results."""
 
     sigma: float = 25
+    grey: bool = False
 
-    def read(self, path: Path) -> np.ndarray:
+    def read(self, item: Path) -> np.ndarray:
         """Return the noisy photograph, float32 H×W (grey) or H×W×3, neither clipped nor rounded."""
-        pixels = self.make_target(path) if self.makes_targets else read_image(path)
-        clean = to_tensor(pixels)[:3].permute(1, 2, 0).numpy()
-        noise = Noise(self.sigma)
-        noisy = add_noise(clean, noise, pair_generator(0, f"gaussian{self.sigma:g}", path.stem))
-        return noisy[..., 0] if clean.shape[2] == 1 else noisy
+        clean = as_floats(self.target(item))
+        generator = pair_generator(0, f"gaussian{self.sigma:g}", item.stem)
+        noisy = add_noise(np.atleast_3d(clean), Noise(self.sigma), generator)
+        return noisy[..., 0] if clean.ndim == 2 else noisy
 
-    def make_target(self, path: Path) -> np.ndarray:
-        return read_gray(path)
+    def target(self, item: Path) -> np.ndarray:
+        return read_gray(item) if self.grey else read_image(item)
 
-    def score_inputs(self, targets: Path, jobs: int) -> list[Score]:
-        protocol = get_protocol(self.protocol)
-        files = {path.stem: path for path in list_images(targets)}
-        scores = []
-        for path in self.inputs:
-            clean = read_image(files[path.stem])
-            clean = clean[..., :3] if clean.ndim == 3 else clean
-            scores.append(Score(path.stem, *protocol(np.clip(self.read(path), 0, 1), clean)))
-        return scores
+    def files(self, folder: Path) -> list[Path]:
+        parts = [folder, folder / "target"] if self.grey else [folder]
+        return [path for part in parts for path in super(NoisyPhotos, self).files(part)]
+
+    def write(self, folder: Path, item: Path, restored: np.ndarray) -> None:
+        super().write(folder, item, restored)
+        if self.grey:
+            write_image(folder / "target" / f"{item.stem}.png", self.target(item))
 
 
-def noisy_sets(folder: Path, sigmas: Sequence[float], grey: bool) -> list[ImageSet]:
+def noisy_sets(folder: Path, sigmas: Sequence[float], grey: bool) -> list[NoisyPhotos]:
     """Return a set for each noise level of the clean photographs in `folder`, or its `target/`."""
     name = folder.resolve().name + ("_grey" if grey else "")
     if (folder / "target").is_dir():
@@ -87,112 +87,131 @@ def noisy_sets(folder: Path, sigmas: Sequence[float], grey: bool) -> list[ImageS
         NoisyPhotos(
             name=f"{name}_sigma{sigma:g}",
             inputs=photos,
-            targets=None if grey else folder,
-            protocol=PROTOCOL,
-            makes_targets=grey,
+            protocol=BENCHMARK.protocol,
             settings={"sigma": sigma, "grey": grey},
             sigma=sigma,
+            grey=grey,
         )
         for sigma in dict.fromkeys(sigmas)
     ]
 
 
-def run_sidd(trained: TrainedNetwork, folder: Path, options: argparse.Namespace) -> None:
-    """Restore the SIDD benchmark's blocks and score them, if the targets are in `folder` too.
+class SIDD(ImageSet):
+    """The blocks of the SIDD benchmark in `folder`, scored if the targets are there too.
 
     `mat/Idenoised.mat` (MAT v5) holds `Idenoised`: float32 in [0,1], of the shape of the noisy
     blocks (40×32×256×256×3).
+
+    Raises:
+        InputError: the files are missing or hold no such blocks.
     """
-    noisy = read_blocks(folder / f"{SIDD_NOISY}.mat", SIDD_NOISY)
-    if noisy.ndim != 5 or noisy.shape[-1] != 3 or noisy.dtype != np.uint8:
-        raise InputError(
-            f"{folder / SIDD_NOISY}.mat: {SIDD_NOISY} is {noisy.dtype} {noisy.shape}; expected "
-            "uint8 images×blocks×height×width×3"
-        )
-    target = None
-    if (folder / f"{SIDD_TARGET}.mat").is_file():
-        target = read_blocks(folder / f"{SIDD_TARGET}.mat", SIDD_TARGET)
-        if target.shape != noisy.shape:
+
+    in_8_bits = False
+
+    def __init__(self, folder: Path, self_ensemble: bool, pictures: bool):
+        noisy = read_blocks(folder / f"{SIDD_NOISY}.mat", SIDD_NOISY)
+        if noisy.ndim != 5 or noisy.shape[-1] != 3 or noisy.dtype != np.uint8:
             raise InputError(
-                f"{folder / SIDD_TARGET}.mat: is {target.shape}, the noisy blocks {noisy.shape}; "
-                "expected the same"
+                f"{folder / SIDD_NOISY}.mat: {SIDD_NOISY} is {noisy.dtype} {noisy.shape}; expected "
+                "uint8 images×blocks×height×width×3"
             )
-    results = result_folder(options.result_dir, "SIDD")
-    result = results / "mat" / "Idenoised.mat"
-    indices = list(np.ndindex(noisy.shape[:2]))
-    pictures = {
-        (i, k): results / "png" / f"{i + 1:04d}_{k + 1:02d}.png"
-        for i, k in (indices if options.save_images else [])
-    }
-    claim_results(results, [result, *pictures.values()], trained, options.overwrite, [folder])
-    self_ensemble = options.self_ensemble is not False
-    settings = {**trained.settings, "self_ensemble": self_ensemble}
-    with noting_settings(results, settings):
-        restored = np.empty(noisy.shape, np.float32)
-        for index in tqdm(indices, "SIDD", unit="block", disable=None):
-            block = trained.restore(noisy[index], self_ensemble)
-            restored[index] = block.permute(1, 2, 0)
-            if pictures:
-                write_image(pictures[index], to_uint8(block))
-        write_mat(result, {"Idenoised": restored})
-    print(f"SIDD: {len(indices)} blocks restored in {result}")
-    if target is None:
-        print(f"SIDD: no {SIDD_TARGET}.mat in {folder}, no scores")
-        return
-    report_scores(
-        trained,
-        SIDD_PROTOCOL,
-        {"SIDD": score_blocks(restored, target, SIDD_PROTOCOL, options.jobs)},
-        {"SIDD": score_blocks(noisy, target, SIDD_PROTOCOL, options.jobs)},
-        {"SIDD": settings},
-        {"SIDD": results},
-        published=["SIDD"],
-    )
+        target = None
+        if (folder / f"{SIDD_TARGET}.mat").is_file():
+            target = read_blocks(folder / f"{SIDD_TARGET}.mat", SIDD_TARGET)
+            if target.shape != noisy.shape:
+                raise InputError(
+                    f"{folder / SIDD_TARGET}.mat: is {target.shape}, the noisy blocks "
+                    f"{noisy.shape}; expected the same"
+                )
+        super().__init__(
+            "SIDD", list(np.ndindex(noisy.shape[:2])), SIDD_PROTOCOL, self_ensemble=self_ensemble
+        )
+        self.folder, self.pictures = folder, pictures
+        self.noisy, self.clean = noisy, target
+        self.restored = np.empty(noisy.shape, np.float32)
+
+    @property
+    def sources(self) -> list[Path]:
+        return [self.folder]
+
+    def label(self, item: tuple[int, int]) -> str:
+        return block_name(item)
+
+    def read(self, item: tuple[int, int]) -> np.ndarray:
+        return self.noisy[item]
+
+    def target(self, item: tuple[int, int]) -> np.ndarray | None:
+        return None if self.clean is None else self.clean[item]
+
+    def files(self, folder: Path) -> list[Path]:
+        pictures = super().files(folder / "png") if self.pictures else []
+        return [folder / "mat" / "Idenoised.mat", *pictures]
+
+    def write(self, folder: Path, item: tuple[int, int], restored: np.ndarray) -> None:
+        self.restored[item] = restored
+        if self.pictures:
+            super().write(folder / "png", item, restored)
+
+    def finish(self, folder: Path) -> None:
+        write_mat(folder / "mat" / "Idenoised.mat", {"Idenoised": self.restored})
+
+    def check(self) -> None:
+        """Do nothing: the blocks are there."""
 
 
-def run_dnd(trained: TrainedNetwork, folder: Path, options: argparse.Namespace) -> None:
-    """Restore the boxes of the DND benchmark (Plötz and Roth, "Benchmarking Denoising Algorithms
-    with Real Photographs", CVPR 2017), whose targets only its server has.
+class DND(ImageSet):
+    """The images of the DND benchmark (Plötz and Roth, "Benchmarking Denoising Algorithms with Real
+    Photographs", CVPR 2017), of which the boxes are restored. Only its server has the targets.
 
     Of image N the server takes `mat/000N.mat` (MAT v5) with `Idenoised`, a 1×20 cell of float32
     H×W×3 in [0,1], `israw` false and `eval_version` "1.0". A row, because the benchmark's own
     Python code saves a one-dimensional object array, which SciPy writes as one; MATLAB indexes a
     cell `Idenoised{k}` of either orientation.
     """
-    boxes = read_boxes(folder / "info.mat")
-    sources = [folder / "images_srgb" / f"{n:04d}.mat" for n in range(1, len(boxes) + 1)]
-    missing = [path for path in sources if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the {len(sources)} images of {folder / 'info.mat'} are missing: "
-            f"{first_few(missing)}"
+
+    def __init__(self, folder: Path, self_ensemble: bool, pictures: bool):
+        boxes = read_boxes(folder / "info.mat")
+        files = [folder / "images_srgb" / f"{n:04d}.mat" for n in range(1, len(boxes) + 1)]
+        if missing := [path for path in files if not path.is_file()]:
+            raise InputError(
+                f"{len(missing)} of the {len(files)} images of {folder / 'info.mat'} are missing: "
+                f"{first_few(missing)}"
+            )
+        super().__init__("DND", files, SIDD_PROTOCOL, self_ensemble=self_ensemble)
+        self.boxes, self.pictures = dict(zip(files, boxes, strict=True)), pictures
+
+    def read(self, item: Path) -> list[np.ndarray]:
+        return read_crops(item, self.boxes[item])
+
+    def restore(self, restorer: Restorer, degraded: list[np.ndarray]) -> list[np.ndarray]:
+        return [restorer(crop) for crop in degraded]
+
+    def files(self, folder: Path) -> list[Path]:
+        pictures = [p for item in self.inputs for p in self._pictures(folder, item)]
+        return [folder / "mat" / item.name for item in self.inputs] + pictures
+
+    def _pictures(self, folder: Path, item: Path) -> list[Path]:
+        count = len(self.boxes[item]) if self.pictures else 0
+        return [folder / "png" / f"{item.stem}_{k:02d}.png" for k in range(1, count + 1)]
+
+    def write(self, folder: Path, item: Path, restored: list[np.ndarray]) -> None:
+        cell = np.empty((1, len(restored)), object)
+        for k, crop in enumerate(restored):
+            cell[0, k] = crop
+        variables = {"Idenoised": cell, "israw": False, "eval_version": "1.0"}
+        write_mat(folder / "mat" / item.name, variables)
+        for path, crop in zip(self._pictures(folder, item), restored, strict=False):
+            write_image(path, to_uint8(crop))
+
+    def finish(self, folder: Path) -> None:
+        scores = ", ".join(f"{m} {p} dB / {s}" for m, (p, s) in DND_PUBLISHED.items())
+        print(
+            f"DND: {len(self.inputs)} files for the benchmark's server in {folder / 'mat'} "
+            f"(published: {scores})"
         )
-    results = result_folder(options.result_dir, "DND")
-    files = [results / "mat" / path.name for path in sources]
-    pictures = [
-        [results / "png" / f"{path.stem}_{k:02d}.png" for k in range(1, len(of_image) + 1)]
-        for path, of_image in zip(sources, boxes, strict=True)
-    ]
-    written = files + [path for row in pictures for path in row] * options.save_images
-    claim_results(results, written, trained, options.overwrite, [folder])
-    self_ensemble = options.self_ensemble is not False
-    with (
-        noting_settings(results, {**trained.settings, "self_ensemble": self_ensemble}),
-        tqdm(None, "DND", sum(map(len, boxes)), unit="box", disable=None) as progress,
-    ):
-        for source, of_image, file, row in zip(sources, boxes, files, pictures, strict=True):
-            cell = np.empty((1, len(of_image)), object)
-            for k, crop in enumerate(read_crops(source, of_image)):
-                restored = trained.restore(crop, self_ensemble)
-                cell[0, k] = restored.permute(1, 2, 0).numpy()
-                if options.save_images:
-                    write_image(row[k], to_uint8(restored))
-                progress.update()
-            write_mat(file, {"Idenoised": cell, "israw": False, "eval_version": "1.0"})
-    print(
-        f"DND: {len(files)} files for the benchmark's server in {results / 'mat'}; only the server "
-        "has the targets, no scores"
-    )
+
+    def check(self) -> None:
+        """Do nothing: the files are there."""
 
 
 def read_boxes(path: Path) -> list[np.ndarray]:
@@ -254,14 +273,8 @@ def write_mat(path: Path, variables: dict) -> None:
     write_atomically(path, lambda file: savemat(file, variables))
 
 
-def benchmark_folder(input_dir: Path, name: str) -> Path:
-    """Return where a benchmark lies: `input_dir` itself, as in the published commands, or
-    `<input_dir>/<name>/test`."""
-    return input_dir if (input_dir / BENCHMARKS[name]).is_file() else input_dir / name / "test"
-
-
 def parse_arguments() -> argparse.Namespace:
-    parser = make_parser(__doc__, Path(__file__).resolve().parent)
+    parser = make_parser(__doc__, BENCHMARK)
     add = parser.add_argument
     add(
         "--dataset",
@@ -271,13 +284,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--sigma", nargs="+", type=float, metavar="S", help="add Gaussian noise, σ of 255")
     add("--grey", action="store_true", help="with --sigma: turn the photographs grey first")
-    add(
-        "--no_self_ensemble",
-        dest="self_ensemble",
-        action="store_false",
-        default=None,
-        help="SIDD and DND, which have it otherwise, without",
-    )
+    add("--no_self_ensemble", action="store_true", help="SIDD and DND, which have it, without")
     add("--save_images", action="store_true", help="SIDD, DND: write PNGs as well")
     options = parser.parse_args()
     if options.grey and not options.sigma:
@@ -287,31 +294,37 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
+def find_all_sets(options: argparse.Namespace) -> list[ImageSet]:
+    """Return the sets that the options ask for. A benchmark lies in `--input_dir` itself, as in the
+    published commands, or in `<input_dir>/<name>/test`."""
+    input_dir, names = options.input_dir, list(dict.fromkeys(options.dataset or ()))
+    if options.sigma:
+        folders = [input_dir / name for name in names] or [input_dir]
+        return [s for folder in folders for s in noisy_sets(folder, options.sigma, options.grey)]
+    if not names:
+        names = [name for name, file in BENCHMARK_FILES.items() if (input_dir / file).is_file()]
+    if not names:
+        alone = folder_set(input_dir, BENCHMARK.protocol)
+        if alone:
+            return [alone]
+        names = ["SIDD"]
+    sets: list[ImageSet] = []
+    for name in names:
+        if name not in BENCHMARK_FILES:
+            sets += find_sets(BENCHMARK, input_dir / name)
+            continue
+        lies_here = (input_dir / BENCHMARK_FILES[name]).is_file()
+        folder = input_dir if lies_here else input_dir / name / "test"
+        kind = {"SIDD": SIDD, "DND": DND}[name]
+        sets.append(kind(folder, not options.no_self_ensemble, options.save_images))
+    return sets
+
+
 @command
 def main() -> None:
     options = parse_arguments()
-    trained = load_trained("Denoising", options)
-    input_dir, names = options.input_dir, options.dataset
-    if options.sigma:
-        folders = [input_dir / name for name in dict.fromkeys(names)] if names else [input_dir]
-        sets = [s for f in folders for s in noisy_sets(f, options.sigma, options.grey)]
-        run_sets(trained, sets, options, bool(options.self_ensemble))
-        return
-
-    if not names:
-        there = [name for name, file in BENCHMARKS.items() if (input_dir / file).is_file()]
-        names = there or ([] if folder_set(input_dir, PROTOCOL) else ["SIDD"])
-    sets = []
-    for name in dict.fromkeys(names):
-        if name not in BENCHMARKS:
-            sets += find_sets(input_dir / name, None, {}, [], PROTOCOL)
-    if not names:
-        sets = find_sets(input_dir, None, {}, [], PROTOCOL)
-    if sets:
-        run_sets(trained, sets, options, bool(options.self_ensemble))
-    for name, test in (("SIDD", run_sidd), ("DND", run_dnd)):
-        if name in names:
-            test(trained, benchmark_folder(input_dir, name), options)
+    restorer = load_restorer(BENCHMARK, options)
+    run_sets(BENCHMARK, restorer, find_all_sets(options), options)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from dgunet.base.errors import InputError
 from dgunet.data.degradations import PRESETS, Blur, Noise, Rain
 from dgunet.model.registry import TASKS, task_folder
 
+PUBLISHED_WEIGHTS = (  # where the paper's authors offer theirs
+    "https://github.com/MC-E/Deep-Generalized-Unfolding-Networks-for-Image-Restoration"
+)
 DEFAULT_WEIGHTS: Mapping[str, str] = {  # task → name, without .safetensors
     "Deblurring": "small_blur_mild",
     "Deraining": "small_rain_medium",

@@ -1,251 +1,273 @@
-"""What the tasks' `evaluate.py` share: the command line, finding the folders, the report.
+"""Scoring the results that lie in folders: what the tasks' `evaluate.py` share.
 
-A task says what is special about it, its test sets, in a table of `EvaluationSet`. `test.py`
-reports its scores through `report`, so that both print the same.
+A task says what is special about it, its test sets and the scores published for them, in a
+`Benchmark`. `test.py` reports its scores through `report` too, so that both print the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dgunet.base.errors import InputError
-from dgunet.base.files import write_bytes
-from dgunet.base.folders import working_folder
-from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name
-from dgunet.scoring.protocols import (
-    PROTOCOLS,
-    Protocol,
-    Score,
-    get_protocol,
-    score_folders,
-)
-from dgunet.scoring.published import published_scores
-from dgunet.scoring.tables import format_table, write_csv
+import numpy as np
+from tqdm import tqdm
 
-MODELS = ("DGUNet", "DGUNet_plus")
-SETTINGS_FILE = "settings.json"
+from dgunet.base.errors import InputError, first_few
+from dgunet.base.folders import working_folder
+from dgunet.base.threads import in_parallel
+from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name, read_image
+from dgunet.model.registry import MODELS, task_folder
+from dgunet.scoring.protocols import PROTOCOLS, Protocol, Score, TooSmall, get_protocol
+from dgunet.scoring.results_folder import describe_settings, read_settings
+from dgunet.scoring.tables import format_table, write_csv
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Where a test set's targets lie below the data folder, and the protocol that scores it."""
+    """A test set.
+
+    Attributes:
+        target: where its targets lie below the data folder.
+        protocol: the name of the protocol that scores it.
+        images: how many images the paper's scores are the mean of.
+        published: model → (PSNR in dB, SSIM) that the paper reports.
+    """
 
     target: str
     protocol: str
+    images: int = 0
+    published: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def make_parser(
-    description: str,
-    folder: Path | None = None,
-    test_sets: Mapping[str, EvaluationSet] | None = None,
-    default_sets: Sequence[str] = (),
-) -> argparse.ArgumentParser:
-    """Return the options of a task's `evaluate.py`; the default folders lie below
-    `working_folder(folder)`, `folder` being the task's. None: there are no default folders."""
-    home = working_folder(folder) if folder else None
-    defaults = [home / "results", home / "Datasets"] if home else [None, None]
-    default_help = " (default: %(default)s)" if folder else ""
+@dataclass(frozen=True)
+class Benchmark:
+    """The test sets of a task.
+
+    Attributes:
+        task: its name.
+        sets: by name.
+        default_sets: the names of those that are tested unless others are asked for.
+        protocol: of images that are none of the sets.
+        published_mean: model → mean (PSNR in dB, SSIM) of all sets that the paper reports.
+    """
+
+    task: str
+    sets: Mapping[str, EvaluationSet]
+    default_sets: Sequence[str]
+    protocol: str
+    published_mean: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        """The folder of the task's data and results."""
+        return working_folder(task_folder(self.task))
+
+    def published(
+        self, scores: Mapping[str, Sequence[Score]], protocol: str, model: str
+    ) -> dict[str, tuple[float, float]]:
+        """Return the published (PSNR, SSIM) of a model that scores may be compared with, by set:
+        those of the same protocol and of as many images. With all sets there is their mean too."""
+        comparable = {
+            name: known.published[model]
+            for name, known in self.sets.items()
+            if model in known.published
+            and known.protocol == protocol
+            and len(scores.get(name, ())) == known.images
+        }
+        if model in self.published_mean and comparable.keys() == self.sets.keys():
+            comparable["mean"] = self.published_mean[model]
+        return comparable
+
+
+def make_parser(description: str, benchmark: Benchmark) -> argparse.ArgumentParser:
+    """Return the options of a task's `evaluate.py`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--result_dir",
-        type=Path,
-        default=defaults[0],
-        help="the results: a folder of images, or one folder for each set" + default_help,
-    )
-    parser.add_argument(
-        "--target_dir",
-        "--input_dir",
-        type=Path,
-        default=defaults[1],
-        help="a folder of target images, or the data folder of the sets" + default_help,
-    )
-    if test_sets:
-        parser.add_argument(
-            "--dataset",
-            nargs="+",
-            choices=list(test_sets),
-            metavar="SET",
-            help=f"which of {', '.join(test_sets)} (default: {', '.join(default_sets)})",
-        )
-    parser.add_argument(
-        "--protocol",
-        choices=list(PROTOCOLS),
-        metavar="NAME",
-        help=f"score by another protocol than the set's: {', '.join(PROTOCOLS)}",
-    )
-    parser.add_argument(
-        "--model",
-        choices=MODELS,
-        help="whose published scores to show (default: the model that made the results, or DGUNet)",
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every image's score here")
-    parser.add_argument(
-        "--jobs", type=int, default=-1, help="images at a time (default: one per core)"
-    )
+    add = parser.add_argument
+    text = "the results: a folder of images, or one folder for each set"
+    add("--result_dir", type=Path, help=f"{text} (default: {benchmark.home / 'results'})")
+    text = "a folder of target images, or the data folder of the sets"
+    text += f" (default: {benchmark.home / 'Datasets'})"
+    add("--target_dir", "--input_dir", type=Path, help=text)
+    text = f"which of {', '.join(benchmark.sets)} (default: those that are there)"
+    add("--dataset", nargs="+", choices=list(benchmark.sets), metavar="SET", help=text)
+    text = f"score by another protocol than the set's: {', '.join(PROTOCOLS)}"
+    add("--protocol", choices=list(PROTOCOLS), metavar="NAME", help=text)
+    text = "whose published scores to show (default: the model that made the results, or DGUNet)"
+    add("--model", choices=MODELS, help=text)
+    add("--csv", type=Path, metavar="FILE", help="write every image's score here")
+    add("--jobs", type=int, default=-1, help="images at a time (default: one per core)")
     return parser
 
 
-def evaluate_folders(
-    task: str,
-    options: argparse.Namespace,
-    test_sets: Mapping[str, EvaluationSet],
-    default_sets: Sequence[str],
-    default_protocol: str,
-) -> None:
+def evaluate_folders(benchmark: Benchmark, options: argparse.Namespace) -> None:
     """Score folders of images and print the report.
 
     If `--target_dir` itself holds images, its pair with `--result_dir` is scored: as the set
-    `--dataset` names, or else as an unknown one by `default_protocol`. Otherwise `--target_dir` is
+    `--dataset` names, or else as an unknown one by the task's protocol. Otherwise `--target_dir` is
     the data folder, and of each set <result_dir>/<set> is scored, or <result_dir> itself if it
-    holds the images of the only set: of the sets that `--dataset` names, or else of those of
-    `default_sets` that are there.
+    holds the images of the only set: of the sets that `--dataset` names, or else of those of the
+    default sets that are there.
 
     Raises `InputError` where folders or files are missing or unfit, as `score_folders` says.
     """
-    names = getattr(options, "dataset", None)
-    if _holds_images(options.target_dir):
+    names, sets = options.dataset, benchmark.sets
+    result_dir = options.result_dir or benchmark.home / "results"
+    target_dir = options.target_dir or benchmark.home / "Datasets"
+    if holds_images(target_dir):
         if names and len(names) > 1:
             raise InputError(
-                f"{options.target_dir}: holds the images of one set; expected the data folder of "
+                f"{target_dir}: holds the images of one set; expected the data folder of "
                 f"{', '.join(names)}"
             )
-        target = options.target_dir.resolve()
+        target = target_dir.resolve()
         name = names[0] if names else f"{target.parent.name}/{target.name}"
-        folders = {name: (options.result_dir, options.target_dir)}
-    elif names or default_sets:
+        folders = {name: (result_dir, target_dir)}
+    elif names or benchmark.default_sets:
         if not names:
-            names = [n for n in default_sets if (options.target_dir / test_sets[n].target).is_dir()]
-            names = names or default_sets
+            names = [n for n in benchmark.default_sets if (target_dir / sets[n].target).is_dir()]
+            names = names or benchmark.default_sets
         folders = {
             name: (
-                _result_folder(options.result_dir, name, alone=len(names) == 1),
-                options.target_dir / test_sets[name].target,
+                _result_folder(result_dir, name, alone=len(names) == 1),
+                target_dir / sets[name].target,
             )
             for name in names
         }
     else:
-        raise InputError(
-            f"{options.target_dir}: holds no image; expected a folder of target images"
-        )
+        raise InputError(f"{target_dir}: holds no image; expected a folder of target images")
 
-    own = {name: test_sets[name].protocol for name in folders if name in test_sets}
+    own = {name: sets[name].protocol for name in folders if name in sets}
     if len(set(own.values())) > 1 and not options.protocol:
         pairs = ", ".join(f"{name} by {protocol}" for name, protocol in own.items())
         raise InputError(f"--dataset: the sets are scored differently ({pairs}); score them apart")
-    protocol = get_protocol(options.protocol or next(iter(own.values()), default_protocol))
+    protocol = options.protocol or next(iter(own.values()), benchmark.protocol)
 
     for results, targets in folders.values():  # a gap in the last set shows before the first score
         pair_by_name(results, targets)
-    settings = {
-        name: read_settings(results, options.result_dir) for name, (results, _) in folders.items()
-    }
+    settings = {name: read_settings(results, result_dir) for name, (results, _) in folders.items()}
     scores = {
         name: score_folders(results, targets, protocol, options.jobs)
         for name, (results, targets) in folders.items()
     }
-    comparable = [name for name in own if own[name] == protocol.name]
-    if set(comparable) >= set(default_sets):
-        comparable.append("mean")
-    report(
-        task,
-        scores,
-        protocol,
-        describe_settings(settings),
-        model=options.model or model_of(settings.values()),
-        comparable=comparable,
-        csv=options.csv,
-    )
+    report(benchmark, scores, protocol, settings, options.model, options.csv)
 
 
 def report(
-    task: str,
+    benchmark: Benchmark,
     scores: Mapping[str, Sequence[Score]],
-    protocol: str | Protocol,
-    settings: str,
-    model: str = "DGUNet",
-    comparable: Sequence[str] | None = None,
-    csv: str | Path | None = None,
+    protocol: str,
+    settings: Mapping[str, dict | None],
+    model: str | None = None,
+    csv: Path | None = None,
 ) -> None:
-    """Print the protocol, the settings and the table of the sets, with the scores published of
-    `model` for the sets named in `comparable` (default: those whose name is a published one; `mean`
-    is the mean of all); write every image's score to the file `csv`."""
-    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    published = published_scores(task, model)
-    if comparable is None:
-        comparable = list(scores)
-        if set(scores) >= set(published) - {"mean"}:
-            comparable.append("mean")
-    published = {name: score for name, score in published.items() if name in comparable}
-    print(f"{task}, protocol {protocol.name}: {protocol.description}")
-    print(settings)
-    print()
-    print(format_table(scores, published, f"published {model}"))
+    """Print the protocol, the settings and the table of the sets, beside it the scores published of
+    `model` (default: the one in the settings) where they may be compared: not with those of a
+    network of another size. Write every image's score to the file `csv`."""
+    model = model or model_of(settings.values())
+    of_published_size = {n: s for n, s in scores.items() if "sizes" not in (settings[n] or {})}
+    published = benchmark.published(of_published_size, protocol, model)
+    text = describe_settings(settings)
+    print(f"{benchmark.task}, protocol {protocol}: {get_protocol(protocol).description}")
+    print(f"{text}\n\n{format_table(scores, published, f'published {model}')}")
     if csv:
-        write_csv(csv, scores, protocol, settings)
+        write_csv(csv, scores, protocol, text)
         print(f"\nscores of every image: {csv}")
 
 
-def write_settings(folder: str | Path, settings: Mapping[str, object]) -> None:
-    """Note beside results how they were made (`model`, `self_ensemble`, `local_statistics`, …), for
-    `evaluate.py` to print. The file appears whole or not at all."""
-    write_bytes(Path(folder) / SETTINGS_FILE, f"{json.dumps(dict(settings), indent=1)}\n".encode())
-
-
-def read_settings(*folders: str | Path) -> dict | None:
-    """Return what the first `settings.json` in `folders` says, None if there is none. Raises
-    `InputError` for one that is no JSON object."""
-    for folder in folders:
-        path = Path(folder) / SETTINGS_FILE
-        if not path.is_file():
-            continue
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: is no JSON ({error})") from error
-        if not isinstance(settings, dict):
-            raise InputError(f"{path}: holds a {type(settings).__name__}; expected a JSON object")
-        return settings
-    return None
-
-
-def describe_settings(settings: Mapping[str, dict | None]) -> str:
-    """Return a line on how each set's results were made; one for all where they agree.
-
-    >>> describe_settings({"A": {"self_ensemble": True}, "B": {"self_ensemble": True}})
-    'settings: self_ensemble on'
-    >>> describe_settings({"A": {"self_ensemble": False}, "B": None})
-    'settings of A: self_ensemble off; of B: unknown (no settings.json beside the results)'
-    """
-    texts = {name: _settings_text(values) for name, values in settings.items()}
-    if len(set(texts.values())) == 1:
-        text = next(iter(texts.values()))
-        return f"settings {text}" if text.startswith("unknown") else f"settings: {text}"
-    return "settings " + "; ".join(f"of {name}: {text}" for name, text in texts.items())
-
-
-def model_of(settings: Sequence[dict | None]) -> str:
+def model_of(settings: Iterable[dict | None]) -> str:
     """Return the model that all settings name, DGUNet where they don't."""
     named = {values.get("model") for values in settings if values}
     return named.pop() if len(named) == 1 and named <= set(MODELS) else "DGUNet"
 
 
-def _settings_text(settings: dict | None) -> str:
-    if settings is None:
-        return f"unknown (no {SETTINGS_FILE} beside the results)"
-    switches = {True: "on", False: "off"}
-    return ", ".join(
-        f"{key} {switches[value] if isinstance(value, bool) else value}"
-        for key, value in settings.items()
+def score_folders(
+    result_dir: str | Path,
+    target_dir: str | Path,
+    protocol: str | Protocol,
+    jobs: int = -1,
+    progress: bool = True,
+) -> list[Score]:
+    """Return the score of every image of `result_dir` against the one of the same name in
+    `target_dir`, in natural order of the names. `jobs` images at a time (-1: one per core);
+    `progress` shows a bar.
+
+    Raises `InputError` for targets without a result and results without a target, and as `collect`
+    does for unreadable files and results of another size or number of channels.
+    """
+    pairs = pair_by_name(result_dir, target_dir)
+    loads = {
+        result.stem: lambda result=result, target=target: (_read(result), _read(target))
+        for result, target in pairs
+    }
+    return score_all(loads, result_dir, protocol, jobs, progress)
+
+
+def score_all(
+    loads: Mapping[str, Callable[[], tuple[np.ndarray, np.ndarray]]],
+    source: str | Path,
+    protocol: str | Protocol,
+    jobs: int = -1,
+    progress: bool = True,
+) -> list[Score]:
+    """Return the scores of images by name, which `loads` gives as restored and target image.
+    `source`, where they come from, is for messages. Raises as `collect` does."""
+    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    if jobs == 0:
+        raise InputError("0 jobs score nothing; expected 1 or more, or -1 for one per core")
+
+    def score(name: str) -> Score | Exception:
+        try:
+            return protocol.score(name, *loads[name]())
+        except (InputError, OSError) as error:
+            return error
+
+    outcomes = tqdm(
+        in_parallel(score, loads, jobs),  # threads: the time goes into code that lets others run
+        desc=Path(source).name,
+        total=len(loads),
+        unit="image",
+        disable=None if progress else True,  # None: no bar where standard error is no terminal
     )
+    return collect(dict(zip(loads, outcomes, strict=True)), source)
 
 
-def _holds_images(folder: Path) -> bool:
+def collect(outcomes: Mapping[str, Score | Exception], source: str | Path) -> list[Score]:
+    """Return the scores among outcomes by image. Images smaller than the window of SSIM have none:
+    they are left out, and named on standard error.
+
+    Raises:
+        InputError: images have no score for another reason, or none has one. The first few are
+            named.
+    """
+    scores = [outcome for outcome in outcomes.values() if isinstance(outcome, Score)]
+    small = [name for name, outcome in outcomes.items() if isinstance(outcome, TooSmall)]
+    problems = [o for o in outcomes.values() if not isinstance(o, (Score, TooSmall))]
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(outcomes)} results in {source} cannot be scored: "
+            f"{first_few(problems)}"
+        )
+    found = f"{source}: {len(small)} images are smaller than the window of SSIM"
+    if not scores:
+        raise InputError(f"{found}; expected some that can be scored")
+    if small:
+        print(f"{found}, and left out of the scores: {first_few(small)}", file=sys.stderr)
+    return scores
+
+
+def _read(path: Path) -> np.ndarray:
+    """Return grey or RGB pixels as stored; alpha is dropped."""
+    image = read_image(path)
+    return image[..., :3] if image.ndim == 3 else image
+
+
+def holds_images(folder: Path) -> bool:
+    """Tell whether a folder itself holds images."""
     return folder.is_dir() and any(
         path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
         for path in folder.iterdir()
@@ -254,7 +276,7 @@ def _holds_images(folder: Path) -> bool:
 
 def _result_folder(result_dir: Path, name: str, alone: bool) -> Path:
     folder = result_dir / name
-    if not folder.is_dir() and alone and _holds_images(result_dir):
+    if not folder.is_dir() and alone and holds_images(result_dir):
         return result_dir
     if not folder.is_dir():
         raise InputError(

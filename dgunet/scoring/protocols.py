@@ -11,15 +11,12 @@ Identical images have a PSNR of inf, and so has a mean with such an image in it.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from dgunet.base.errors import InputError, first_few
-from dgunet.images.files import pair_by_name, read_image, to_uint8
+from dgunet.base.errors import InputError
 from dgunet.images.psnr import decibels, psnr
 
 _GAUSSIAN = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
@@ -51,6 +48,13 @@ class Protocol:
 
     def __call__(self, restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
         return self.function(restored, target)
+
+    def score(self, name: str, restored: np.ndarray, target: np.ndarray) -> Score | InputError:
+        """Return the score of an image called `name`, or an error that says why it has none."""
+        try:
+            return Score(name, *self(restored, target))
+        except InputError as error:
+            return type(error)(f"{name}: {error}")
 
 
 def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
@@ -209,77 +213,6 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def score_folders(
-    result_dir: str | Path,
-    target_dir: str | Path,
-    protocol: str | Protocol,
-    jobs: int = -1,
-    progress: bool = True,
-) -> list[Score]:
-    """Score every image of `result_dir` against the one of the same name in `target_dir`.
-
-    Returns the scores in natural order of the names. `jobs` images at a time (-1: one per core, by
-    threads: the time goes into code that lets other threads run); `progress` shows a bar.
-
-    Images smaller than the window of SSIM have no score: they are left out, and named on standard
-    error.
-
-    Raises `InputError` that names the first few and how many: targets without a result and results
-    without a target, unreadable files, results of another size or number of channels; and if no
-    image has a score.
-    """
-
-    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    pairs = pair_by_name(result_dir, target_dir)
-    outcomes = _with_progress(
-        lambda pair: _score_files(*pair, protocol), pairs, jobs, Path(result_dir).name, progress
-    )
-    problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
-    if problems:
-        raise InputError(
-            f"{len(problems)} of {len(pairs)} results in {result_dir} cannot be scored: "
-            f"{first_few(problems)}"
-        )
-    scores = [outcome for outcome in outcomes if isinstance(outcome, Score)]
-    scored = {score.name for score in scores}
-    small = [result.name for result, _ in pairs if result.stem not in scored]
-    found = f"{result_dir}: {len(small)} images are smaller than the window of SSIM"
-    if not scores:
-        raise InputError(f"{found}; expected some that can be scored")
-    if small:
-        print(f"{found}, and left out of the scores: {first_few(small)}", file=sys.stderr)
-    return scores
-
-
-def score_blocks(
-    restored: np.ndarray,
-    target: np.ndarray,
-    protocol: str | Protocol = "matlab_rgb",
-    jobs: int = -1,
-    progress: bool = True,
-) -> list[Score]:
-    """Score the blocks of the SIDD benchmark, images×blocks×H×W×3 (40×32×256×256×3), one by one.
-
-    The names are those of its pictures, `0001_01` for the first block of the first image. Raises
-    `InputError` if the shapes differ.
-    """
-    if restored.ndim != 5 or restored.shape != target.shape:
-        raise InputError(
-            f"restored blocks are {_size(restored)}, target blocks {_size(target)}; expected both "
-            "images×blocks×height×width×3"
-        )
-    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-
-    def score(index: tuple[int, int]) -> Score:
-        name = f"{index[0] + 1:04d}_{index[1] + 1:02d}"
-        try:
-            return Score(name, *protocol(restored[index], target[index]))
-        except InputError as error:
-            raise InputError(f"block {name}: {error}") from error
-
-    return _with_progress(score, list(np.ndindex(restored.shape[:2])), jobs, "blocks", progress)
-
-
 def mean_score(scores: Sequence[Score], name: str = "mean") -> Score:
     """Return the mean PSNR and the mean SSIM; a PSNR of inf among them makes the mean inf. Raises
     `ValueError` for no scores.
@@ -391,39 +324,3 @@ def _ssim_map(
             (mean_squares + c1) * (variances + c2)
         )
     return similarity
-
-
-def _score_files(result: Path, target: Path, protocol: Protocol) -> Score | TooSmall | str:
-    """Return the score, or in a line why there is none."""
-    try:
-        restored, wanted = _read(result), _read(target)
-    except (InputError, OSError) as error:
-        return str(error)
-    try:
-        return Score(result.stem, *protocol(restored, wanted))
-    except TooSmall as error:
-        return error
-    except InputError as error:
-        return f"{result.name}: {error}"
-
-
-def _read(path: Path) -> np.ndarray:
-    """Return grey or RGB pixels as stored; alpha is dropped."""
-
-    image = read_image(path)
-    return image[..., :3] if image.ndim == 3 else image
-
-
-def _with_progress(function: Callable, items: list, jobs: int, label: str, progress: bool) -> list:
-    from tqdm import tqdm
-
-    from dgunet.base.threads import in_parallel
-
-    if jobs == 0:
-        raise InputError("0 jobs score nothing; expected 1 or more, or -1 for one per core")
-    results = in_parallel(function, items, jobs)
-    # disable=None: no bar where standard error is not a terminal
-    bar = tqdm(
-        results, total=len(items), desc=label, unit="image", disable=None if progress else True
-    )
-    return list(bar)

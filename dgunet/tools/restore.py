@@ -8,10 +8,10 @@ Without --weights, those of a task are taken that come with the project. They ar
 synthetic degradations, which the first line of output names; on others expect less of them.
 
 Results have the inputs' names, folder structure, format, bit depth and colour mode; what a format
-cannot keep, dgunet/images/photographs.py says. A run that was interrupted goes on where it stopped: images
-whose result is there, made with the same settings, are left out. What cannot be read is reported
-and left out too. With the weights of compressive sensing, images are measured and reconstructed,
-each channel on its own.
+cannot keep, dgunet/images/photographs.py says. A run that was interrupted goes on where it stopped:
+images whose result is there, made with the same settings, are left out. What cannot be read is
+reported and left out too. With the weights of compressive sensing, images are measured and
+reconstructed, each channel on its own.
 
 Exit code: 0 all images are restored; 1 some failed; 2 none could be restored, or bad arguments;
 130 interrupted.
@@ -42,7 +42,6 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dgunet.base.errors import USER_ERRORS, InputError, command, first_few
-from dgunet.base.files import sha256
 from dgunet.base.threads import overlapped
 from dgunet.images.files import IMAGE_SUFFIXES, to_uint8, write_image
 from dgunet.images.photographs import (
@@ -52,18 +51,20 @@ from dgunet.images.photographs import (
     write_photo,
 )
 from dgunet.inference.memory import keep_freed_memory
-from dgunet.inference.optimize import COMPILE_MODES, PRECISIONS
-from dgunet.inference.restorer import TILE_OVERLAP, Restorer
+from dgunet.inference.options import add_restorer_options, restorer_options
+from dgunet.inference.restorer import Restorer
 from dgunet.model.network import Network
-from dgunet.model.pretrained import default_weights, find_weights, read_record, trained_for
+from dgunet.model.pretrained import (
+    PUBLISHED_WEIGHTS,
+    default_weights,
+    find_weights,
+    read_record,
+    trained_for,
+)
 from dgunet.model.registry import MODELS, TASKS
-from dgunet.scoring.evaluate import SETTINGS_FILE, read_settings, write_settings
-from dgunet.scoring.test import PUBLISHED_WEIGHTS
+from dgunet.scoring.results_folder import ResultsFolder, describe_run
 
 PROGRAM = "demo.py"
-CLOCK_LAG = 0.02  # seconds by which the time of a file may be behind
-WINDOW = 384  # of local statistics: 1.5 times the patch of 256 that most recipes train on
-NOT_COMPARED = ("device", "torch", "weights", "unfinished")  # settings that make no other results
 FAILURES = (*USER_ERRORS, OSError, MemoryError)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # all further files would fail too
 
@@ -81,7 +82,7 @@ class Report:
     """What became of the images."""
 
     restored: list[tuple[int, ...]] = field(default_factory=list)  # their shapes
-    done_before: list[Job] = field(default_factory=list)
+    done_before: list[tuple[Path, Path]] = field(default_factory=list)  # image and result
     failed: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)  # of no known suffix
     doubled: list[Path] = field(default_factory=list)  # other names of images that are restored
@@ -245,60 +246,6 @@ def stages_folder(result: Path) -> Path:
     return result.with_name(f"{result.name}.stages")
 
 
-def _is_done(job: Job, since: float) -> bool:
-    """Tell whether the result is there and older neither than the image nor than `since`. It is
-    whole if it is there."""
-    try:
-        made = job.result.stat().st_mtime if job.result.is_file() else -math.inf
-        return made >= max(since, job.source.stat().st_mtime)
-    except OSError:
-        return False
-
-
-def claim(result_dir: Path, settings: dict, jobs: Sequence[Job]) -> dict:
-    """Return the settings noted in the result folder. Raise `InputError` if they are others, or for
-    files in the place of results that this program did not make."""
-    there = read_settings(result_dir)
-    existing = [job.result for job in jobs if job.result.exists()]
-    if there is None and existing:
-        raise InputError(
-            f"{first_few(existing)}: exist, without the {SETTINGS_FILE} of this program; choose "
-            "another --result_dir, or --overwrite"
-        )
-    differing = [
-        f"{key} {there.get(key)} (now {value})"
-        for key, value in settings.items()
-        if there is not None and key not in NOT_COMPARED and there.get(key) != value
-    ]
-    if differing:
-        raise InputError(
-            f"{result_dir}: holds results of other settings: {first_few(differing)}; choose "
-            "another --result_dir, or --overwrite"
-        )
-    return there or {}
-
-
-def describe(restorer: Restorer, options: argparse.Namespace) -> dict:
-    """Return the settings that are noted beside the results."""
-    config = restorer.network.config
-    return {
-        "program": PROGRAM,
-        "task": config["task"],
-        "model": config["model"],
-        "sizes": config["sizes"],
-        "weights": options.weights.name,
-        "weights_sha256": sha256(options.weights),
-        "tile": options.tile,
-        "tile_overlap": restorer.tile_overlap,
-        "self_ensemble": options.self_ensemble,
-        "local_statistics": options.local_statistics,
-        "precision": options.precision,
-        "stages": options.stages,
-        "device": str(restorer.device),
-        "torch": torch.__version__,
-    }
-
-
 def describe_weights(path: Path) -> str:
     """Return what the record beside a file of weights says of their training; nothing without."""
     record = read_record(path)
@@ -401,13 +348,6 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def _tile(text: str) -> int | str:
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected auto, or pixels") from None
-
-
 def choose_weights(weights: str | None, task: str | None) -> Path:
     """Return the file that --weights says, or else the task's default. Raises `InputError` where
     neither is given, `FileNotFoundError` where the default is not there."""
@@ -449,21 +389,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", choices=MODELS, help="stop unless the checkpoint is of this model")
     add("--input_dir", nargs="+", required=True, metavar="PATH", help="files, folders, patterns")
     add("--result_dir", type=Path, default=Path("results"), metavar="DIR", help="(%(default)s)")
-    text = (
-        "largest side of the tiles of a large image; 0: whole (auto: what the memory is enough for)"
-    )
-    add("--tile", type=_tile, default="auto", metavar="auto|N|0", help=text)
-    text = "pixels that tiles share (%(default)s)"
-    add("--tile_overlap", type=int, default=TILE_OVERLAP, metavar="N", help=text)
-    text = "mean over the eight flips and turns of the image: better, eight times the work"
-    add("--self_ensemble", action="store_true", help=text)
-    text = f"take the network's statistics from windows of N pixels ({WINDOW}), as TLC does"
-    add("--local_statistics", type=int, nargs="?", const=WINDOW, default=0, metavar="N", help=text)
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (auto: the best there is)")
-    add("--precision", choices=PRECISIONS, default="float32", help="(%(default)s)")
-    text = "torch.compile: minutes for every size of image or tile, and faster from then on; "
-    text += "reduce-overhead: with CUDA graphs (on a GPU, for tiles of one size)"
-    add("--compile", nargs="?", const="default", default=False, choices=COMPILE_MODES, help=text)
+    add_restorer_options(parser)
     text = "threads that read and write, and images held by them (%(default)s)"
     add("--jobs", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help=text)
     text = "also write every stage's image and a contact sheet, into NAME.stages"
@@ -497,40 +423,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = find_images(options.input_dir, options.recursive, options.result_dir, report)
     jobs = plan(images, options.result_dir, report, options.stages)
     restorer = Restorer.from_checkpoint(
-        options.weights,
-        task=options.task,
-        model=options.model,
-        device=options.device,
-        tile=options.tile,
-        tile_overlap=options.tile_overlap,
-        self_ensemble=options.self_ensemble,
-        precision=options.precision,
-        compile=options.compile,
-        local_statistics=options.local_statistics,
+        options.weights, task=options.task, model=options.model, **restorer_options(options)
     )
     if text := describe_weights(options.weights):
         print(text, flush=True)
-    settings, since = describe(restorer, options), time.time() - CLOCK_LAG
-    if not options.overwrite:
-        there = claim(options.result_dir, settings, jobs)
-        # Results of an --overwrite that was interrupted may be older, and of other settings.
-        since = there.get("overwritten_since", -math.inf)
-        report.done_before = [job for job in jobs if _is_done(job, since)]
-        done = set(report.done_before)
-        jobs = [job for job in jobs if job not in done]
-    unfinished = {"unfinished": True}
-    if since > -math.inf:
-        unfinished["overwritten_since"] = since
-    write_settings(options.result_dir, {**settings, **unfinished})
+    settings = {**describe_run(restorer, options, PROGRAM), "stages": options.stages}
+    folder = ResultsFolder(options.result_dir, settings)
+    pairs = [(job.source, job.result) for job in jobs]
+    report.done_before = folder.finished(pairs, options.overwrite)
+    done = {source for source, _ in report.done_before}
+    jobs = [job for job in jobs if job.source not in done]
     try:
-        with logging_redirect_tqdm():
+        with folder.writing(), logging_redirect_tqdm():
             restore_images(restorer, jobs, options, report)
     except KeyboardInterrupt:
         print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
         without = ", without --overwrite," if options.overwrite else ""
         print(f"the same command{without} goes on from here", file=sys.stderr)
         raise
-    write_settings(options.result_dir, settings)
     print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
     if report.exit_code:
         sys.exit(report.exit_code)

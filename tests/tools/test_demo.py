@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import dgunet.images.photographs
-import dgunet.scoring.evaluate
+import dgunet.scoring.results_folder
 import dgunet.tools.restore as demo
 from dgunet.images.files import read_image, read_rgb
 from dgunet.inference.restorer import Restorer
@@ -811,7 +811,7 @@ def test_a_disk_that_was_full_before(run, tmp_path, monkeypatch):
     def full(path, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(dgunet.scoring.evaluate, "write_bytes", full)
+    monkeypatch.setattr(dgunet.scoring.results_folder, "write_bytes", full)
     code, _, err = run("--input_dir", tmp_path / "a.png", "--result_dir", tmp_path / "out")
     assert code == 2
     assert err == f"error: {tmp_path}/out/settings.json: {os.strerror(errno.ENOSPC)}\n"

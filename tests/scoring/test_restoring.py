@@ -1,9 +1,11 @@
+"""Restoring test sets and scoring the results: test.py of the image-restoration tasks."""
+
 import csv
 import hashlib
 import json
 import re
 import sys
-import threading
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,17 +16,15 @@ import torch
 import torch.nn.functional as F
 from scipy.io import loadmat, savemat, whosmat
 
-import Deblurring.evaluate
-import Deblurring.test
-import Denoising.evaluate
-import Denoising.test
-import Deraining.evaluate
-import Deraining.test
-from dgunet.images.files import read_image, to_tensor, write_image
+from dgunet.Deblurring import test as deblurring_test
+from dgunet.Denoising import evaluate as denoising_evaluate
+from dgunet.Denoising import test as denoising_test
+from dgunet.Deraining import evaluate as deraining_evaluate
+from dgunet.Deraining import test as deraining_test
+from dgunet.images.files import read_image, write_image
 from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import build_model
 from dgunet.scoring.protocols import PROTOCOLS
-from dgunet.scoring.test import overlapped
 
 SMALL = {"width": 8, "width_step": 4, "stages": 2}
 METRICS = Path(__file__).parents[1] / "fixtures" / "metrics"
@@ -116,7 +116,7 @@ def test_sets_are_restored_and_scored(weights, run, tmp_path):
     make_pairs(data / "Rain100L", ["1", "2", "10"])
     make_pairs(data / "Test100", ["x y", "ü"])
     printed = run(
-        Deraining.test,
+        deraining_test,
         *("--weights", weights["Deraining"], "--input_dir", data, "--result_dir", out),
     )
     for row in ("| Rain100L | 3 ", "| Test100 | 2 ", "| mean | 5 "):
@@ -138,12 +138,12 @@ def test_sets_are_restored_and_scored(weights, run, tmp_path):
     assert "unfinished" not in settings
 
 
-def test_scores_are_those_of_evaluate(weights, run, tmp_path):
+def test_scores_equal_those_of_evaluate(weights, run, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     folders = ("--input_dir", data, "--result_dir", out, "--dataset", "Rain100H")
     make_pairs(data / "Rain100H")
-    printed = run(Deraining.test, "--weights", weights["Deraining"], *folders)
-    report = run(Deraining.evaluate, *folders, "--csv", tmp_path / "scores.csv")
+    printed = run(deraining_test, "--weights", weights["Deraining"], *folders)
+    report = run(deraining_evaluate, *folders, "--csv", tmp_path / "scores.csv")
     own = rows_of(out / "Rain100H/scores.csv")
     assert own[:2] == rows_of(tmp_path / "scores.csv")
     row = next(line for line in report.splitlines() if line.startswith("| Rain100H"))
@@ -159,14 +159,14 @@ def test_scores_are_those_of_evaluate(weights, run, tmp_path):
     assert line in printed
 
 
-def test_sets_of_two_protocols(weights, run, tmp_path):
+def test_sets_of_two_protocols_are_reported_apart(weights, run, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     make_pairs(data / "GoPro/test")
     for part, name in (("input", "restored"), ("target", "target")):
         pixels = read_image(METRICS / f"realblur_{name}.png")
         write_image(data / "RealBlur_J/test" / part / "a.png", pixels[:120, :160])
     printed = run(
-        Deblurring.test,
+        deblurring_test,
         *("--weights", weights["identity Deblurring"], "--dataset", "GoPro", "RealBlur_J"),
         *("--input_dir", data, "--result_dir", out),
     )
@@ -176,28 +176,30 @@ def test_sets_of_two_protocols(weights, run, tmp_path):
     assert {row["protocol"] for row in rows_of(out / "RealBlur_J/scores.csv")} == {"realblur"}
 
 
-def test_published_scores_stand_beside_those_of_the_published_size(run, tmp_path):
+def test_published_scores_stand_beside_those_of_the_published_size(run, tmp_path, monkeypatch):
     network = build_model("Deraining")
     network.zero_image_convolutions()
     save_checkpoint(tmp_path / "full.pth", network)
-    for name in Deraining.evaluate.TEST_SETS:
+    sets = deraining_evaluate.TEST_SETS
+    for name, known in sets.items():
         make_pairs(tmp_path / "data" / name, ["a"], (16, 16))
+        monkeypatch.setitem(sets, name, replace(known, images=1))
     folders = ("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out")
     arguments = ("--weights", tmp_path / "full.pth", *folders)
-    printed = run(Deraining.test, *arguments)
+    printed = run(deraining_test, *arguments)
     assert "published DGUNet" in printed
     assert printed.count("37.42 / 0.969") == printed.count("33.06 / 0.923") == 1
     assert "sizes" not in settings_of(tmp_path / "out/Test100")
-    assert "33.06" not in run(Deraining.test, *arguments, "--dataset", "Rain100L", "Test100")
+    assert "33.06" not in run(deraining_test, *arguments, "--dataset", "Rain100L", "Test100")
 
 
-def test_an_own_folder(weights, run, tmp_path):
+def test_folder_without_targets_is_restored_and_not_scored(weights, run, tmp_path):
     arguments = ("--weights", weights["Deblurring"], "--result_dir", tmp_path / "out")
     make_pairs(tmp_path / "mine")
-    printed = run(Deblurring.test, *arguments, "--input_dir", tmp_path / "mine")
+    printed = run(deblurring_test, *arguments, "--input_dir", tmp_path / "mine")
     assert "| mine | 2 |" in squeezed(printed)
     printed = run(
-        Deblurring.test, *arguments, "--input_dir", tmp_path / "mine/input", "--self_ensemble"
+        deblurring_test, *arguments, "--input_dir", tmp_path / "mine/input", "--self_ensemble"
     )
     assert "input: no targets, no scores" in printed
     assert settings_of(tmp_path / "out/input")["self_ensemble"] is True
@@ -205,7 +207,7 @@ def test_an_own_folder(weights, run, tmp_path):
     assert (tmp_path / "out/mine/a.png").read_bytes() != (tmp_path / "out/input/a.png").read_bytes()
 
 
-def test_pixels_of_any_kind(weights, run, tmp_path):
+def test_grey_alpha_16_bit_and_tiny_images_are_restored(weights, run, tmp_path):
     folder, grey = tmp_path / "data", photo(19, 23)[..., 0]
     kinds = {
         "grey": grey,
@@ -217,7 +219,7 @@ def test_pixels_of_any_kind(weights, run, tmp_path):
         write_image(folder / f"{name}.png", pixels)
     out = tmp_path / "out"
     printed = run(
-        Denoising.test,
+        denoising_test,
         *("--weights", weights["Denoising"], "--input_dir", folder, "--result_dir", out),
     )
     assert "data: 4 images restored" in printed
@@ -239,7 +241,7 @@ def test_grey_inputs_are_scored_against_grey_targets(weights, run, tmp_path):
     for part in ("input", "target"):
         write_image(tmp_path / "data" / part / "a.png", photo(19, 23)[..., 0])
     printed = run(
-        Denoising.test,
+        denoising_test,
         *("--weights", weights["identity Denoising"]),
         *("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out"),
     )
@@ -251,7 +253,7 @@ def test_unfit_inputs_are_refused_before_anything_is_computed(weights, run, tmp_
 
     def refusal(*arguments):
         line = run(
-            Deraining.test,
+            deraining_test,
             *("--weights", weights["Deraining"], "--result_dir", out, *arguments),
         )
         assert not out.exists()
@@ -275,44 +277,27 @@ def test_unfit_inputs_are_refused_before_anything_is_computed(weights, run, tmp_
     assert "c.jpg: cannot be read" in refusal("--input_dir", data / "Rain100L/input")
 
 
-def test_weights_that_do_not_fit(weights, run, tmp_path):
+def test_weights_that_do_not_fit_are_refused(weights, run, tmp_path):
     make_pairs(tmp_path / "data")
     folders = ("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out")
-    line = run(Denoising.test, *folders)
+    line = run(denoising_test, *folders)
     assert "--weights is missing; expected a checkpoint of Denoising" in line and "http" in line
-    line = run(Denoising.test, *folders, "--weights", tmp_path / "none.pth")
+    line = run(denoising_test, *folders, "--weights", tmp_path / "none.pth")
     assert "none.pth: no such checkpoint" in line
-    line = run(Denoising.test, *folders, "--weights", weights["Deblurring"])
+    line = run(denoising_test, *folders, "--weights", weights["Deblurring"])
     assert "this is a Deblurring DGUNet checkpoint" in line and "Denoising" in line
     known = ("--weights", weights["Denoising"])
-    line = run(Denoising.test, *folders, *known, "--model", "DGUNet_plus")
+    line = run(denoising_test, *folders, *known, "--model", "DGUNet_plus")
     assert "this is a Denoising DGUNet checkpoint" in line and "DGUNet_plus" in line
-    assert "expected auto" in run(Denoising.test, *folders, *known, "--device", "cuda:99")
-    assert "--jobs is 0" in run(Denoising.test, *folders, *known, "--jobs", 0)
+    assert "expected auto" in run(denoising_test, *folders, *known, "--device", "cuda:99")
+    assert "--jobs is 0" in run(denoising_test, *folders, *known, "--jobs", 0)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_bare_state_dict_with_the_configuration_of_its_run(weights, run, tmp_path):
-    network, _ = load_model(weights["Denoising"])
-    torch.save(network.state_dict(), tmp_path / "bare.pth")
-    sizes = "{WIDTH: 8, WIDTH_STEP: 4, STAGES: 2}"
-    (tmp_path / "config.yml").write_text(f"OPTIM: {{BATCH_SIZE: 4}}\nMODEL: {sizes}\n")
-    make_pairs(tmp_path / "data")
-    results = []
-    for arguments in (
-        ("--weights", weights["Denoising"]),
-        ("--weights", tmp_path / "bare.pth", "--config", tmp_path / "config.yml"),
-    ):
-        out = tmp_path / str(len(results))
-        run(Denoising.test, *arguments, "--input_dir", tmp_path / "data", "--result_dir", out)
-        results.append((out / "data/a.png").read_bytes())
-    assert results[0] == results[1]
 
 
 def test_nothing_of_the_users_is_lost(weights, run, tmp_path):
     out, mine = tmp_path / "out", make_pairs(tmp_path / "mine")
     arguments = ("--weights", weights["identity Deblurring"], "--input_dir", mine)
-    restore = (Deblurring.test, *arguments, "--result_dir", out)
+    restore = (deblurring_test, *arguments, "--result_dir", out)
     foreign = out / "mine/a.png"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"precious")
@@ -321,7 +306,7 @@ def test_nothing_of_the_users_is_lost(weights, run, tmp_path):
     run(*restore, "--overwrite")
     assert np.array_equal(read_image(foreign), read_image(mine / "input/a.png"))
 
-    run(Deblurring.test, *arguments[:-1], mine, "--result_dir", out)  # its own: replaced silently
+    run(deblurring_test, *arguments[:-1], mine, "--result_dir", out)  # its own: replaced silently
     (out / "mine/other.png").write_bytes(b"precious")
     line = run(*restore, "--overwrite")
     assert "holds 1 images or MAT files that this run would not replace: other.png" in line
@@ -330,7 +315,7 @@ def test_nothing_of_the_users_is_lost(weights, run, tmp_path):
     assert "not made by" in run(*restore)
 
     before = sorted(mine.rglob("*"))
-    line = run(Deblurring.test, *arguments, "--result_dir", tmp_path, "--overwrite")
+    line = run(deblurring_test, *arguments, "--result_dir", tmp_path, "--overwrite")
     assert f"{mine}: is where the results would go, but {mine}/input lies there" in line
     assert sorted(mine.rglob("*")) == before
 
@@ -341,7 +326,7 @@ def test_an_interrupted_run_says_so_and_can_be_repeated(weights, run, tmp_path):
     (mine / "input/c.png").write_bytes(whole[:300])
     out = tmp_path / "out"
     restore = (
-        Deblurring.test,
+        deblurring_test,
         *("--weights", weights["Deblurring"], "--input_dir", mine, "--result_dir", out),
     )
     assert f"{mine}/input/c.png: cannot be read as an image" in run(*restore)
@@ -355,44 +340,17 @@ def test_an_interrupted_run_says_so_and_can_be_repeated(weights, run, tmp_path):
     assert "unfinished" not in settings_of(out / "mine")
 
 
-def test_weights_that_make_no_numbers(weights, run, tmp_path):
+def test_result_that_is_not_finite_is_an_error(weights, run, tmp_path):
     network, _ = load_model(weights["Denoising"])
     torch.nn.init.constant_(network.last.image.weight, float("nan"))
     save_checkpoint(tmp_path / "nan.pth", network)
     write_image(tmp_path / "data/a.png", photo(16, 16))
     line = run(
-        Denoising.test,
+        denoising_test,
         *("--weights", tmp_path / "nan.pth"),
         *("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out"),
     )
-    assert "a.png: the network made values of 16×16 pixels that are not finite" in line
-
-
-def test_reading_and_writing_go_on_beside_the_computing():
-    main, seen = threading.current_thread(), {"read": 0, "computed": 0, "written": []}
-
-    def read(item):
-        assert threading.current_thread() is not main
-        seen["read"] += 1
-        return item * 10
-
-    def compute(item, data):
-        assert threading.current_thread() is main and seen["read"] - item <= 5
-        seen["computed"] += 1
-        return data + 1
-
-    def write(item, result):
-        assert threading.current_thread() is not main
-        seen["written"].append((item, result))
-
-    assert list(overlapped(range(50), read, compute, write, threads=3)) == list(range(50))
-    assert sorted(seen["written"]) == [(item, item * 10 + 1) for item in range(50)]
-
-    def fail(item, result):
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        list(overlapped(range(50), read, lambda item, data: data, fail, threads=3))
+    assert "data/a: the network made values of it that are not finite" in line
 
 
 def test_gaussian_noise_is_added_to_clean_photographs(weights, run, tmp_path):
@@ -401,14 +359,14 @@ def test_gaussian_noise_is_added_to_clean_photographs(weights, run, tmp_path):
         write_image(clean / f"{name}.png", photo(64, 64, seed))
     out = tmp_path / "out"
     printed = run(
-        Denoising.test,
+        denoising_test,
         *("--weights", weights["identity Denoising"], "--sigma", "15", "50"),
         *("--dataset", "Photos", "--input_dir", tmp_path / "data", "--result_dir", out),
     )
     assert "protocol gaussian_rgb" in printed and "Photos_sigma50" in printed
     assert settings_of(out / "Photos_sigma15")["sigma"] == 15
     run(
-        Denoising.evaluate,
+        denoising_evaluate,
         *("--result_dir", out / "Photos_sigma15", "--target_dir", clean),
         *("--csv", tmp_path / "scores.csv"),
     )
@@ -424,7 +382,7 @@ def test_the_noise_is_of_the_protocol(tmp_path):
     flat = np.full((200, 200, 3), 4, np.uint8)
     for name in ("a", "b"):
         write_image(tmp_path / f"{name}.png", flat)
-    (images,) = Denoising.test.noisy_sets(tmp_path, [25], grey=False)
+    (images,) = denoising_test.noisy_sets(tmp_path, [25], grey=False)
     noisy = {path.stem: images.read(path) for path in images.inputs}
     noise = noisy["a"] - 4 / 255
     assert noisy["a"].dtype == np.float32
@@ -432,17 +390,17 @@ def test_the_noise_is_of_the_protocol(tmp_path):
     assert noisy["a"].min() < -0.2  # not clipped
     assert len(np.unique(noisy["a"])) > 10_000  # not rounded
     assert not np.array_equal(noisy["a"], noisy["b"])
-    again = Denoising.test.noisy_sets(tmp_path, [25], grey=False)[0]
+    again = denoising_test.noisy_sets(tmp_path, [25], grey=False)[0]
     assert np.array_equal(again.read(images.inputs[0]), noisy["a"])
 
 
 @pytest.mark.parametrize("stored", ["grey", "colour"])
-def test_grey_denoising(weights, run, tmp_path, stored):
+def test_grey_photograph_gets_one_noise_and_a_grey_result(weights, run, tmp_path, stored):
     pixels = photo(48, 48)
     write_image(tmp_path / "Photos/a.png", pixels if stored == "colour" else pixels[..., 0])
     out = tmp_path / "out"
     run(
-        Denoising.test,
+        denoising_test,
         *("--weights", weights["identity Denoising"], "--sigma", "25"),
         *(["--grey"] if stored == "colour" else []),
         *("--input_dir", tmp_path / "Photos", "--result_dir", out),
@@ -473,10 +431,10 @@ def sidd(tmp_path_factory):
     return folder, noisy
 
 
-def test_sidd(weights, run, sidd, tmp_path):
+def test_sidd_blocks_are_restored_and_scored_in_float(weights, run, sidd, tmp_path):
     folder, noisy = sidd
     out = tmp_path / "out"
-    restore = (Denoising.test, "--weights", weights["Denoising"], "--result_dir", out)
+    restore = (denoising_test, "--weights", weights["Denoising"], "--result_dir", out)
     printed = run(
         *restore,
         *("--dataset", "SIDD", "--input_dir", folder.parent.parent),
@@ -493,7 +451,7 @@ def test_sidd(weights, run, sidd, tmp_path):
     assert np.array_equal(read_image(out / "SIDD/png/0002_03.png"), rounded(plain[1, 2]))
 
     run(
-        Denoising.evaluate,
+        denoising_evaluate,
         *("--result", out / "SIDD/mat/Idenoised.mat"),
         *("--target", folder / "ValidationGtBlocksSrgb.mat", "--csv", tmp_path / "scores.csv"),
     )
@@ -508,11 +466,11 @@ def test_sidd(weights, run, sidd, tmp_path):
     assert 1e-4 < np.abs(ensemble - plain).max() < 0.5
 
 
-def test_sidd_without_targets_or_with_other_ones(weights, run, sidd, tmp_path):
+def test_sidd_needs_no_targets_but_refuses_others(weights, run, sidd, tmp_path):
     _, noisy = sidd
     name, target = "ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"
     restore = (
-        *(Denoising.test, "--weights", weights["identity Denoising"]),
+        *(denoising_test, "--weights", weights["identity Denoising"]),
         *("--input_dir", tmp_path, "--result_dir", tmp_path / "out", "--dataset", "SIDD"),
     )
     assert f"{tmp_path}/SIDD/test/{name}.mat: does not exist" in run(*restore)
@@ -549,15 +507,17 @@ def make_dnd(folder, images=2, boxes=20):
     return contents, all_boxes
 
 
-def test_dnd(weights, run, tmp_path):
+def test_dnd_files_are_as_its_server_takes_them(weights, run, tmp_path):
     images, boxes = make_dnd(tmp_path / "DND/test")
     out = tmp_path / "out"
     restore = (
-        *(Denoising.test, "--dataset", "DND", "--input_dir", tmp_path, "--result_dir", out),
+        *(denoising_test, "--dataset", "DND", "--input_dir", tmp_path, "--result_dir", out),
         "--save_images",
     )
     printed = run(*restore, "--weights", weights["identity Denoising"], "--no_self_ensemble")
-    assert "2 files for the benchmark's server" in printed
+    assert (
+        "published: DGUNet 40.04 dB" in printed and "2 files for the benchmark's server" in printed
+    )
     for n in (1, 2):
         file = out / "DND/mat" / f"{n:04d}.mat"
         kinds = {name: (shape, kind) for name, shape, kind in whosmat(file)}
@@ -580,10 +540,10 @@ def test_dnd(weights, run, tmp_path):
     assert settings_of(out / "DND")["self_ensemble"] is True
 
 
-def test_dnd_files_that_are_not_as_expected(weights, run, tmp_path):
+def test_dnd_files_that_are_not_as_expected_are_refused(weights, run, tmp_path):
     make_dnd(tmp_path, boxes=2)
     restore = (
-        *(Denoising.test, "--weights", weights["identity Denoising"]),
+        *(denoising_test, "--weights", weights["identity Denoising"]),
         *("--input_dir", tmp_path, "--result_dir", tmp_path / "out"),
     )
     second = tmp_path / "images_srgb/0002.mat"
@@ -604,28 +564,40 @@ def test_dnd_files_that_are_not_as_expected(weights, run, tmp_path):
     assert "info.mat: is no MAT v7.3 (HDF5) file" in run(*restore)
 
 
-def test_noise_options(weights, run, tmp_path):
+def test_noise_options_are_checked(weights, run, tmp_path):
     known = ("--weights", weights["Denoising"], "--input_dir", tmp_path)
-    assert "--sigma is [0.0]" in run(Denoising.test, *known, "--sigma", "0")
-    assert "--grey is given without --sigma" in run(Denoising.test, *known, "--grey")
-    assert "holds no image" in run(Denoising.test, *known, "--sigma", "25")
-    line = run(Denoising.test, *known, "--dataset", "nowhere")
+    assert "--sigma is [0.0]" in run(denoising_test, *known, "--sigma", "0")
+    assert "--grey is given without --sigma" in run(denoising_test, *known, "--grey")
+    assert "holds no image" in run(denoising_test, *known, "--sigma", "25")
+    line = run(denoising_test, *known, "--dataset", "nowhere")
     assert f"{tmp_path}/nowhere: does not exist" in line
     for parent in ("a", "b"):
         write_image(tmp_path / parent / "set" / f"{parent}.png", photo(16, 16))
     known += ("--result_dir", tmp_path / "out")
-    assert "two sets are called set" in run(Denoising.test, *known, "--dataset", "a/set", "b/set")
+    assert "two sets are called set" in run(denoising_test, *known, "--dataset", "a/set", "b/set")
 
 
 def test_the_default_folders_are_the_tasks(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["test.py"])
-    options = Denoising.test.parse_arguments()
-    task_folder = Path(Denoising.__file__).parent
+    options = denoising_test.parse_arguments()
+    task_folder = Path(denoising_test.__file__).parent
     assert options.input_dir == task_folder / "Datasets"
     assert options.result_dir == task_folder / "results"
-    assert options.self_ensemble is None
+    assert options.self_ensemble is False and options.tile == 0
 
 
-def test_a_float_image_reaches_the_network_as_it_is():
-    noisy = np.array([[[1.25, -0.5, 0.5]]], np.float32)
-    assert torch.equal(to_tensor(noisy).flatten(), torch.tensor([1.25, -0.5, 0.5]))
+def test_restorer_options_reach_the_results(weights, run, tmp_path):
+    make_pairs(tmp_path / "mine", ["a"], (40, 200))
+    results = {}
+    for name, options in {
+        "plain": [],
+        "tiled": ["--tile", 192, "--tile_overlap", 64],
+        "ensemble": ["--self_ensemble"],
+        "bf16": ["--precision", "bf16"],
+    }.items():
+        folder = tmp_path / name
+        arguments = ("--weights", weights["Deraining"], "--device", "cpu", *options)
+        run(deraining_test, *arguments, "--input_dir", tmp_path / "mine", "--result_dir", folder)
+        results[name] = (folder / "mine/a.png").read_bytes()
+        assert settings_of(folder / "mine")["tile"] == (192 if name == "tiled" else 0)
+    assert len(set(results.values())) == 4

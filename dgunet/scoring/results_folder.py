@@ -1,0 +1,225 @@
+"""A folder of results, and beside them how they were made (settings.json) and their scores
+(scores.csv)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from dgunet.base.errors import InputError, first_few
+from dgunet.base.files import sha256, write_bytes
+from dgunet.images.files import IMAGE_SUFFIXES
+from dgunet.inference.options import restorer_options
+from dgunet.inference.restorer import Restorer
+from dgunet.model.checkpoint import is_of_published_size
+from dgunet.scoring.protocols import Score
+from dgunet.scoring.tables import write_csv
+
+SETTINGS_FILE, SCORES_FILE = "settings.json", "scores.csv"
+_RESULT_SUFFIXES = (*IMAGE_SUFFIXES, ".mat")
+_NOT_COMPARED = ("device", "torch", "weights", "unfinished")  # they change no result
+_CLOCK_LAG = 0.02  # seconds by which the time of a file may be behind
+
+
+class ResultsFolder:
+    """The folder that a program writes results into.
+
+    `settings.json` says how they were made. While they are being made, and if that is interrupted,
+    it also says `unfinished`.
+
+    Args:
+        path: of the folder, which need not exist.
+        settings: of the results to be made, as `describe_run` returns them.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, object]):
+        self.path, self.settings = Path(path), dict(settings)
+        self._overwritten_since: float | None = None
+
+    @property
+    def scores(self) -> Path:
+        """The file of scores."""
+        return self.path / SCORES_FILE
+
+    def claim(self, files: Iterable[Path], overwrite: bool, sources: Iterable[Path] = ()) -> None:
+        """Make sure that a run that makes all results anew loses nothing by writing `files`.
+
+        Results of the same program are overwritten; other files only if `overwrite`.
+
+        Raises:
+            InputError: files are in the way; the folder holds other results, which would then lie
+                among those of other settings; it holds a folder of `sources`.
+        """
+        for source in sources:
+            if self.path.resolve() in (source.resolve(), *source.resolve().parents):
+                raise InputError(
+                    f"{self.path}: is where the results would go, but {source} lies there; choose "
+                    "another --result_dir"
+                )
+        files = set(files)
+        others = [
+            path.name
+            for path in sorted(self.path.rglob("*"))
+            if path.suffix.lower() in _RESULT_SUFFIXES and path not in files and path.is_file()
+        ]
+        if others:
+            raise InputError(
+                f"{self.path}: holds {len(others)} images or MAT files that this run would not "
+                f"replace: {first_few(others)}; remove them or choose another --result_dir"
+            )
+        files |= {self.path / SETTINGS_FILE, self.scores}
+        existing = sorted(path.name for path in files if path.exists())
+        if overwrite or not existing:
+            return
+        program = self.settings["program"]
+        if (read_settings(self.path) or {}).get("program") != program:
+            raise InputError(
+                f"{self.path}: holds {first_few(existing)}, not made by {program}; choose another "
+                "--result_dir, or --overwrite"
+            )
+
+    def finished(
+        self, images: Sequence[tuple[Path, Path]], overwrite: bool
+    ) -> list[tuple[Path, Path]]:
+        """Return those of (image, result) whose result is there, made by an earlier run with these
+        settings from the image as it is now. None is, if `overwrite`: they are all made again.
+
+        Raises:
+            InputError: results are there without settings, or of other ones.
+        """
+        if overwrite:
+            self._overwritten_since = time.time() - _CLOCK_LAG
+            return []
+        there = read_settings(self.path)
+        existing = [result for _, result in images if result.exists()]
+        if there is None and existing:
+            raise InputError(
+                f"{first_few(existing)}: exist, without the {SETTINGS_FILE} of this program; "
+                "choose another --result_dir, or --overwrite"
+            )
+        differing = [
+            f"{key} {there.get(key)} (now {value})"
+            for key, value in self.settings.items()
+            if there is not None and key not in _NOT_COMPARED and there.get(key) != value
+        ]
+        if differing:
+            raise InputError(
+                f"{self.path}: holds results of other settings: {first_few(differing)}; choose "
+                "another --result_dir, or --overwrite"
+            )
+        # Results of an overwriting run that was interrupted may be older, and of other settings.
+        self._overwritten_since = (there or {}).get("overwritten_since")
+        return [pair for pair in images if self._is_current(*pair)]
+
+    def _is_current(self, image: Path, result: Path) -> bool:
+        """Tell whether a result is there (then it is whole) and older neither than the image nor
+        than the start of a run that overwrites."""
+        try:
+            since = max(self._overwritten_since or -math.inf, image.stat().st_mtime)
+            return result.is_file() and result.stat().st_mtime >= since
+        except OSError:
+            return False
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Note the settings, `unfinished` among them until the block ends without an error."""
+        unfinished: dict = {"unfinished": True}
+        if self._overwritten_since is not None:
+            unfinished["overwritten_since"] = self._overwritten_since
+        write_settings(self.path, {**self.settings, **unfinished})
+        yield
+        write_settings(self.path, self.settings)
+
+    def write_scores(self, scores: Mapping[str, Sequence[Score]], protocol: str) -> Path:
+        """Write `scores.csv`: every image's score in full precision, by set. Return its path."""
+        write_csv(self.scores, scores, protocol, describe_settings({"": self.settings}))
+        return self.scores
+
+
+def describe_run(restorer: Restorer, options: argparse.Namespace, program: str) -> dict:
+    """Return the settings that a program notes beside results: the weights, and the options of
+    `add_restorer_options` that may change a result."""
+    config, device = restorer.network.config, str(restorer.device)
+    if restorer.device.type == "cuda":
+        device += f" ({torch.cuda.get_device_name(restorer.device)})"
+    settings = {
+        "program": program,
+        "task": config["task"],
+        "model": config["model"],
+        "weights": options.weights.name,
+        "weights_sha256": sha256(options.weights),
+        **restorer_options(options),
+        "device": device,
+        "torch": torch.__version__,
+    }
+    del settings["compile"]
+    if not is_of_published_size(restorer.network):
+        settings["sizes"] = config["sizes"]
+    return settings
+
+
+def write_settings(folder: str | Path, settings: Mapping[str, object]) -> None:
+    """Note beside results how they were made. The file appears whole or not at all."""
+    write_bytes(Path(folder) / SETTINGS_FILE, f"{json.dumps(dict(settings), indent=1)}\n".encode())
+
+
+def read_settings(*folders: str | Path) -> dict | None:
+    """Return what the first `settings.json` in `folders` says, None if there is none.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    for folder in folders:
+        path = Path(folder) / SETTINGS_FILE
+        if not path.is_file():
+            continue
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: is no JSON ({error})") from error
+        if not isinstance(settings, dict):
+            raise InputError(f"{path}: holds a {type(settings).__name__}; expected a JSON object")
+        return settings
+    return None
+
+
+def describe_settings(settings: Mapping[str, dict | None]) -> str:
+    """Return a line on how the results of sets were made: what they share, then what they don't.
+
+    >>> describe_settings({"A": {"sigma": 15, "grey": True}, "B": {"sigma": 25, "grey": True}})
+    'settings: grey on; of A: sigma 15; of B: sigma 25'
+    >>> describe_settings({"A": {"self_ensemble": False}, "B": None})
+    'settings: of A: self_ensemble off; of B: unknown (no settings.json beside the results)'
+    """
+    first, *others = settings.values()
+    shared = {
+        key: value
+        for key, value in (first or {}).items()
+        if all(other is not None and key in other and other[key] == value for other in others)
+    }
+    parts = [_as_text(shared)] if shared else []
+    if first is None and not any(others):
+        parts = [_as_text(None)]
+    elif others:
+        for name, own in settings.items():
+            rest = own and {key: value for key, value in own.items() if key not in shared}
+            if rest != {}:
+                parts.append(f"of {name}: {_as_text(rest)}")
+    return f"settings: {'; '.join(parts)}"
+
+
+def _as_text(settings: Mapping | None) -> str:
+    if settings is None:
+        return f"unknown (no {SETTINGS_FILE} beside the results)"
+    switches = {True: "on", False: "off"}
+    return ", ".join(
+        f"{key} {switches[value] if isinstance(value, bool) else value}"
+        for key, value in settings.items()
+    )

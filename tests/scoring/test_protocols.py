@@ -1,0 +1,217 @@
+"""Protocols against the published scripts' numbers, closed forms and scikit-image."""
+
+import json
+import math
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
+
+from dgunet.base.errors import InputError
+from dgunet.images.files import read_image
+from dgunet.images.psnr import psnr as psnr_of
+from dgunet.scoring import protocols
+from dgunet.scoring.protocols import PROTOCOLS, Score
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "metrics"
+EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
+TOLERANCES = {  # dB, SSIM
+    "deraining_y": (1e-4, 1e-6),
+    "matlab_rgb": (1e-4, 1e-4),
+    "compressive_sensing_y": (1e-6, 1e-6),
+    "realblur": (0.02, 1e-3),
+}
+
+
+def random_pair(*shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth random picture (uint8) and a noisy copy."""
+    random = np.random.default_rng(7)
+    smooth = gaussian_filter(random.random(shape), (3, 3, 0)[: len(shape)], mode="wrap")
+    target = np.rint(255 * (smooth - smooth.min()) / np.ptp(smooth))
+    restored = np.clip(target + random.integers(-12, 13, shape), 0, 255)
+    return restored.astype(np.uint8), target.astype(np.uint8)
+
+
+def fixture_pair(name: str) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(read_image(FIXTURES / f"{name}_{kind}.png") for kind in ("restored", "target"))
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"), [(name, protocol) for name in EXPECTED for protocol in EXPECTED[name]]
+)
+def test_scores_equal_those_of_the_published_scripts(name, protocol):
+    psnr, ssim = PROTOCOLS[protocol](*fixture_pair(name))
+    expected = EXPECTED[name][protocol]
+    assert psnr == pytest.approx(expected["psnr"], abs=TOLERANCES[protocol][0])
+    assert ssim == pytest.approx(expected["ssim"], abs=TOLERANCES[protocol][1])
+
+
+@pytest.mark.parametrize("shape", [(150, 97, 3), (40, 33)])
+def test_gaussian_rgb_equals_skimage(shape):
+    restored, target = random_pair(*shape)
+    _, ssim = protocols.gaussian_rgb(restored, target)
+    assert ssim == pytest.approx(
+        structural_similarity(
+            restored,
+            target,
+            gaussian_weights=True,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=2 if len(shape) == 3 else None,
+        ),
+        abs=1e-12,
+    )
+
+
+def test_compressive_sensing_y_is_neither_rounded_nor_left_unclipped():
+    restored, target = random_pair(90, 75)
+    restored = restored / 255 * 1.2 - 0.1
+    levels = np.clip(restored, 0, 1) * 255
+    psnr, ssim = protocols.compressive_sensing_y(restored, target)
+    assert psnr == pytest.approx(10 * np.log10(255**2 / np.mean((levels - target) ** 2)), abs=1e-9)
+    expected = structural_similarity(levels, target.astype(float), data_range=255)
+    assert ssim == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(70, 45, 3), (45, 70)])
+@pytest.mark.parametrize("as_float", [False, True])
+def test_matlab_ssim_is_gaussian_over_all_axes(shape, as_float):
+    def blur(image):
+        return gaussian_filter(image, 1.5, radius=5, mode="nearest")
+
+    restored, target = random_pair(*shape)
+    x, y = restored / 255, target / 255
+    mean_x, mean_y = blur(x), blur(y)
+    variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
+    structure = (2 * covariance + 9e-4) / (variance_x + variance_y + 9e-4)
+    pair = (x.astype(np.float32), target) if as_float else (restored, target)
+    psnr, ssim = protocols.matlab_rgb(*pair)
+    assert ssim == pytest.approx(np.mean(luminance * structure), abs=1e-6 if as_float else 1e-12)
+    assert psnr == pytest.approx(10 * np.log10(1 / np.mean((x - y) ** 2)), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("colour", "luma"),
+    [
+        ((0, 0, 0), 16),
+        ((255, 255, 255), 235),
+        ((255, 0, 0), 81),
+        ((0, 255, 0), 145),
+        ((0, 0, 255), 41),
+        ((255, 255, 0), 210),
+        ((100, 150, 200), 137),  # 25.679 + 75.619 + 19.581 + 16 = 136.88
+    ],
+)
+def test_deraining_y_takes_luma_of_limited_range(colour, luma):
+    image = np.broadcast_to(np.uint8(colour), (12, 12, 3))
+    psnr, _ = protocols.deraining_y(image, np.zeros((12, 12, 3), np.uint8))
+    assert psnr == (math.inf if luma == 16 else pytest.approx(20 * math.log10(255 / (luma - 16))))
+
+
+def test_limited_range_luma_rounds_the_exact_value_half_up():
+    colours = np.random.default_rng(0).integers(0, 256, (2000, 3), np.uint8)
+    weights = [Fraction(65481), Fraction(128553), Fraction(24966)]
+    exact = [
+        16 + sum(w * int(c) for w, c in zip(weights, colour, strict=True)) / 255000
+        for colour in colours
+    ]
+    rounded = protocols.limited_range_luma(colours[None])[0]
+    assert rounded.tolist() == [math.floor(value + Fraction(1, 2)) for value in exact]
+
+
+def test_psnr_is_that_of_an_offset():
+    image = np.random.default_rng(0).random((3, 16, 16))
+    assert psnr_of(image, image + 0.01) == pytest.approx(40)
+    tensor = torch.full((1, 3, 8, 8), 0.25)
+    assert psnr_of(tensor, tensor + 0.5) == pytest.approx(20 * math.log10(2))
+    assert psnr_of(tensor.bfloat16(), tensor) == math.inf
+    levels = np.full((4, 4), 250, np.uint8)
+    assert psnr_of(levels, levels - 10, 255) == psnr_of(levels - 10, levels, 255)
+    assert psnr_of(levels, levels - 10, 255) == pytest.approx(20 * math.log10(25.5))
+    with pytest.raises(ValueError, match=r"\(4, 4\) and \(4, 1\)"):
+        psnr_of(levels, levels[:, :1])
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("as_float", [False, True])
+def test_identical_images_score_inf_and_1(name, as_float):
+    image = fixture_pair("astronaut")[1]
+    image = image.astype(np.float32) / 255 if as_float else image
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        psnr, ssim = PROTOCOLS[name](image, image)
+    assert psnr == math.inf or (name == "realblur" and psnr > 80)
+    assert ssim == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["deraining_y", "gaussian_rgb", "realblur"])
+def test_protocols_of_8_bit_files_round_floats(name):
+    restored, target = fixture_pair("astronaut")
+    nearly = (restored + np.random.default_rng(0).uniform(-0.4, 0.4, restored.shape)) / 255
+    assert PROTOCOLS[name](nearly.astype(np.float32), target) == PROTOCOLS[name](restored, target)
+    in_16_bits = restored.astype(np.uint16) * 257
+    assert PROTOCOLS[name](in_16_bits, target) == PROTOCOLS[name](restored, target)
+
+
+def test_matlab_rgb_does_not_round():
+    target = np.full((16, 16, 3), 128, np.uint8)
+    assert protocols.matlab_rgb(target / 255 + 0.001, target)[0] == pytest.approx(60)
+
+
+def test_realblur_undoes_shift_and_brightness():
+    _, picture = fixture_pair("realblur")
+    target, shifted = picture[1:, 2:], picture[:-1, :-2]
+    dimmed = np.rint(shifted * 0.8).astype(np.uint8)
+    aligned, unaligned = protocols.realblur(dimmed, target), protocols.matlab_rgb(dimmed, target)
+    assert unaligned[0] < 22
+    # The brightness is matched before the alignment, so a little of the difference stays.
+    assert aligned[0] > 36
+    assert aligned[1] > 0.99
+    grey = [np.ascontiguousarray(image[..., 1]) for image in (dimmed, target)]
+    assert protocols.realblur(*grey)[0] > 36
+
+
+@pytest.mark.parametrize("level", [0, 90])
+def test_realblur_without_alignment_has_no_score(level):
+    target = fixture_pair("astronaut")[1]
+    with pytest.raises(InputError, match="aligned"):
+        protocols.realblur(np.full_like(target, level), target)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("restored", "target", "message"),
+    [
+        (np.zeros((16, 20, 3)), np.zeros((16, 24, 3)), "is 16×20×3, target 16×24×3"),
+        (np.zeros((16, 16)), np.zeros((16, 16, 3)), "is 16×16, target 16×16×3"),
+        (np.zeros((16, 16, 4)), np.zeros((16, 16, 4)), "16×16×4; expected H×W×3 or H×W"),
+        (np.zeros((6, 30, 3)), np.zeros((6, 30, 3)), "is 6×30×3; expected at least"),
+        (np.full((16, 16), 200.0), np.zeros((16, 16)), "0 … 200; expected 0 … 1"),
+        (np.full((16, 16), np.nan), np.zeros((16, 16)), "nan"),
+        (np.zeros((16, 16), int), np.zeros((16, 16)), "is int64; expected uint8"),
+    ],
+)
+def test_unfit_images_are_refused(name, restored, target, message):
+    with pytest.raises(InputError, match=message):
+        PROTOCOLS[name](restored, target)
+
+
+def test_unknown_protocol_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="deraining_y"):
+        protocols.get_protocol("y")
+
+
+def test_mean_of_an_infinite_psnr_is_inf():
+    scores = [Score("a", math.inf, 1.0), Score("b", 30.0, 0.5)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert protocols.mean_score(scores) == Score("mean", math.inf, 0.75)
+    with pytest.raises(ValueError, match="no scores"):
+        protocols.mean_score([])

@@ -1,0 +1,304 @@
+"""Compressive sensing: measurement files, reconstruction, and test.py's scores."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dgunet.base.errors import InputError
+from dgunet.Compressive_Sensing import evaluate, figure, test
+from dgunet.Compressive_Sensing import measure as measuring
+from dgunet.Compressive_Sensing import reconstruct as reconstructing
+from dgunet.Compressive_Sensing.measure import (
+    measure,
+    quantize,
+    read_measurements,
+    write_measurements,
+)
+from dgunet.Compressive_Sensing.reconstruct import reconstruct
+from dgunet.images.files import read_image, write_image
+from dgunet.model.checkpoint import load_model, save_checkpoint
+from dgunet.model.registry import MODELS, build_model
+from dgunet.scoring.protocols import compressive_sensing_y
+
+DATA = Path(__file__).parents[1] / "fixtures"
+SMALL = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 2}
+
+
+def network(ratio: int = 10):
+    torch.manual_seed(0)
+    return build_model("Compressive_Sensing", "DGUNet", {**SMALL, "cs_ratio": ratio}).eval()
+
+
+def alone(model, image: np.ndarray) -> np.ndarray:
+    """What the network makes of an image H×W in [0,1], zeros filling up its last blocks."""
+    height, width = image.shape
+    padded = np.zeros([-(-side // 32) * 32 for side in image.shape], np.float32)
+    padded[:height, :width] = image
+    with torch.no_grad():
+        return model(torch.from_numpy(padded)[None, None])[0][0, 0, :height, :width].numpy()
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return a smooth uint8 picture with some noise."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    waves = np.sin(rows * rng.uniform(0.05, 0.3) + columns * rng.uniform(0.05, 0.3))
+    return (127 + 90 * waves + rng.normal(0, 6, (height, width))).clip(0, 255).astype(np.uint8)
+
+
+def run(module, *arguments) -> int:
+    """Run a program in this process and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        try:
+            module.main()
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_stage_images_from_a_file_equal_the_reference(model, synthetic, tmp_path):
+    """The reference images of two times six blocks, from measurements that were on disk."""
+    case = f"Compressive_Sensing.{model}"
+    torch.save(synthetic.published_checkpoint(case), tmp_path / "net_best.pkl")
+    published, _ = load_model(tmp_path / "net_best.pkl", "Compressive_Sensing")
+    with np.load(DATA / "outputs" / f"{case}.npz") as arrays:
+        reference = {
+            name: torch.from_numpy(arrays[name]) for name in arrays if name != "grad_names"
+        }
+    image = reference["input"][1]
+    write_measurements(tmp_path / "y.npz", measure(published, image))
+    stages = reconstruct(published, read_measurements(tmp_path / "y.npz"))
+    assert len(stages) == 8
+    for number, stage in enumerate(stages[-2::-1], 1):
+        expected = reference[f"stage{number}"][1]
+        torch.testing.assert_close(stage, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (1, 45, 97), (3, 70, 31)])
+def test_a_file_reconstructs_to_what_the_network_makes_of_the_image(shape, tmp_path):
+    model, image = network(), torch.rand(shape)
+    write_measurements(tmp_path / "y.npz", measure(model, image))
+    measurements = read_measurements(tmp_path / "y.npz")
+    assert measurements.y.shape == (shape[0], 103, -(-shape[1] // 32), -(-shape[2] // 32))
+    restored = reconstruct(model, measurements)[0]
+    direct = np.stack([alone(model, plane) for plane in image.numpy()])
+    assert restored.shape == shape
+    np.testing.assert_allclose(restored, direct, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8, 12, 16])
+def test_quantization_is_to_the_nearest_level(bits, tmp_path):
+    measurements = measure(network(), torch.rand(1, 64, 96))
+    numbers, _, step = quantize(measurements.y, bits)
+    assert numbers.dtype == (np.uint8 if bits <= 8 else np.uint16)
+    assert numbers.max() == 2**bits - 1 and numbers.min() == 0
+    write_measurements(tmp_path / "y.npz", measurements, bits)
+    error = (read_measurements(tmp_path / "y.npz").y - measurements.y).abs().amax((0, 2, 3))
+    assert (error <= torch.from_numpy(step) * 0.51 + 1e-6).all()
+    constant = quantize(torch.full((1, 3, 2, 2), 0.5), bits)
+    assert not constant[0].any() and (constant[1] == 0.5).all()
+
+
+def test_noise_is_seeded_and_of_the_strength_given():
+    model, image = network(50), torch.rand(1, 128, 128)
+    clean, noisy, again = (measure(model, image, noise=s).y for s in (0, 12.75, 12.75))
+    assert torch.equal(noisy, again)
+    assert not torch.equal(noisy, measure(model, image, noise=12.75, seed=1).y)
+    assert (noisy - clean).std().item() == pytest.approx(0.05, rel=0.03)
+    assert abs((noisy - clean).mean().item()) < 0.002
+
+
+def test_unusable_files_are_refused_in_one_line(tmp_path):
+    model = network()
+    write_measurements(tmp_path / "good.npz", measure(model, torch.rand(1, 40, 40)))
+    with np.load(tmp_path / "good.npz") as archive:
+        good = dict(archive)
+    write_measurements(tmp_path / "coded.npz", measure(model, torch.rand(1, 40, 40)), bits=8)
+    with np.load(tmp_path / "coded.npz") as archive:
+        coded = dict(archive)
+    broken = np.where(np.arange(103)[:, None, None] == 7, np.nan, good["y"]).astype(np.float32)
+    for fields, message in (
+        (good | {"y": broken}, "4 of the 412 measurements are not finite"),
+        (good | {"y": good["y"][:, :50]}, "y is 1×50×2×2, expected 1×103×2×2"),
+        (good | {"y": good["y"][0]}, "y is 103×2×2"),
+        (good | {"height": 70}, "expected 1×103×3×2 .* for ratio 10 and 70×40 pixels"),
+        (good | {"height": -1}, "height is -1, expected a whole number, 1 or more"),
+        (good | {"width": 40.5}, r"width is 40\.5, expected a whole number"),
+        (good | {"ratio": 11}, "ratio is 11, expected one of 1, 4, 10"),
+        (good | {"version": 2}, "version is 2, expected 1"),
+        (good | {"y": good["y"].astype(str)}, "y is <U"),
+        (good | {"y": good["y"].astype(complex)}, "y is complex128, expected numbers"),
+        (
+            good | {"y": np.full((1, 103, 2, 2), 1e300)},
+            "412 of the 412 measurements are not finite",
+        ),
+        (coded | {"step": coded["step"] * np.nan}, "412 of the 412 measurements are not finite"),
+        (coded | {"step": coded["step"][:9]}, "y is uint8, expected 103 values of offset and of"),
+        ({k: v for k, v in coded.items() if k != "offset"}, "expected 103 values of offset"),
+        ({k: v for k, v in good.items() if k not in ("y", "phi")}, "holds no y, phi; expected"),
+        (good | {"y": np.array([object()])}, "not a readable measurement file .*pickle"),
+    ):
+        np.savez(tmp_path / "bad.npz", **fields)
+        with pytest.raises(InputError, match=message) as caught:
+            read_measurements(tmp_path / "bad.npz")
+        assert str(caught.value).startswith(f"{tmp_path}/bad.npz: ")
+        assert "\n" not in str(caught.value)
+    content = (tmp_path / "good.npz").read_bytes()
+    np.save(tmp_path / "y.npy", good["y"])
+    for data in (content[:700], content[:-30], b"", b"y", (tmp_path / "y.npy").read_bytes()):
+        (tmp_path / "bad.npz").write_bytes(data)
+        with pytest.raises(InputError, match=r"bad\.npz: not a readable measurement file"):
+            read_measurements(tmp_path / "bad.npz")
+
+    torch.manual_seed(1)
+    other = build_model("Compressive_Sensing", "DGUNet", {**SMALL, "cs_ratio": 10})
+    for wrong, ratio in ((other, 10), (network(4), 4)):
+        with pytest.raises(
+            InputError, match=rf"measured with Φ \w{{16}} .*expected .*ratio {ratio}"
+        ):
+            reconstruct(wrong, read_measurements(tmp_path / "good.npz"))
+
+
+def test_programs_measure_reconstruct_and_refuse_in_a_line(tmp_path, capsys):
+    save_checkpoint(tmp_path / "net.pth", network())
+    weights = ["--weights", tmp_path / "net.pth", "--device", "cpu"]
+    colour = np.stack([picture(45, 60, seed) for seed in range(3)], axis=2)
+    write_image(tmp_path / "a.png", colour)
+    for extra in ([], ["--color"], ["--noise", 3, "--bits", 6]):
+        assert run(measuring, tmp_path / "a.png", "-o", tmp_path / "a.npz", *weights, *extra) == 0
+        stages = ["--stages", tmp_path / "stages"]
+        assert run(reconstructing, tmp_path / "a.npz", *weights, *stages) == 0
+        restored = read_image(tmp_path / "a_reconstructed.png")
+        assert restored.shape == ((45, 60, 3) if "--color" in extra else (45, 60))
+    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
+    np.testing.assert_array_equal(read_image(tmp_path / "stages" / "2.png"), restored)
+
+    assert run(measuring, "--export_phi", tmp_path / "phi.npy", *weights) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "phi.npy"), network().A.Phi.detach())
+    assert run(figure, tmp_path / "a.png", "-o", tmp_path / "f.png", *weights) == 0
+    assert read_image(tmp_path / "f.png").shape[1] == 1200
+    capsys.readouterr()
+
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])
+    save_checkpoint(tmp_path / "other.pth", network(4))
+    to_file = [measuring, tmp_path / "a.png", "-o", "b.npz", *weights]
+    for arguments, message in (
+        ([reconstructing, tmp_path / "cut.npz", *weights], "cut.npz: not a readable measurement"),
+        ([reconstructing, tmp_path / "none.npz", *weights], "none.npz: no such measurement file"),
+        (
+            [reconstructing, tmp_path / "a.npz", "--weights", tmp_path / "other.pth"],
+            "a.npz: measured with Φ",
+        ),
+        ([measuring, *weights], "nothing to do"),
+        ([measuring, tmp_path / "a.png", *weights], "are given together"),
+        ([*to_file, "--bits", 17], "--bits is 17"),
+        ([*to_file, "--noise", "nan"], "--noise is nan"),
+        ([*to_file, "--noise", "1e42"], "too much for numbers in float32"),
+        ([*to_file, "--seed", 2**63], f"--seed is {2**63}; expected 0 or more"),
+        ([*to_file, "--cs_ratio", 25], "net.pth: is of ratio 10; --cs_ratio is 25"),
+        ([measuring, tmp_path / "cut.npz", *to_file[2:]], "cannot be read as an image"),
+        (
+            [measuring, tmp_path / "a.png", "-o", tmp_path / "a.png", *weights],
+            "a.png: would not be called what it is; expected a name in .npz",
+        ),
+        ([measuring, "--export_phi", "phi", *weights], "expected a name in .npy"),
+        ([test, "--cs_ratio", 25, *weights], "--cs_ratio: the weights have theirs"),
+        ([test, "--tile", 16, *weights], "tile is 16; expected auto, 0 or at least 32"),
+        ([test, "--self_ensemble", *weights], "measure every image eight times"),
+        ([test, "--input_dir", tmp_path / "no", *weights], "does not exist"),
+    ):
+        assert run(*arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+
+
+def rows_of(folder: Path) -> dict[str, float]:
+    with open(folder / "scores.csv", encoding="utf-8", newline="") as file:
+        return {row["image"]: float(row["psnr"]) for row in csv.DictReader(file)}
+
+
+def test_scores_are_of_the_unrounded_result(tmp_path):
+    model, folder = network(50), tmp_path / "images"
+    save_checkpoint(tmp_path / "net.pth", model)
+    colour = np.stack([picture(45, 60, seed) for seed in range(3)], axis=2)
+    write_image(folder / "colour.png", colour)
+    write_image(folder / "grey.png", picture(33, 64))
+    Image.fromarray(picture(40, 40)).convert("P").save(folder / "palette.tif")
+    common = ["--weights", tmp_path / "net.pth", "--input_dir", folder, "--device", "cpu"]
+
+    def scores_of(name, *extra):
+        assert run(test, *common, "--result_dir", tmp_path / name, *extra) == 0
+        results = tmp_path / name / "images_50"
+        settings = json.loads((results / "settings.json").read_text())
+        assert settings["cs_ratio"] == 50 and "unfinished" not in settings
+        return rows_of(results)
+
+    whole = scores_of("whole")
+    assert list(whole) == ["colour", "grey", "palette"]
+    luma = np.rint(colour @ [0.299, 0.587, 0.114]).astype(np.uint8)
+    for name, image in (("colour", luma), ("grey", picture(33, 64)), ("palette", picture(40, 40))):
+        result = alone(model, image / 255).clip(0, 1)
+        expected = compressive_sensing_y(result, image)[0]
+        assert whole[name] == pytest.approx(expected, abs=0.02 if name == "colour" else 1e-4)
+        written = read_image(tmp_path / "whole" / "images_50" / f"{name}.png")
+        assert abs(written - result * 255).max() <= (1.6 if name == "colour" else 0.501)
+
+    coloured = scores_of("colour", "--color")
+    result = np.dstack([alone(model, plane / 255) for plane in np.moveaxis(colour, 2, 0)])
+    expected = compressive_sensing_y(result.clip(0, 1), colour)[0]
+    assert coloured["colour"] == pytest.approx(expected, abs=1e-4)
+    assert coloured["grey"] == whole["grey"]
+
+
+def test_tiles_of_the_published_grid_are_reconstructed_alone(tmp_path):
+    model, image = network(50), picture(70, 100)
+    save_checkpoint(tmp_path / "net.pth", model)
+    write_image(tmp_path / "images/a.png", image)
+    expected = np.zeros((128, 128), np.float32)
+    expected[:70, :100] = image / np.float32(255)
+    for top in (0, 64):
+        for left in (0, 64):
+            tile = expected[top : top + 64, left : left + 64]
+            tile[:] = alone(model, tile.copy())
+    expected = compressive_sensing_y(expected[:70, :100].clip(0, 1), image)[0]
+    common = ["--weights", tmp_path / "net.pth", "--input_dir", tmp_path / "images"]
+    common += ["--device", "cpu", "--result_dir", tmp_path / "out"]
+    assert run(test, *common, "--tile", 64) == 0
+    assert rows_of(tmp_path / "out/images_50")["a"] == pytest.approx(expected, abs=1e-4)
+    assert run(test, *common) == 0
+    assert abs(rows_of(tmp_path / "out/images_50")["a"] - expected) > 1e-3
+
+
+def test_published_scores_stand_beside_a_published_set(tmp_path, capsys, monkeypatch):
+    torch.manual_seed(0)
+    full = build_model("Compressive_Sensing", "DGUNet", {"cs_ratio": 4})
+    save_checkpoint(tmp_path / "full.pth", full)
+    save_checkpoint(tmp_path / "small.pth", network(4))
+    known = evaluate.TEST_SETS["Set11_4"]
+    for name in ("Set11", "own"):
+        write_image(tmp_path / "data" / name / "a.png", picture(32, 32))
+    arguments = ["--input_dir", tmp_path / "data", "--device", "cpu"]
+    for name, weights, dataset, images, shown in (
+        ("a", "full", ["--dataset", "Set11"], 1, True),
+        ("b", "full", ["--dataset", "Set11"], 11, False),
+        ("c", "small", ["--dataset", "Set11"], 1, False),
+        ("d", "full", ["--dataset", "own"], 1, False),
+        ("e", "full", [], 1, True),
+    ):
+        monkeypatch.setitem(evaluate.TEST_SETS, "Set11_4", replace(known, images=images))
+        extra = ["--weights", tmp_path / f"{weights}.pth", "--result_dir", tmp_path / name]
+        assert run(test, *arguments, *extra, *dataset) == 0
+        assert ("26.84 / 0.8249" in capsys.readouterr().out) == shown
