@@ -287,7 +287,7 @@ def test_weights_are_asked_for(run, tmp_path):
 def release(monkeypatch, tmp_path):
     """A stand-in for what ships: small random networks for all tasks but Deblurring."""
     root = tmp_path / "release"
-    monkeypatch.setattr(shipped, "ROOT", root)
+    monkeypatch.setattr(shipped, "task_folder", lambda task: root / task)
     for task, name in shipped.DEFAULT_WEIGHTS.items():
         if task != "Deblurring":
             network = build_model(task, "DGUNet", SMALL | {"stages": 3})
@@ -409,7 +409,7 @@ def test_the_showcase(release, tmp_path, capsys):
 
 
 def test_a_showcase_of_nothing(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    monkeypatch.setattr(shipped, "task_folder", lambda task: tmp_path / task)
     with pytest.raises(SystemExit) as end:
         showcase.main(["--output", str(tmp_path / "out")])
     assert end.value.code == 2 and "none of the default weights" in capsys.readouterr().err
