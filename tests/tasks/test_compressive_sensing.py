@@ -1,7 +1,6 @@
 """Compressive sensing: crops, Φ, training, measurement files, scores."""
 
 import functools
-import json
 import math
 import sys
 from pathlib import Path
@@ -10,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from dgunet.base.errors import InputError
-from dgunet.Compressive_Sensing import evaluate, figure, test, train
+from dgunet.Compressive_Sensing import evaluate, test, train
 from dgunet.Compressive_Sensing import measure as measuring
-from dgunet.Compressive_Sensing import reconstruct as reconstructing
 from dgunet.Compressive_Sensing.data import (
     Photographs,
     principal_components,
@@ -23,20 +20,12 @@ from dgunet.Compressive_Sensing.data import (
     training_data,
     validation_data,
 )
-from dgunet.Compressive_Sensing.measure import (
-    measure,
-    quantize,
-    read_measurements,
-    write_measurements,
-)
-from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct, reconstruct
 from dgunet.data.crops import hold_out
 from dgunet.data.sampler import EpochBatchSampler, SampleKey
 from dgunet.images.files import read_image, write_image
 from dgunet.images.psnr import psnr
 from dgunet.model.checkpoint import load_model, load_weights, save_checkpoint
-from dgunet.model.registry import MODELS, build_model
-from dgunet.scoring.protocols import compressive_sensing_y
+from dgunet.model.registry import build_model
 from dgunet.training.configuration import load_config
 from dgunet.training.trainer import Trainer
 
@@ -415,246 +404,3 @@ def test_validation_is_the_mean_psnr_of_images_by_tiles(tile, photos, tmp_path):
         scores.append(psnr(restored, image))
     assert trainer.psnr == pytest.approx(np.mean(scores), abs=1e-4)
     (photos / "more" / "second.png").unlink()
-
-
-# Measurement files
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_parity_through_a_file(model, synthetic, tmp_path):
-    """The reference images of two times six blocks, from measurements that were on disk."""
-    case = f"Compressive_Sensing.{model}"
-    torch.save(synthetic.published_checkpoint(case), tmp_path / "net_best.pkl")
-    published, _ = load_model(tmp_path / "net_best.pkl", "Compressive_Sensing")
-    with np.load(DATA / "outputs" / f"{case}.npz") as arrays:
-        reference = {
-            name: torch.from_numpy(arrays[name]) for name in arrays if name != "grad_names"
-        }
-    image = reference["input"][1]
-    write_measurements(tmp_path / "y.npz", measure(published, image))
-    stages = reconstruct(published, read_measurements(tmp_path / "y.npz"))
-    assert len(stages) == 8
-    for number, stage in enumerate(stages[-2::-1], 1):
-        expected = reference[f"stage{number}"][1]
-        torch.testing.assert_close(stage, expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("shape", [(1, 32, 32), (1, 45, 97), (3, 70, 31)])
-def test_round_trip_through_a_file_is_exact(shape, tmp_path):
-    model, image = network(), torch.rand(shape)
-    write_measurements(tmp_path / "y.npz", measure(model, image))
-    measurements = read_measurements(tmp_path / "y.npz")
-    assert measurements.y.shape == (shape[0], 103, -(-shape[1] // 32), -(-shape[2] // 32))
-    restored = reconstruct(model, measurements)[0]
-    with torch.inference_mode():
-        direct = measure_and_reconstruct(model, image[:, None])[:, 0]
-    assert restored.shape == shape and torch.equal(restored, direct)
-
-
-@pytest.mark.parametrize("bits", [1, 4, 8, 12, 16])
-def test_quantization_is_to_the_nearest_level(bits, tmp_path):
-    measurements = measure(network(), torch.rand(1, 64, 96))
-    numbers, _, step = quantize(measurements.y, bits)
-    assert numbers.dtype == (np.uint8 if bits <= 8 else np.uint16)
-    assert numbers.max() == 2**bits - 1 and numbers.min() == 0
-    write_measurements(tmp_path / "y.npz", measurements, bits)
-    error = (read_measurements(tmp_path / "y.npz").y - measurements.y).abs().amax((0, 2, 3))
-    assert (error <= torch.from_numpy(step) * 0.51 + 1e-6).all()
-    constant = quantize(torch.full((1, 3, 2, 2), 0.5), bits)
-    assert not constant[0].any() and (constant[1] == 0.5).all()
-
-
-def test_noise_is_seeded_and_of_its_strength():
-    model, image = network(50), torch.rand(1, 128, 128)
-    clean, noisy, again = (measure(model, image, noise=s).y for s in (0, 12.75, 12.75))
-    assert torch.equal(noisy, again)
-    assert not torch.equal(noisy, measure(model, image, noise=12.75, seed=1).y)
-    assert (noisy - clean).std().item() == pytest.approx(0.05, rel=0.03)
-    assert abs((noisy - clean).mean().item()) < 0.002
-
-
-def test_unusable_files_are_refused_in_one_line(tmp_path):
-    model = network()
-    write_measurements(tmp_path / "good.npz", measure(model, torch.rand(1, 40, 40)))
-    with np.load(tmp_path / "good.npz") as archive:
-        good = dict(archive)
-    write_measurements(tmp_path / "coded.npz", measure(model, torch.rand(1, 40, 40)), bits=8)
-    with np.load(tmp_path / "coded.npz") as archive:
-        coded = dict(archive)
-    broken = np.where(np.arange(103)[:, None, None] == 7, np.nan, good["y"]).astype(np.float32)
-    for fields, message in (
-        (good | {"y": broken}, "4 of the 412 measurements are not finite"),
-        (good | {"y": good["y"][:, :50]}, "y is 1×50×2×2, expected 1×103×2×2"),
-        (good | {"y": good["y"][0]}, "y is 103×2×2"),
-        (good | {"height": 70}, "expected 1×103×3×2 .* for ratio 10 and 70×40 pixels"),
-        (good | {"height": -1}, "height is -1, expected a whole number, 1 or more"),
-        (good | {"width": 40.5}, r"width is 40\.5, expected a whole number"),
-        (good | {"ratio": 11}, "ratio is 11, expected one of 1, 4, 10"),
-        (good | {"version": 2}, "version is 2, expected 1"),
-        (good | {"y": good["y"].astype(str)}, "y is <U"),
-        (good | {"y": good["y"].astype(complex)}, "y is complex128, expected numbers"),
-        (
-            good | {"y": np.full((1, 103, 2, 2), 1e300)},
-            "412 of the 412 measurements are not finite",
-        ),
-        (coded | {"step": coded["step"] * np.nan}, "412 of the 412 measurements are not finite"),
-        (coded | {"step": coded["step"][:9]}, "y is uint8, expected 103 values of offset and of"),
-        ({k: v for k, v in coded.items() if k != "offset"}, "expected 103 values of offset"),
-        ({k: v for k, v in good.items() if k not in ("y", "phi")}, "holds no y, phi; expected"),
-        (good | {"y": np.array([object()])}, "not a readable measurement file .*pickle"),
-    ):
-        np.savez(tmp_path / "bad.npz", **fields)
-        with pytest.raises(InputError, match=message) as caught:
-            read_measurements(tmp_path / "bad.npz")
-        assert str(caught.value).startswith(f"{tmp_path}/bad.npz: ")
-        assert "\n" not in str(caught.value)
-    content = (tmp_path / "good.npz").read_bytes()
-    np.save(tmp_path / "y.npy", good["y"])
-    for data in (content[:700], content[:-30], b"", b"y", (tmp_path / "y.npy").read_bytes()):
-        (tmp_path / "bad.npz").write_bytes(data)
-        with pytest.raises(InputError, match=r"bad\.npz: not a readable measurement file"):
-            read_measurements(tmp_path / "bad.npz")
-
-    torch.manual_seed(1)
-    other = build_model("Compressive_Sensing", "DGUNet", {**SMALL, "cs_ratio": 10})
-    for wrong, ratio in ((other, 10), (network(4), 4)):
-        with pytest.raises(
-            InputError, match=rf"measured with Φ \w{{16}} .*expected .*ratio {ratio}"
-        ):
-            reconstruct(wrong, read_measurements(tmp_path / "good.npz"))
-
-
-def test_measure_and_reconstruct_from_the_command_line(tmp_path, capsys):
-    save_checkpoint(tmp_path / "net.pth", network())
-    weights = ["--weights", tmp_path / "net.pth", "--device", "cpu"]
-    colour = np.stack([picture(45, 60, seed) for seed in range(3)], axis=2)
-    write_image(tmp_path / "a.png", colour)
-    for extra in ([], ["--color"], ["--noise", 3, "--bits", 6]):
-        assert run(measuring, tmp_path / "a.png", "-o", tmp_path / "a.npz", *weights, *extra) == 0
-        stages = ["--stages", tmp_path / "stages"]
-        assert run(reconstructing, tmp_path / "a.npz", *weights, *stages) == 0
-        restored = read_image(tmp_path / "a_reconstructed.png")
-        assert restored.shape == ((45, 60, 3) if "--color" in extra else (45, 60))
-    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == [
-        "0.png",
-        "1.png",
-        "2.png",
-    ]
-    np.testing.assert_array_equal(read_image(tmp_path / "stages" / "2.png"), restored)
-
-    assert run(measuring, "--export_phi", tmp_path / "phi.npy", *weights) == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "phi.npy"), network().A.Phi.detach())
-    assert run(figure, tmp_path / "a.png", "-o", tmp_path / "f.png", *weights) == 0
-    assert read_image(tmp_path / "f.png").shape[1] == 1200
-    capsys.readouterr()
-
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])
-    save_checkpoint(tmp_path / "other.pth", network(4))
-    to_file = [measuring, tmp_path / "a.png", "-o", "b.npz", *weights]
-    for arguments, message in (
-        ([reconstructing, tmp_path / "cut.npz", *weights], "cut.npz: not a readable measurement"),
-        ([reconstructing, tmp_path / "none.npz", *weights], "none.npz: no such measurement file"),
-        (
-            [reconstructing, tmp_path / "a.npz", "--weights", tmp_path / "other.pth"],
-            "a.npz: measured with Φ",
-        ),
-        ([measuring, *weights], "nothing to do"),
-        ([measuring, tmp_path / "a.png", *weights], "are given together"),
-        ([*to_file, "--bits", 17], "--bits is 17"),
-        ([*to_file, "--noise", "nan"], "--noise is nan"),
-        ([*to_file, "--noise", "1e42"], "too much for numbers in float32"),
-        ([*to_file, "--seed", 2**63], f"--seed is {2**63}; expected 0 or more"),
-        ([*to_file, "--cs_ratio", 25], "net.pth: is of ratio 10; --cs_ratio is 25"),
-        ([measuring, tmp_path / "cut.npz", *to_file[2:]], "cannot be read as an image"),
-        (
-            [measuring, tmp_path / "a.png", "-o", tmp_path / "a.png", *weights],
-            "a.png: would not be called what it is; expected a name in .npz",
-        ),
-        ([measuring, "--export_phi", "phi", *weights], "expected a name in .npy"),
-        ([test, "--cs_ratio", 25, *weights], "--cs_ratio: the weights have theirs"),
-        ([test, "--tile", 48, *weights], "--tile is 48; expected a multiple of 32"),
-        ([test, "--self_ensemble", *weights], "measure every image eight times"),
-        ([test, "--input_dir", tmp_path / "stages" / "no", *weights], "does not exist"),
-    ):
-        assert run(*arguments) == 2
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1, error
-
-
-# test.py
-
-
-def test_scores_are_of_the_unrounded_result(tmp_path):
-    model = network(50)
-    save_checkpoint(tmp_path / "net.pth", model)
-    folder = tmp_path / "images"
-    colour = np.stack([picture(45, 60, seed) for seed in range(3)], axis=2)
-    write_image(folder / "colour.png", colour)
-    write_image(folder / "grey.png", picture(33, 64))
-    palette = Image.fromarray(picture(40, 40)).convert("P")
-    palette.save(folder / "palette.tif")
-    arguments = ["--weights", tmp_path / "net.pth", "--input_dir", folder, "--device", "cpu"]
-
-    def scores_of(name, *extra):
-        arguments[-1:] = ["cpu"]
-        assert run(test, *arguments, "--result_dir", tmp_path / name, *extra) == 0
-        lines = (tmp_path / name / "images_50" / "scores.csv").read_text().splitlines()[1:]
-        settings = json.loads((tmp_path / name / "images_50" / "settings.json").read_text())
-        assert settings["cs_ratio"] == 50 and "unfinished" not in settings
-        return {line.split(",")[1]: float(line.split(",")[2]) for line in lines}
-
-    def restored(planes, tile=0):
-        planes = torch.from_numpy(np.ascontiguousarray(planes))[:, None].float() / 255
-        with torch.no_grad():
-            return measure_and_reconstruct(model, planes, tile)[:, 0].clamp(0, 1).numpy()
-
-    luma = np.rint(colour @ [0.299, 0.587, 0.114]).astype(np.uint8)
-    whole = scores_of("whole")
-    assert list(whole) == ["colour", "grey", "palette"]
-    for name, image in (("colour", luma), ("grey", picture(33, 64)), ("palette", picture(40, 40))):
-        result = restored(image[None])[0]
-        expected = compressive_sensing_y(result, image)[0]
-        assert whole[name] == pytest.approx(expected, abs=0.02 if name == "colour" else 1e-4)
-        written = read_image(tmp_path / "whole" / "images_50" / f"{name}.png")
-        assert abs(written - result * 255).max() <= (1.6 if name == "colour" else 0.501)
-    tiled = scores_of("tiled", "--tile", 32)
-    expected = compressive_sensing_y(restored(picture(33, 64)[None], 32)[0], picture(33, 64))[0]
-    assert tiled["grey"] == pytest.approx(expected, abs=1e-4) and tiled["grey"] != whole["grey"]
-    coloured = scores_of("colour", "--color")
-    result = restored(colour.transpose(2, 0, 1)).transpose(1, 2, 0)
-    expected = compressive_sensing_y(result, colour)[0]
-    assert coloured["colour"] == pytest.approx(expected, abs=1e-4)
-    assert coloured["grey"] == whole["grey"]
-
-
-def test_tiles_are_reconstructed_alone():
-    model, image = network(), torch.rand(2, 1, 70, 100)
-    with torch.no_grad():
-        tiled = measure_and_reconstruct(model, image, 64)
-        corner = torch.zeros(2, 1, 64, 64)
-        corner[..., :6, :36] = image[..., 64:, 64:]
-        torch.testing.assert_close(
-            tiled[..., 64:, 64:], model(corner)[0][..., :6, :36], atol=1e-5, rtol=0
-        )
-        whole = measure_and_reconstruct(model, image)
-        expected = model(F.pad(image, (0, 28, 0, 26)))[0][..., :70, :100]
-    assert torch.equal(whole, expected) and not torch.allclose(whole, tiled, atol=1e-4)
-
-
-def test_published_scores_stand_beside_a_published_set(tmp_path, capsys):
-    torch.manual_seed(0)
-    full = build_model("Compressive_Sensing", "DGUNet", {"cs_ratio": 4})
-    save_checkpoint(tmp_path / "full.pth", full)
-    save_checkpoint(tmp_path / "small.pth", network(4))
-    for name in ("Set11", "own"):
-        write_image(tmp_path / "data" / name / "a.png", picture(32, 32))
-    arguments = ["--input_dir", tmp_path / "data", "--device", "cpu", "--overwrite"]
-    for name, weights, dataset, shown in (
-        ("a", "full", ["--dataset", "Set11"], True),
-        ("b", "small", ["--dataset", "Set11"], False),
-        ("c", "full", ["--dataset", "own"], False),
-        ("d", "full", [], True),
-    ):
-        extra = ["--weights", tmp_path / f"{weights}.pth", "--result_dir", tmp_path / name]
-        assert run(test, *arguments, *extra, *dataset) == 0
-        assert ("26.84 / 0.8249" in capsys.readouterr().out) == shown
