@@ -79,10 +79,10 @@ def trained_for(record: Mapping) -> str:
     >>> trained_for({"training": {"degradation": "gaussian25"}})
     'Gaussian noise, σ = 25 of 255'
     >>> trained_for({"cs_ratio": 10})
-    'from 10 % of the numbers'
+    'compressive sensing ratio 10 %'
     """
     if "cs_ratio" in record:
-        return f"from {record['cs_ratio']} % of the numbers"
+        return f"compressive sensing ratio {record['cs_ratio']} %"
     degradation = degradation_of(record)
     match PRESETS.get(degradation):
         case Noise(sigma, shot):

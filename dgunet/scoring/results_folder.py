@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -26,6 +27,7 @@ SETTINGS_FILE, SCORES_FILE = "settings.json", "scores.csv"
 _RESULT_SUFFIXES = (*IMAGE_SUFFIXES, ".mat")
 _NOT_COMPARED = ("device", "torch", "weights", "unfinished")  # they change no result
 _CLOCK_LAG = 0.02  # seconds by which the time of a file may be behind
+Pair = TypeVar("Pair", bound=tuple[Path, Path])  # an image and its result
 
 
 class ResultsFolder:
@@ -85,9 +87,7 @@ class ResultsFolder:
                 "--result_dir, or --overwrite"
             )
 
-    def finished(
-        self, images: Sequence[tuple[Path, Path]], overwrite: bool
-    ) -> list[tuple[Path, Path]]:
+    def finished(self, images: Sequence[Pair], overwrite: bool) -> list[Pair]:
         """Return those of (image, result) whose result is there, made by an earlier run with these
         settings from the image as it is now. None is, if `overwrite`: they are all made again.
 

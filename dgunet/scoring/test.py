@@ -43,7 +43,7 @@ def make_parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", type=Path, metavar="FILE", help="the checkpoint: an own or a published one")
+    add("--weights", type=Path, metavar="FILE", help="your own or a published checkpoint")
     add("--model", choices=MODELS, help="stop unless the checkpoint is of this model")
     text = "the data folder, or one of images (default: %(default)s)"
     add("--input_dir", type=Path, default=benchmark.home / "Datasets", metavar="DIR", help=text)

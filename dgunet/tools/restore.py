@@ -4,13 +4,13 @@
     python demo.py --task Deraining --input_dir holiday --result_dir out --recursive
     python demo.py --weights FILE --input_dir "scans/*.tif" --result_dir out --stages
 
-Without --weights, those of a task are taken that come with the project. They are trained on
-synthetic degradations, which the first line of output names; on others expect less of them.
+Without --weights, the task's bundled pretrained weights are used. They are trained on synthetic
+degradations, which the first line of output names; of other degradations expect less.
 
 Results have the inputs' names, folder structure, format, bit depth and colour mode; what a format
-cannot keep, dgunet/images/photographs.py says. A run that was interrupted goes on where it stopped:
-images whose result is there, made with the same settings, are left out. What cannot be read is
-reported and left out too. With the weights of compressive sensing, images are measured and
+cannot keep, dgunet/images/photographs.py says. An interrupted run goes on where it stopped: images
+whose result is there, made with the same settings, are skipped. Files that cannot be read are
+reported and skipped too. With weights of compressive sensing, images are measured and
 reconstructed, each channel on its own.
 
 Exit code: 0 all images are restored; 1 some failed; 2 none could be restored, or bad arguments;
@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,8 +70,7 @@ FAILURES = (*USER_ERRORS, OSError, MemoryError)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # all further files would fail too
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """An image to restore, and where its result goes."""
 
     source: Path
@@ -82,7 +82,7 @@ class Report:
     """What became of the images."""
 
     restored: list[tuple[int, ...]] = field(default_factory=list)  # their shapes
-    done_before: list[tuple[Path, Path]] = field(default_factory=list)  # image and result
+    done_before: list[Job] = field(default_factory=list)
     failed: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)  # of no known suffix
     doubled: list[Path] = field(default_factory=list)  # other names of images that are restored
@@ -251,10 +251,10 @@ def describe_weights(path: Path) -> str:
     record = read_record(path)
     if record is None:
         return ""
-    name, purpose = path.stem, trained_for(record)
     if "cs_ratio" in record:
-        return f"weights {name}: trained to reconstruct photographs {purpose}"
-    return f"weights {name}: trained for synthetic {purpose}; of other degradations expect less"
+        return f"weights {path.stem}: trained for {trained_for(record)}"
+    text = "of other degradations expect less"
+    return f"weights {path.stem}: trained for synthetic {trained_for(record)}; {text}"
 
 
 def count_measurements(network: Network, shape: Sequence[int]) -> int:
@@ -353,11 +353,11 @@ def choose_weights(weights: str | None, task: str | None) -> Path:
     neither is given, `FileNotFoundError` where the default is not there."""
     if weights is not None:
         return find_weights(weights)
-    others = f"--weights FILE: an own checkpoint, or a published one from {PUBLISHED_WEIGHTS}"
+    others = f"--weights FILE: your own checkpoint, or a published one from {PUBLISHED_WEIGHTS}"
     if task is None:
         raise InputError(
-            f"--task or --weights is missing; expected --task {'|'.join(TASKS)}, for the "
-            f"weights that come with the project, or {others}"
+            f"--task or --weights is missing; expected --task {'|'.join(TASKS)}, for its bundled "
+            f"pretrained weights, or {others}"
         )
     try:
         return default_weights(task)
@@ -383,7 +383,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    text = "an own or a published checkpoint, or the name of one that comes with the project"
+    text = "your own or a published checkpoint, or the name of bundled weights"
     add("--weights", metavar="FILE", help=f"{text} (that of the task)")
     add("--task", choices=TASKS, help="which task; with --weights: if the checkpoint fits several")
     add("--model", choices=MODELS, help="stop unless the checkpoint is of this model")
@@ -429,10 +429,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(text, flush=True)
     settings = {**describe_run(restorer, options, PROGRAM), "stages": options.stages}
     folder = ResultsFolder(options.result_dir, settings)
-    pairs = [(job.source, job.result) for job in jobs]
-    report.done_before = folder.finished(pairs, options.overwrite)
-    done = {source for source, _ in report.done_before}
-    jobs = [job for job in jobs if job.source not in done]
+    report.done_before = folder.finished(jobs, options.overwrite)
+    done = set(report.done_before)
+    jobs = [job for job in jobs if job not in done]
     try:
         with folder.writing(), logging_redirect_tqdm():
             restore_images(restorer, jobs, options, report)

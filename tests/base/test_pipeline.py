@@ -1,4 +1,4 @@
-"""Work in threads. (`overlapped` is tested with test.py.)"""
+"""Work in threads."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dgunet.base.threads import in_parallel
+from dgunet.base.threads import in_parallel, overlapped
 
 
 @pytest.mark.parametrize("jobs", [1, 3, -1])
@@ -46,7 +46,7 @@ def test_a_program_that_ends_with_an_error_ends_in_order():
     """Threads in the middle of native code used to abort it (exit code -6)."""
     program = """
 import cv2, numpy as np
-from dgunet.base.threads import in_parallel
+from dgunet.base.threads import in_parallel, overlapped
 image = np.zeros((1500, 1500), np.float32)
 def work(item):
     if item == 3:
@@ -60,3 +60,29 @@ except SystemExit2:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert (done.returncode, done.stderr) == (2, b"")
+
+
+def test_reading_and_writing_go_on_beside_the_computing():
+    main, seen = threading.current_thread(), {"read": 0, "written": []}
+
+    def read(item):
+        assert threading.current_thread() is not main
+        seen["read"] += 1
+        return item * 10
+
+    def compute(item, data):
+        assert threading.current_thread() is main and seen["read"] - item <= 5
+        return data + 1
+
+    def write(item, result):
+        assert threading.current_thread() is not main
+        seen["written"].append((item, result))
+
+    assert list(overlapped(range(50), read, compute, write, threads=3)) == list(range(50))
+    assert sorted(seen["written"]) == [(item, item * 10 + 1) for item in range(50)]
+
+    def fail(item, result):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        list(overlapped(range(50), read, lambda item, data: data, fail, threads=3))

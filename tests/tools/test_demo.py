@@ -328,7 +328,7 @@ def test_a_task_has_default_weights(run, release, tmp_path):
         "--input_dir", tmp_path / "a.png", "--result_dir", out, "--task", "Compressive_Sensing",
         task=0,
     )  # fmt: skip
-    assert "trained to reconstruct photographs from 25 % of the numbers" in text
+    assert "trained for compressive sensing ratio 25 %" in text
 
 
 def test_missing_default_weights_are_named(run, release, tmp_path):
@@ -399,7 +399,7 @@ def test_the_showcase(release, tmp_path, capsys):
         psnr = np.mean(10 * np.log10(255**2 / np.array(errors)))
         assert rows[task][2].startswith(f"{psnr:.2f} / ")
         assert rows[task][1:2] + rows[task][4:] == ["2", "+0.00"]
-    assert rows["Compressive_Sensing"][0] == "from 25 % of the numbers"
+    assert rows["Compressive_Sensing"][0] == "compressive sensing ratio 25 %"
     assert read_image(out / "Compressive_Sensing/restored/one.png").shape == (64, 64)
     figure, small = read_rgb(out / "stages.png"), read_rgb(copy)
     assert figure.shape == small.shape and copy.stat().st_size <= 400_000
