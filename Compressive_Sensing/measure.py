@@ -35,6 +35,7 @@ from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, TASK, DGUNet
 from dgunet.images.files import read_gray, read_rgb, to_tensor
 from dgunet.inference.device import pick_device
 from dgunet.model.checkpoint import load_model
+from dgunet.model.pretrained import find_weights
 from dgunet.model.registry import MODELS
 
 FOLDER = Path(__file__).resolve().parent
@@ -204,11 +205,8 @@ def load_network(options: argparse.Namespace, ratio: int | None = None) -> DGUNe
 
 
 def bundled_weights(model: str | None, ratio: int) -> Path:
-    """Return the file in pretrained_models/. Raises `InputError` if there is none."""
-    path = FOLDER / "pretrained_models" / f"{model or MODELS[0]}_{ratio}.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: does not exist; expected it, or other weights by --weights FILE")
-    return path
+    """Return the file of the bundled weights. Raises `InputError` if there are none."""
+    return find_weights(f"{model or MODELS[0]}_{ratio}")
 
 
 def _by_row(values: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from dgunet.images.sizes import check_sizes, image_size
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.inference.options import add_restorer_options, restorer_options
 from dgunet.inference.restorer import Restorer
-from dgunet.model.pretrained import PUBLISHED_WEIGHTS
+from dgunet.model.pretrained import PUBLISHED_WEIGHTS, find_weights
 from dgunet.model.registry import MODELS
 from dgunet.scoring.evaluate import Benchmark, collect, holds_images, report
 from dgunet.scoring.protocols import Score, get_protocol, mean_score
@@ -43,7 +43,8 @@ def make_parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", type=Path, metavar="FILE", help="your own or a published checkpoint")
+    text = "your own or a published checkpoint, or the name of bundled weights"
+    add("--weights", metavar="FILE", help=text)
     add("--model", choices=MODELS, help="stop unless the checkpoint is of this model")
     text = "the data folder, or one of images (default: %(default)s)"
     add("--input_dir", type=Path, default=benchmark.home / "Datasets", metavar="DIR", help=text)
@@ -85,6 +86,7 @@ def load_restorer(benchmark: Benchmark, options: argparse.Namespace) -> Restorer
     if options.jobs == 0 or options.jobs < -1:
         raise InputError(f"--jobs is {options.jobs}; expected 1 or more, or -1 for one per core")
     keep_freed_memory()
+    options.weights = find_weights(options.weights)
     return Restorer.from_checkpoint(
         options.weights, task=task, model=options.model, **restorer_options(options)
     )
