@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgunet.base.errors import InputError
+from dgunet.images.files import to_uint8
 from dgunet.images.psnr import decibels, psnr
 
 _GAUSSIAN = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
