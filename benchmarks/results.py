@@ -41,12 +41,12 @@ from report import RESULTS, ROOT, commit, fill, filled, processor, read_json, ta
 
 from dgunet.base.errors import command
 from dgunet.base.files import sha256
+from dgunet.Compressive_Sensing.evaluate import TEST_SETS as SENSING_SETS
 from dgunet.data.degradations import PRESETS, Noise, degrade, pair_generator
 from dgunet.images.files import list_images, read_gray, read_rgb, to_uint8
 from dgunet.inference.restorer import Restorer
 from dgunet.model.registry import MODELS, TASKS
 from dgunet.scoring.protocols import Score, get_protocol, mean_score
-from dgunet.scoring.published import published_scores
 from dgunet.tools.synthesize import bundled_photos
 
 SCORES = RESULTS / "scores.json"
@@ -286,9 +286,10 @@ def task_table(task: str, rows: Mapping[str, Mapping]) -> str:
             row = rows.get(f"{case.name}/{method}")
             put(case, f"**{method}**" if ours else method, figures(row) if row else "–")
         for model in MODELS:
-            found = published_scores(task, model).get(f"{case.data}_{case.condition[:-1]}")
-            if found:
-                put(case, f"published {model}", f"{found[0]:.2f} / {found[1]:.4f}")
+            known = SENSING_SETS.get(f"{case.data}_{case.condition[:-1]}")
+            if known and model in known.published:
+                psnr, ssim = known.published[model]
+                put(case, f"published {model}", f"{psnr:.2f} / {ssim:.4f}")
     return table(list(lines.values()))
 
 

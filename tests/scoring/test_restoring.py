@@ -274,7 +274,9 @@ def test_unfit_inputs_are_refused_before_anything_is_computed(weights, run, tmp_
     assert "2 images share their name but for the suffix" in line and "c.jpg, c.png" in line
     (data / "Rain100L/input/c.jpg").write_text("not an image")
     (data / "Rain100L/input/c.png").unlink()
-    assert "c.jpg: cannot be read" in refusal("--input_dir", data / "Rain100L/input")
+    assert "c.jpg: 12 bytes of no known image format" in refusal(
+        "--input_dir", data / "Rain100L/input"
+    )
 
 
 def test_weights_that_do_not_fit_are_refused(weights, run, tmp_path):

@@ -209,7 +209,7 @@ def test_programs_measure_reconstruct_and_refuse_in_a_line(tmp_path, capsys):
         ([*to_file, "--noise", "1e42"], "too much for numbers in float32"),
         ([*to_file, "--seed", 2**63], f"--seed is {2**63}; expected 0 or more"),
         ([*to_file, "--cs_ratio", 25], "net.pth: is of ratio 10; --cs_ratio is 25"),
-        ([measuring, tmp_path / "cut.npz", *to_file[2:]], "cannot be read as an image"),
+        ([measuring, tmp_path / "cut.npz", *to_file[2:]], "of no known image format"),
         (
             [measuring, tmp_path / "a.png", "-o", tmp_path / "a.png", *weights],
             "a.png: would not be called what it is; expected a name in .npz",
