@@ -261,12 +261,3 @@ def test_program_starts_in_three_ways(tmp_path):
     assert [run.returncode for run in runs] == [0, 0, 0], runs[0].stderr
     assert "PSNR (dB)" in runs[0].stdout
     assert runs[0].stdout == runs[1].stdout == runs[2].stdout
-
-
-@pytest.mark.parametrize("task", ["Deblurring", "Deraining", "Denoising"])
-def test_user_error_is_one_line_and_exit_code_2(task, tmp_path):
-    folders = ["--result_dir", tmp_path / "none", "--target_dir", tmp_path]
-    run = run_program("evaluate.py", *folders, folder=ROOT / task)
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: ")
-    assert run.stderr.count("\n") == 1

@@ -101,6 +101,18 @@ def rounded(restored):
     return np.rint(np.clip(restored, 0, 1) * 255).astype(np.uint8)
 
 
+@pytest.fixture
+def restore(run, weights, tmp_path):
+    """Run a test.py with weights (a name or a file) on a folder, results to tmp_path/out."""
+
+    def restore(program, name, input_dir, *more):
+        file = weights.get(name, name)
+        folders = ("--input_dir", input_dir, "--result_dir", tmp_path / "out")
+        return run(program, "--weights", file, *folders, *more)
+
+    return restore
+
+
 def rows_of(path, set_name=None):
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -111,14 +123,11 @@ def settings_of(folder):
     return json.loads((folder / "settings.json").read_text())
 
 
-def test_sets_are_restored_and_scored(weights, run, tmp_path):
+def test_sets_are_restored_and_scored(weights, restore, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     make_pairs(data / "Rain100L", ["1", "2", "10"])
     make_pairs(data / "Test100", ["x y", "ü"])
-    printed = run(
-        deraining_test,
-        *("--weights", weights["Deraining"], "--input_dir", data, "--result_dir", out),
-    )
+    printed = restore(deraining_test, "Deraining", data)
     for row in ("| Rain100L | 3 ", "| Test100 | 2 ", "| mean | 5 "):
         assert row in squeezed(printed)
     assert "protocol deraining_y: PSNR and SSIM on Y" in printed and "published" not in printed
@@ -138,18 +147,16 @@ def test_sets_are_restored_and_scored(weights, run, tmp_path):
     assert "unfinished" not in settings
 
 
-def test_scores_equal_those_of_evaluate(weights, run, tmp_path):
+def test_scores_equal_those_of_evaluate(run, restore, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
-    folders = ("--input_dir", data, "--result_dir", out, "--dataset", "Rain100H")
     make_pairs(data / "Rain100H")
-    printed = run(deraining_test, "--weights", weights["Deraining"], *folders)
+    printed = restore(deraining_test, "Deraining", data, "--dataset", "Rain100H")
+    folders = ("--target_dir", data, "--result_dir", out, "--dataset", "Rain100H")
     report = run(deraining_evaluate, *folders, "--csv", tmp_path / "scores.csv")
     own = rows_of(out / "Rain100H/scores.csv")
     assert own[:2] == rows_of(tmp_path / "scores.csv")
     row = next(line for line in report.splitlines() if line.startswith("| Rain100H"))
-    assert squeezed(row).rpartition(" | ")[0] in squeezed(
-        printed
-    )  # without evaluate's column of published scores
+    assert row in printed
 
     assert [row["set"] for row in own] == ["Rain100H"] * 2 + ["Rain100H input"] * 2
     pair = [read_image(data / "Rain100H" / part / "a.png") for part in ("input", "target")]
@@ -159,24 +166,21 @@ def test_scores_equal_those_of_evaluate(weights, run, tmp_path):
     assert line in printed
 
 
-def test_sets_of_two_protocols_are_reported_apart(weights, run, tmp_path):
+def test_sets_of_two_protocols_are_reported_apart(restore, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     make_pairs(data / "GoPro/test")
     for part, name in (("input", "restored"), ("target", "target")):
         pixels = read_image(METRICS / f"realblur_{name}.png")
         write_image(data / "RealBlur_J/test" / part / "a.png", pixels[:120, :160])
-    printed = run(
-        deblurring_test,
-        *("--weights", weights["identity Deblurring"], "--dataset", "GoPro", "RealBlur_J"),
-        *("--input_dir", data, "--result_dir", out),
-    )
+    sets = ("--dataset", "GoPro", "RealBlur_J")
+    printed = restore(deblurring_test, "identity Deblurring", data, *sets)
     assert "protocol matlab_rgb" in printed and "protocol realblur" in printed
     assert "GoPro: input 26" in printed
     assert "dB: +0.00 dB" in printed.split("protocol realblur")[1]
     assert {row["protocol"] for row in rows_of(out / "RealBlur_J/scores.csv")} == {"realblur"}
 
 
-def test_published_scores_stand_beside_those_of_the_published_size(run, tmp_path, monkeypatch):
+def test_published_scores_stand_beside_those_of_the_published_size(restore, tmp_path, monkeypatch):
     network = build_model("Deraining")
     network.zero_image_convolutions()
     save_checkpoint(tmp_path / "full.pth", network)
@@ -184,30 +188,25 @@ def test_published_scores_stand_beside_those_of_the_published_size(run, tmp_path
     for name, known in sets.items():
         make_pairs(tmp_path / "data" / name, ["a"], (16, 16))
         monkeypatch.setitem(sets, name, replace(known, images=1))
-    folders = ("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out")
-    arguments = ("--weights", tmp_path / "full.pth", *folders)
-    printed = run(deraining_test, *arguments)
+    arguments = (deraining_test, tmp_path / "full.pth", tmp_path / "data")
+    printed = restore(*arguments)
     assert "published DGUNet" in printed
     assert printed.count("37.42 / 0.969") == printed.count("33.06 / 0.923") == 1
     assert "sizes" not in settings_of(tmp_path / "out/Test100")
-    assert "33.06" not in run(deraining_test, *arguments, "--dataset", "Rain100L", "Test100")
+    assert "33.06" not in restore(*arguments, "--dataset", "Rain100L", "Test100")
 
 
-def test_folder_without_targets_is_restored_and_not_scored(weights, run, tmp_path):
-    arguments = ("--weights", weights["Deblurring"], "--result_dir", tmp_path / "out")
-    make_pairs(tmp_path / "mine")
-    printed = run(deblurring_test, *arguments, "--input_dir", tmp_path / "mine")
-    assert "| mine | 2 |" in squeezed(printed)
-    printed = run(
-        deblurring_test, *arguments, "--input_dir", tmp_path / "mine/input", "--self_ensemble"
-    )
+def test_folder_without_targets_is_restored_and_not_scored(restore, tmp_path):
+    mine = make_pairs(tmp_path / "mine")
+    assert "| mine | 2 |" in squeezed(restore(deblurring_test, "Deblurring", mine))
+    printed = restore(deblurring_test, "Deblurring", mine / "input", "--self_ensemble")
     assert "input: no targets, no scores" in printed
     assert settings_of(tmp_path / "out/input")["self_ensemble"] is True
     assert not (tmp_path / "out/input/scores.csv").exists()
     assert (tmp_path / "out/mine/a.png").read_bytes() != (tmp_path / "out/input/a.png").read_bytes()
 
 
-def test_grey_alpha_16_bit_and_tiny_images_are_restored(weights, run, tmp_path):
+def test_grey_alpha_16_bit_and_tiny_images_are_restored(weights, restore, tmp_path):
     folder, grey = tmp_path / "data", photo(19, 23)[..., 0]
     kinds = {
         "grey": grey,
@@ -217,13 +216,8 @@ def test_grey_alpha_16_bit_and_tiny_images_are_restored(weights, run, tmp_path):
     }
     for name, pixels in kinds.items():
         write_image(folder / f"{name}.png", pixels)
-    out = tmp_path / "out"
-    printed = run(
-        denoising_test,
-        *("--weights", weights["Denoising"], "--input_dir", folder, "--result_dir", out),
-    )
-    assert "data: 4 images restored" in printed
-    results = {name: read_image(out / "data" / f"{name}.png") for name in kinds}
+    assert "data: 4 images restored" in restore(denoising_test, "Denoising", folder)
+    results = {name: read_image(tmp_path / "out/data" / f"{name}.png") for name in kinds}
 
     def close(result, expected):
         return np.abs(result.astype(int) - rounded(expected)).max() <= 1
@@ -237,147 +231,118 @@ def test_grey_alpha_16_bit_and_tiny_images_are_restored(weights, run, tmp_path):
     assert results["tiny"].shape == (1, 1, 3)
 
 
-def test_grey_inputs_are_scored_against_grey_targets(weights, run, tmp_path):
-    for part in ("input", "target"):
-        write_image(tmp_path / "data" / part / "a.png", photo(19, 23)[..., 0])
-    printed = run(
-        denoising_test,
-        *("--weights", weights["identity Denoising"]),
-        *("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out"),
-    )
-    assert "| data | 1 | inf |" in squeezed(printed)
+def test_unfit_inputs_are_refused_before_anything_is_computed(restore, tmp_path):
+    data = tmp_path / "data"
 
-
-def test_unfit_inputs_are_refused_before_anything_is_computed(weights, run, tmp_path):
-    data, out = tmp_path / "data", tmp_path / "out"
-
-    def refusal(*arguments):
-        line = run(
-            deraining_test,
-            *("--weights", weights["Deraining"], "--result_dir", out, *arguments),
-        )
-        assert not out.exists()
+    def refusal(input_dir, *more):
+        line = restore(deraining_test, "Deraining", input_dir, *more)
+        assert not (tmp_path / "out").exists()
         return line
 
-    assert f"{data}: does not exist; expected the data" in refusal("--input_dir", data)
-    line = refusal("--input_dir", tmp_path)
+    assert f"{data}: does not exist; expected the data" in refusal(data)
+    line = refusal(tmp_path)
     assert "no images; expected them in it, in input/ or a set (Rain100L, Rain100H" in line
     make_pairs(data / "Rain100L")
-    line = refusal("--input_dir", data, "--dataset", "Rain100L", "Test100")
+    line = refusal(data, "--dataset", "Rain100L", "Test100")
     assert f"{data}/Test100/input: does not exist; expected the inputs of Test100" in line
     write_image(data / "Rain100L/input/c.png", photo(9, 9))
-    assert "1 images without a partner" in refusal("--input_dir", data)
+    assert "1 images without a partner" in refusal(data)
     write_image(data / "Rain100L/target/c.png", photo(9, 8))
-    assert "1 of 3 pairs differ in size" in refusal("--input_dir", data)
+    assert "1 of 3 pairs differ in size" in refusal(data)
     write_image(data / "Rain100L/input/c.jpg", photo(9, 9))
-    line = refusal("--input_dir", data / "Rain100L/input")
+    line = refusal(data / "Rain100L/input")
     assert "2 images share their name but for the suffix" in line and "c.jpg, c.png" in line
     (data / "Rain100L/input/c.jpg").write_text("not an image")
     (data / "Rain100L/input/c.png").unlink()
-    assert "c.jpg: 12 bytes of no known image format" in refusal(
-        "--input_dir", data / "Rain100L/input"
-    )
+    line = refusal(data / "Rain100L/input")
+    assert "c.jpg: 12 bytes of no known image format" in line
 
 
-def test_weights_that_do_not_fit_are_refused(weights, run, tmp_path):
+def test_weights_that_do_not_fit_are_refused(run, restore, tmp_path):
     make_pairs(tmp_path / "data")
     folders = ("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out")
     line = run(denoising_test, *folders)
     assert "--weights is missing; expected a checkpoint of Denoising" in line and "http" in line
-    line = run(denoising_test, *folders, "--weights", tmp_path / "none.pth")
-    assert "none.pth: no such checkpoint" in line
-    line = run(denoising_test, *folders, "--weights", weights["Deblurring"])
-    assert "this is a Deblurring DGUNet checkpoint" in line and "Denoising" in line
-    known = ("--weights", weights["Denoising"])
-    line = run(denoising_test, *folders, *known, "--model", "DGUNet_plus")
-    assert "this is a Denoising DGUNet checkpoint" in line and "DGUNet_plus" in line
-    assert "expected auto" in run(denoising_test, *folders, *known, "--device", "cuda:99")
-    assert "--jobs is 0" in run(denoising_test, *folders, *known, "--jobs", 0)
+    for name, more, message in (
+        (tmp_path / "none.pth", (), "none.pth: no such checkpoint"),
+        ("small_noise", (), "small_noise: neither a file nor"),
+        ("Deblurring", (), "this is a Deblurring DGUNet checkpoint"),
+        ("Denoising", ("--model", "DGUNet_plus"), "this is a Denoising DGUNet checkpoint"),
+        ("Denoising", ("--device", "cuda:99"), "expected auto"),
+        ("Denoising", ("--jobs", 0), "--jobs is 0"),
+    ):
+        assert message in restore(denoising_test, name, tmp_path / "data", *more)
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_of_the_users_is_lost(weights, run, tmp_path):
+def test_nothing_of_the_users_is_lost(restore, tmp_path):
     out, mine = tmp_path / "out", make_pairs(tmp_path / "mine")
-    arguments = ("--weights", weights["identity Deblurring"], "--input_dir", mine)
-    restore = (deblurring_test, *arguments, "--result_dir", out)
+    arguments = (deblurring_test, "identity Deblurring", mine)
     foreign = out / "mine/a.png"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"precious")
-    assert "mine: holds a.png, not made by Deblurring/test.py" in run(*restore)
+    assert "mine: holds a.png, not made by Deblurring/test.py" in restore(*arguments)
     assert foreign.read_bytes() == b"precious"
-    run(*restore, "--overwrite")
+    restore(*arguments, "--overwrite")
     assert np.array_equal(read_image(foreign), read_image(mine / "input/a.png"))
 
-    run(deblurring_test, *arguments[:-1], mine, "--result_dir", out)  # its own: replaced silently
+    restore(*arguments)  # its own: replaced silently
     (out / "mine/other.png").write_bytes(b"precious")
-    line = run(*restore, "--overwrite")
+    line = restore(*arguments, "--overwrite")
     assert "holds 1 images or MAT files that this run would not replace: other.png" in line
     (out / "mine/other.png").unlink()
     (out / "mine/settings.json").write_text('{"program": "an editor"}')
-    assert "not made by" in run(*restore)
+    assert "not made by" in restore(*arguments)
 
     before = sorted(mine.rglob("*"))
-    line = run(deblurring_test, *arguments, "--result_dir", tmp_path, "--overwrite")
+    line = restore(*arguments, "--result_dir", tmp_path, "--overwrite")
     assert f"{mine}: is where the results would go, but {mine}/input lies there" in line
     assert sorted(mine.rglob("*")) == before
 
 
-def test_an_interrupted_run_says_so_and_can_be_repeated(weights, run, tmp_path):
+def test_an_interrupted_run_says_so_and_can_be_repeated(restore, tmp_path):
     mine = make_pairs(tmp_path / "mine", ["a", "b", "c", "d"])
     whole = (mine / "input/c.png").read_bytes()
     (mine / "input/c.png").write_bytes(whole[:300])
     out = tmp_path / "out"
-    restore = (
-        deblurring_test,
-        *("--weights", weights["Deblurring"], "--input_dir", mine, "--result_dir", out),
-    )
-    assert f"{mine}/input/c.png: cannot be read as an image" in run(*restore)
+    arguments = (deblurring_test, "Deblurring", mine)
+    assert f"{mine}/input/c.png: cannot be read as an image" in restore(*arguments)
     assert settings_of(out / "mine")["unfinished"] is True
     written = sorted(path.name for path in (out / "mine").iterdir())
     assert written == ["a.png", "b.png", "settings.json"]
     assert all(read_image(out / "mine" / name).shape == (21, 30, 3) for name in written[:2])
 
     (mine / "input/c.png").write_bytes(whole)
-    assert "4 images restored" in run(*restore)
+    assert "4 images restored" in restore(*arguments)
     assert "unfinished" not in settings_of(out / "mine")
 
 
-def test_result_that_is_not_finite_is_an_error(weights, run, tmp_path):
+def test_result_that_is_not_finite_is_an_error(weights, restore, tmp_path):
     network, _ = load_model(weights["Denoising"])
     torch.nn.init.constant_(network.last.image.weight, float("nan"))
     save_checkpoint(tmp_path / "nan.pth", network)
     write_image(tmp_path / "data/a.png", photo(16, 16))
-    line = run(
-        denoising_test,
-        *("--weights", tmp_path / "nan.pth"),
-        *("--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out"),
-    )
+    line = restore(denoising_test, tmp_path / "nan.pth", tmp_path / "data")
     assert "data/a: the network made values of it that are not finite" in line
 
 
-def test_gaussian_noise_is_added_to_clean_photographs(weights, run, tmp_path):
-    clean = tmp_path / "data/Photos"
+def test_gaussian_noise_is_added_to_clean_photographs(run, restore, tmp_path):
+    clean, out = tmp_path / "data/Photos", tmp_path / "out/Photos_sigma15"
     for seed, name in enumerate(["b", "a"]):
         write_image(clean / f"{name}.png", photo(64, 64, seed))
-    out = tmp_path / "out"
-    printed = run(
-        denoising_test,
-        *("--weights", weights["identity Denoising"], "--sigma", "15", "50"),
-        *("--dataset", "Photos", "--input_dir", tmp_path / "data", "--result_dir", out),
-    )
+    options = ("--sigma", "15", "50", "--dataset", "Photos")
+    printed = restore(denoising_test, "identity Denoising", tmp_path / "data", *options)
     assert "protocol gaussian_rgb" in printed and "Photos_sigma50" in printed
-    assert settings_of(out / "Photos_sigma15")["sigma"] == 15
-    run(
-        denoising_evaluate,
-        *("--result_dir", out / "Photos_sigma15", "--target_dir", clean),
-        *("--csv", tmp_path / "scores.csv"),
-    )
-    own = rows_of(out / "Photos_sigma15/scores.csv", "Photos_sigma15")
-    scores = [(row["image"], row["psnr"], row["ssim"]) for row in own]
-    other = rows_of(tmp_path / "scores.csv")
-    assert scores == [(row["image"], row["psnr"], row["ssim"]) for row in other]
-    inputs = rows_of(out / "Photos_sigma15/scores.csv", "Photos_sigma15 input")
-    assert [row["psnr"] for row in inputs] == [row["psnr"] for row in own]  # the identity
+    assert settings_of(out)["sigma"] == 15
+    csv_file = tmp_path / "scores.csv"
+    run(denoising_evaluate, "--result_dir", out, "--target_dir", clean, "--csv", csv_file)
+    parts = [
+        rows_of(out / "scores.csv", "Photos_sigma15"),
+        rows_of(out / "scores.csv", "Photos_sigma15 input"),  # the same, of the identity
+        rows_of(csv_file),
+    ]
+    first, *others = [[(r["image"], r["psnr"], r["ssim"]) for r in part] for part in parts]
+    assert len(first) == 2 and all(other == first for other in others)
 
 
 def test_the_noise_is_of_the_protocol(tmp_path):
@@ -397,16 +362,12 @@ def test_the_noise_is_of_the_protocol(tmp_path):
 
 
 @pytest.mark.parametrize("stored", ["grey", "colour"])
-def test_grey_photograph_gets_one_noise_and_a_grey_result(weights, run, tmp_path, stored):
+def test_grey_photograph_gets_one_noise_and_a_grey_result(restore, tmp_path, stored):
     pixels = photo(48, 48)
     write_image(tmp_path / "Photos/a.png", pixels if stored == "colour" else pixels[..., 0])
     out = tmp_path / "out"
-    run(
-        denoising_test,
-        *("--weights", weights["identity Denoising"], "--sigma", "25"),
-        *(["--grey"] if stored == "colour" else []),
-        *("--input_dir", tmp_path / "Photos", "--result_dir", out),
-    )
+    options = ("--sigma", "25", *(["--grey"] if stored == "colour" else []))
+    restore(denoising_test, "identity Denoising", tmp_path / "Photos", *options)
     results = out / ("Photos_grey_sigma25" if stored == "colour" else "Photos_sigma25")
     restored = read_image(results / "a.png")
     target = pixels[..., 0]
@@ -588,18 +549,16 @@ def test_the_default_folders_are_the_tasks(monkeypatch):
     assert options.self_ensemble is False and options.tile == 0
 
 
-def test_restorer_options_reach_the_results(weights, run, tmp_path):
-    make_pairs(tmp_path / "mine", ["a"], (40, 200))
-    results = {}
+def test_restorer_options_reach_the_results(restore, tmp_path):
+    mine, results = make_pairs(tmp_path / "mine", ["a"], (40, 200)), {}
     for name, options in {
         "plain": [],
-        "tiled": ["--tile", 192, "--tile_overlap", 64],
+        "tiled": ["--tile", 192],
         "ensemble": ["--self_ensemble"],
         "bf16": ["--precision", "bf16"],
     }.items():
-        folder = tmp_path / name
-        arguments = ("--weights", weights["Deraining"], "--device", "cpu", *options)
-        run(deraining_test, *arguments, "--input_dir", tmp_path / "mine", "--result_dir", folder)
-        results[name] = (folder / "mine/a.png").read_bytes()
-        assert settings_of(folder / "mine")["tile"] == (192 if name == "tiled" else 0)
+        folder = ("--result_dir", tmp_path / name)
+        restore(deraining_test, "Deraining", mine, "--device", "cpu", *folder, *options)
+        results[name] = (tmp_path / name / "mine/a.png").read_bytes()
+        assert settings_of(tmp_path / name / "mine")["tile"] == (192 if name == "tiled" else 0)
     assert len(set(results.values())) == 4
