@@ -26,7 +26,7 @@ from dgunet.Compressive_Sensing.data import (
     validation_data,
 )
 from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, DGUNet
-from dgunet.Compressive_Sensing.reconstruct import measure_and_reconstruct
+from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import load_model
 from dgunet.training import trainer as training
 from dgunet.training.configuration import FILE, KEYS, Check, Key, multiple_of, one_of
@@ -103,7 +103,10 @@ def read_phi(path: str | Path, shape: tuple[int, int], ratio: int) -> Tensor:
 
 def restore(model: nn.Module, images: Tensor, cfg: CfgNode) -> Tensor:
     """Return what validation scores: the images reconstructed by tiles, as published."""
-    return measure_and_reconstruct(model, images, cfg.TRAINING.VAL_PS)
+    tile = cfg.TRAINING.VAL_PS
+    return Restorer(model, device=images.device, tile=tile, tile_overlap=0, optimize=False).restore(
+        images
+    )
 
 
 TASK = training.Task(
