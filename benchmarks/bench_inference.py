@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from measure import (
     Options,
-    Work,
     convolution_share,
     interleaved,
     peak_memory,
@@ -26,7 +25,6 @@ from measure import (
 )
 from report import spread
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dgunet.base.errors import InputError
 from dgunet.inference.memory import is_out_of_memory, keep_freed_memory
@@ -69,13 +67,12 @@ class Case:
             return network
         return trained if trained.config == network.config else network
 
-    def work(self) -> Work:
-        """Return the work of the plain network's forward pass. Nothing is computed: the tensors
-        have sizes only."""
-        with FakeTensorMode(), torch.no_grad():
+    def gflop(self) -> float:
+        """Return the GFLOP of a forward pass: those on 64×64 pixels, with which they grow."""
+        with torch.inference_mode():
             network = build_model(self.task, self.model, self.sizes).eval()
-            image = torch.zeros(self.shape[0], network.channels, *self.shape[1:])
-            return work(lambda: network(image))
+            image = torch.zeros(1, network.channels, 64, 64)
+            return work(lambda: network(image)).flop / 1e9 * math.prod(self.shape) / 64**2
 
 
 @dataclass(frozen=True)
@@ -277,7 +274,7 @@ def parameters_and_work(_options: Options, _ceilings: Mapping) -> dict[str, list
             network = build_model(case.task, case.model, case.sizes)
         row = {"model": "each small.yml" if case.sizes else f"{case.task} {case.model}"}
         row["parameters"] = sum(parameter.numel() for parameter in network.parameters())
-        row["GFLOP at 256×256"] = round(case.work().flop / 1e9)
+        row["GFLOP at 256×256"] = round(case.gflop())
         rows.append(row)
     return {"": rows}
 
@@ -318,7 +315,7 @@ def measure_scaling(options: Options, _ceilings: Mapping) -> dict[str, list[dict
         for value, case in points.items():
             seconds, megabytes = run_alone(_scaling_point, case, "in tiles" in axis, options)
             megapixels = math.prod(case.shape) / 1e6
-            gflop = case.work().flop / 1e9
+            gflop = case.gflop()
             tables[axis].append(
                 {
                     axis: value,

@@ -110,11 +110,13 @@ def trainer(case: Case, data: Path, folder: str, options: Options, **keys) -> Tr
 
 
 def our_step(run: Trainer, batches: Iterator[dict]) -> Callable[[], float]:
+    """Return a step of a trainer, with the learning rate of the run's first one."""
     run.network.train()
+    rate = run.schedule.rate(0)
 
     def step() -> float:
         run.begin_epoch(1)
-        return run.step(next(batches))
+        return run.step(next(batches), rate)
 
     return step
 
@@ -156,7 +158,7 @@ def steps(
         samples = samples or next(iter(run.loader))
         weights = weights or copy.deepcopy(run.model.state_dict())
         run.model.load_state_dict(weights)
-        rate = run.optimizer.param_groups[0]["lr"]
+        rate = run.schedule.rate(0)
         if keys is not None:
             found[name] = our_step(run, itertools.repeat(samples))
             continue
