@@ -125,14 +125,15 @@ class Photographs(Dataset):
         }
 
     def _draw(self, epoch: int, samples: int) -> None:
-        """Draw where the epoch's crops lie, as shares of the room there is, and their moves."""
+        """Draw where the epoch's crops lie, as shares of the room there is, and how they are
+        turned."""
         if self._drawn != (epoch, samples):
             place, turn = (np.random.default_rng([self.seed, epoch, 0, n]) for n in (3, 4))
             self._drawn = (epoch, samples)
             self._draws = place.random((samples, 2)), turn.integers(8, size=samples)
 
     def crops(
-        self, indices: np.ndarray, places: np.ndarray, moves: np.ndarray, size: int
+        self, indices: np.ndarray, places: np.ndarray, turns: np.ndarray, size: int
     ) -> Tensor:
         """Return square crops as float32 in [0,1], N×1×size×size, on the images' device.
 
@@ -140,14 +141,14 @@ class Photographs(Dataset):
             indices: which image, N.
             places: rows and columns above and left of the crop, as a share in [0,1) of those that
                 there can be, N×2.
-            moves: 0 … 7; bit 0 flips upside down, bit 1 left to right, bit 2 transposes. N.
+            turns: 0 … 7; bit 0 flips upside down, bit 1 left to right, bit 2 transposes. N.
             size: side of the crops, at most the patch's.
         """
         device = self.pixels.device
         top, left = (places * (self.sizes[indices] - size + 1)).astype(np.int64).T
         width = self.sizes[indices, 1]
         first = self.starts[indices] + top * width + left
-        numbers = np.stack([first, width, *(moves >> bit & 1 for bit in range(3))])
+        numbers = np.stack([first, width, *(turns >> bit & 1 for bit in range(3))])
         first, width, down, right, transposed = torch.from_numpy(numbers).to(device)[
             ..., None, None
         ]
@@ -196,7 +197,7 @@ class ValidationPhotographs(Dataset):
 
 def read_luma(path: str | Path) -> np.ndarray:
     """Return an image as uint8 H×W, as the published training does: of a colour one Y of BT.601 in
-    studio range (16 … 235), a grey one as it is. (Testing takes Y in full range, `read_gray`.)"""
+    limited range (16 … 235), a grey one as it is. (Testing takes Y in full range, `read_gray`.)"""
     image = to_uint8(read_image(path))
     return image if image.ndim == 2 else limited_range_luma(image[..., :3])
 

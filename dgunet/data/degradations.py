@@ -191,7 +191,7 @@ def streak_kernel(length: float, width: float, angle: float) -> np.ndarray:
 def shake_kernel(extent: float, rng: np.random.Generator) -> np.ndarray:
     """Return a random camera-shake kernel: the time a camera spends at each pixel on a smooth path,
     which leaves its middle by up to half of `extent` pixels. The kernel's sides are odd, its sum is
-    1, its centre of mass the middle pixel (blurring moves nothing on the whole).
+    1, its centre of mass the middle pixel (blurring shifts nothing as a whole).
 
     The path's velocity is a sum of slow oscillations, the slower the stronger, so that it has the
     bends, hooks and halts of recorded shakes; it is drawn bilinearly, finer than the pixel.
@@ -237,7 +237,7 @@ def linear_to_srgb(light: np.ndarray) -> np.ndarray:
 
 
 def pair_generator(seed: int, preset: str, name: str) -> np.random.Generator:
-    """Return the random numbers of one image: other ones for another seed, preset or name."""
+    """Return the random generator of one image, which depends on seed, preset and name alone."""
     digest = hashlib.sha256(f"{seed}/{preset}/{name}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 

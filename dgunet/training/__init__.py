@@ -1,1 +1,1 @@
-"""The training loop with its configuration, schedule, losses, devices, log and signals."""
+"""The training loop: trainer, configuration, schedule, losses, state, devices, log, signals."""

@@ -114,7 +114,8 @@ class Devices:
         return total.tolist()
 
     def agree(self, *values: float) -> bool:
-        """Return whether every process has the same values; where not, one at least learns it."""
+        """Return whether every process has the same values. Where they differ, at least one process
+        gets False."""
         return self.sum(*values) == [self.world_size * value for value in values]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a training run tells: its budget, a progress bar, a line an epoch, TensorBoard."""
+"""What a training run tells: budget, progress bar, a line for each epoch, log.csv, TensorBoard."""
 
 import math
 import subprocess

@@ -223,7 +223,7 @@ def test_one_process_of_torchrun_is_as_without(data, tmp_path, monkeypatch):
     devices.close()
 
 
-def test_sums_of_one_process():
+def test_one_process_shares_nothing():
     devices = Devices([])
     assert devices.sum(1.5, 2.0) == [1.5, 2.0]
     assert devices.agree(3, 4)
@@ -231,7 +231,7 @@ def test_sums_of_one_process():
     assert devices.wrap(model) is model
 
 
-def test_a_process_that_stands_elsewhere(data, tmp_path, monkeypatch):
+def test_a_process_with_another_checkpoint_is_refused(data, tmp_path, monkeypatch):
     """As on a second machine without the first one's checkpoints."""
     monkeypatch.setattr(Devices, "sum", lambda self, *values: [value + 1 for value in values])
     with pytest.raises(InputError, match=r"process 0 has other data or another .*latest.pth"):
@@ -260,31 +260,24 @@ def gpus(monkeypatch):
     return pretend
 
 
-def test_no_gpu_asked_for(gpus):
-    gpus(2)
-    devices = Devices([])
-    assert str(devices.device) == "cpu"
-    assert "no GPU" not in str(devices)
+@pytest.mark.parametrize(
+    ("number", "asked", "device", "ids", "text"),
+    [
+        (2, [], "cpu", [], "cpu"),
+        (0, [0, 1], "cpu", [], "torch finds no GPU for GPU: [0, 1]"),
+        (4, [2], "cuda:2", [2], "GPU 2"),
+        (4, [1, 3], "cuda:1", [1, 3], "GPU 1, GPU 3"),
+    ],
+)
+def test_the_gpus_asked_for_are_used_where_there_are_any(gpus, number, asked, device, ids, text):
+    gpus(number)
+    devices = Devices(asked)
+    assert (str(devices.device), devices.ids) == (device, ids)
+    assert devices.processors == max(1, len(ids))
+    assert text in str(devices) and ("no GPU" in str(devices)) == (number == 0)
 
 
-def test_no_gpu_there(gpus):
-    gpus(0)
-    devices = Devices([0, 1])
-    assert (str(devices.device), devices.ids) == ("cpu", [])
-    assert "torch finds no GPU for GPU: [0, 1]" in str(devices)
-
-
-def test_one_gpu_and_several(gpus):
-    gpus(4)
-    devices = Devices([2])
-    assert (str(devices.device), devices.ids, devices.processors) == ("cuda:2", [2], 1)
-    assert str(devices) == "GPU 2"
-    devices = Devices([1, 3])
-    assert (str(devices.device), devices.ids, devices.processors) == ("cuda:1", [1, 3], 2)
-    assert str(devices) == "GPU 1, GPU 3"
-
-
-def test_a_gpu_that_is_not_there(gpus):
+def test_a_gpu_that_is_not_there_is_refused(gpus):
     gpus(1)
     message = r"GPU: \[0, 1, 2, 3\] asks for number 1, but CUDA finds 1, numbered from 0"
     with pytest.raises(InputError, match=message):
@@ -295,7 +288,7 @@ def test_a_gpu_that_is_not_there(gpus):
     ("asked", "local", "chosen"),
     [([0, 1], 1, 1), ([3, 2], 1, 2), ([0], 1, 1), ([0, 1, 2, 3], 0, 0)],
 )
-def test_a_gpu_for_every_process(gpus, asked, local, chosen):
+def test_every_process_has_its_gpu(gpus, asked, local, chosen):
     made = gpus(4, WORLD_SIZE=4, RANK=2 + local, LOCAL_RANK=local, LOCAL_WORLD_SIZE=2)
     devices = Devices(asked)
     assert (str(devices.device), devices.ids) == (f"cuda:{chosen}", [])
@@ -304,20 +297,20 @@ def test_a_gpu_for_every_process(gpus, asked, local, chosen):
     assert str(devices) == f"GPU cuda:{chosen} × 4 processes"
 
 
-def test_more_processes_than_gpus(gpus):
+def test_more_processes_than_gpus_are_refused(gpus):
     gpus(2, WORLD_SIZE=4, RANK=3, LOCAL_RANK=3, LOCAL_WORLD_SIZE=4)
     with pytest.raises(InputError, match="4 processes on this machine, but CUDA finds 2 GPUs"):
         Devices([0, 1])
 
 
-def test_apples_gpu(gpus, monkeypatch):
+def test_apples_gpu_is_used_where_one_is_asked_for(gpus, monkeypatch):
     gpus(0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert Devices([0]).device.type == "mps"
     assert Devices([]).device.type == "cpu"
 
 
-def test_a_batch_smaller_than_the_processes(gpus, data, tmp_path):
+def test_a_batch_smaller_than_the_processes_is_refused(gpus, data, tmp_path):
     gpus(0, WORLD_SIZE=4, RANK=0)
     with pytest.raises(InputError, match=r"OPTIM.BATCH_SIZE: 3 samples for 4 processes"):
         single(data, tmp_path)

@@ -178,12 +178,6 @@ def test_learning_rates_are_those_of_the_warmup_scheduler(task, data, tmp_path):
     assert rates(trainer) == pytest.approx(expected, rel=1e-12)
 
 
-def test_without_warm_up_the_cosine_begins_at_once(data, tmp_path):
-    keys = {"OPTIM__WARMUP_EPOCHS": 0, "OPTIM__NUM_EPOCHS": 4, "OPTIM__COSINE_EXTRA_EPOCHS": 0}
-    cosine = [1e-6 + (1e-4 - 1e-6) * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
-    assert rates(trainer_for(data, tmp_path, **keys)) == pytest.approx(cosine, rel=1e-12)
-
-
 def test_a_run_by_minutes_warms_up_and_ends_with_the_cosine(data, tmp_path):
     keys = {"OPTIM__WARMUP_SHARE": 0.1, "OPTIM__LR_MIN": 1e-5, "OPTIM__LR_BATCH": 12}
     trainer = trainer_for(data, tmp_path, TRAINING__MINUTES=10, **keys)
@@ -312,7 +306,7 @@ def stop_during_validation(trainer: Trainer, number: int) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_stopped_during_a_validation(times, data, tmp_path, capsys):
+def test_a_run_stopped_in_its_validation_resumes_exactly(times, data, tmp_path, capsys):
     """Which may be long, and is done again: the middle of an epoch or its end."""
     keys = {"OPTIM__BATCH_SIZE": 1, "OPTIM__NUM_EPOCHS": 1, "TRAINING__VAL_TIMES": times}
     expected = trainer_for(data, tmp_path / "a", **keys)
@@ -327,7 +321,7 @@ def test_stopped_during_a_validation(times, data, tmp_path, capsys):
     assert_same(state(resumed.folder), state(expected.folder))
 
 
-def test_second_interrupt_ends_at_once(monkeypatch):
+def test_a_second_interrupt_ends_at_once(monkeypatch):
     stop, now = Stop(), 100.0
     monkeypatch.setattr(signals.time, "monotonic", lambda: now)
     assert not stop
@@ -339,12 +333,6 @@ def test_second_interrupt_ends_at_once(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         stop.note(signal.SIGINT)
     assert stop and stop.number == signal.SIGINT
-
-
-def test_signals_have_their_old_meaning_after_a_run(data, tmp_path):
-    before = [signal.getsignal(number) for number in signals.STOPPED]
-    trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=1, TRAINING__VAL_DIR="").run()
-    assert [signal.getsignal(number) for number in signals.STOPPED] == before
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -369,7 +357,7 @@ def test_mixed_precision_trains_and_resumes(precision, data, tmp_path, capsys):
     assert scaler.get("_growth_tracker") == (9 if precision == "fp16" else None)  # steps
 
 
-def test_resuming_in_another_precision(data, tmp_path):
+def test_a_run_may_go_on_in_another_precision(data, tmp_path):
     trainer_for(data, tmp_path, TRAINING__VAL_DIR="").run_epoch()
     for precision in ("fp16", "bf16"):
         keys = {"TRAINING__PRECISION": precision, "TRAINING__VAL_DIR": ""}
@@ -377,7 +365,7 @@ def test_resuming_in_another_precision(data, tmp_path):
     assert state(tmp_path / "Denoising/models/DGUNet")["training"]["epoch"] == 4
 
 
-def test_resuming_with_another_batch_size(data, tmp_path, capsys):
+def test_with_another_batch_size_the_epoch_begins_again(data, tmp_path, capsys):
     trainer = trainer_for(data, tmp_path)
     trainer.run_epoch()
     output(capsys)
@@ -395,7 +383,7 @@ def test_resuming_with_another_batch_size(data, tmp_path, capsys):
     again.run_epoch()
 
 
-def test_resuming_with_another_learning_rate(data, tmp_path, capsys):
+def test_a_run_may_go_on_with_another_learning_rate(data, tmp_path, capsys):
     trainer = trainer_for(data, tmp_path)
     trainer.run_epoch()
     keys = {"OPTIM__LR_INITIAL": 3e-3, "OPTIM__WEIGHT_DECAY": 0.1, "OPTIM__NUM_EPOCHS": 9}
@@ -420,7 +408,7 @@ def test_a_finished_run_ends_again_at_once(data, tmp_path, capsys):
     assert_same(state(tmp_path / "Denoising/models/DGUNet"), before)
 
 
-def test_nothing_to_resume_from(data, tmp_path, capsys):
+def test_with_nothing_to_resume_from_a_run_starts_anew(data, tmp_path, capsys):
     trainer = trainer_for(data, tmp_path, TRAINING__RESUME=True)
     assert output(capsys) == f"nothing to resume from in {trainer.folder}: starting anew\n"
     assert (trainer.epoch, trainer.batch) == (1, 0)
@@ -434,7 +422,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(data, tmp_path):
     trainer_for(data, tmp_path, MODEL__SESSION="another")
 
 
-def test_what_cannot_be_resumed(data, tmp_path):
+def test_files_that_cannot_be_resumed_are_refused(data, tmp_path):
     trainer = trainer_for(data, tmp_path)
     trainer.save_latest()
     keys = {"TRAINING__RESUME": True}
@@ -656,7 +644,7 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(data, tmp_path, capsys):
     assert output(capsys).startswith(f"epoch 1: loss {np.mean(losses):.5f}, lr 3.33e-31, ")
 
 
-def test_gradient_clipping(data, tmp_path):
+def test_the_gradient_is_clipped_to_its_limit(data, tmp_path):
     samples = None
     norms = {}
     for limit in (0.0, 0.01):
@@ -688,7 +676,7 @@ def test_three_steps_are_those_of_adam(task, data, tmp_path):
         torch.testing.assert_close(parameter.detach().double(), p, rtol=0, atol=1e-6)
 
 
-def test_moving_average(data, tmp_path):
+def test_moving_average_is_what_is_validated_and_saved(data, tmp_path):
     trainer = trainer_for(data, tmp_path, OPTIM__EMA=0.3, OPTIM__LR_INITIAL=1e-2)
     passed = []
     for samples in batches(trainer):
@@ -787,7 +775,7 @@ def test_fine_tuning_from_a_file_in_the_published_format(data, tmp_path):
         trainer_for(data, tmp_path, MODEL__WIDTH=12, MODEL__WEIGHTS=path)
 
 
-def test_zero_image_convolutions(data, tmp_path):
+def test_zero_image_convolutions_leave_the_image_as_it_is(data, tmp_path):
     trainer = trainer_for(data, tmp_path, MODEL__ZERO_IMAGE_CONVOLUTIONS=True)
     degraded = trainer.images(batches(trainer)[0])[0]
     assert torch.equal(trainer.model(degraded)[0], degraded)
@@ -858,7 +846,7 @@ def test_when_it_validates_is_told(repeats, line, data, tmp_path, capsys):
     assert output(capsys).endswith(expected)
 
 
-def test_training_without_a_validation_folder(data, tmp_path, capsys):
+def test_without_a_validation_folder_there_is_no_best(data, tmp_path, capsys):
     trainer = trainer_for(data, tmp_path, TRAINING__VAL_DIR="", OPTIM__NUM_EPOCHS=1)
     trainer.run()
     assert {path.name for path in trainer.folder.glob("*.pth")} == {"model_latest.pth"}
@@ -913,7 +901,7 @@ def test_corrupt_images_can_be_left_out_and_are_counted(data, corrupt, tmp_path,
 # What a run tells
 
 
-def test_budget(data, tmp_path, capsys):
+def test_budget_is_told_beside_the_papers(data, tmp_path, capsys):
     keys = {"OPTIM__NUM_EPOCHS": 1, "DATA__REPEATS": 30, "OPTIM__BATCH_SIZE": 100}
     keys |= {"OPTIM__ACCUMULATE": 5, "TRAINING__VAL_DIR": ""}
     trainer = trainer_for(data, tmp_path, "Deraining", **keys)
@@ -928,7 +916,7 @@ def test_budget(data, tmp_path, capsys):
     assert (trainer.folder / "train.log").read_text().count("\n") == 4
 
 
-def test_progress_bar(data, tmp_path, monkeypatch):
+def test_progress_bar_tells_loss_rate_and_time_left(data, tmp_path, monkeypatch):
     keys = {"VERBOSE": True, "OPTIM__NUM_EPOCHS": 2, "TRAINING__VAL_DIR": ""}
     trainer = trainer_for(data, tmp_path, **keys)
     now = 0.0
@@ -944,7 +932,7 @@ def test_progress_bar(data, tmp_path, monkeypatch):
         assert bar.bar.postfix == "loss 0.2500, lr 3.3e-05, 1.17 images/s, run: 0:00:06 left"
 
 
-def test_tensorboard(data, tmp_path):
+def test_tensorboard_goes_on_where_a_run_is_resumed(data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=2).run()
@@ -961,10 +949,7 @@ def test_tensorboard(data, tmp_path):
     assert max(e.value for e in events.Scalars("validation PSNR")) == pytest.approx(
         trainer.best["psnr"], abs=1e-4
     )
-    pictures = events.Images("degraded, restored, target")
-    assert len(pictures) == 3
-    # Rows of degraded, restored and target crops, three of 16×16.
-    assert all((picture.width, picture.height) == (48, 48) for picture in pictures)
+    assert len(events.Images("degraded, restored, target")) == 3
 
 
 @pytest.mark.gpu
