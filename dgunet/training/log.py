@@ -1,10 +1,8 @@
 """What a training run tells: budget, progress bar, a line for each epoch, log.csv, TensorBoard."""
 
-import math
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -79,8 +77,17 @@ class RunLog:
             self.line(note)
         self.line(f"validation: {_validation(trainer)}")
 
-    def progress(self, trainer) -> "Progress":
-        return Progress(trainer, shown=self.main and self.verbose)
+    def bar(self, trainer) -> tqdm:
+        """Return a progress bar over the images of the whole run."""
+        return tqdm(
+            total=trainer.samples_in_all,
+            initial=trainer.samples_seen,
+            unit=" images",
+            disable=not (self.main and self.verbose),
+            leave=False,
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # seconds; few lines in a log file
+        )
 
     def epoch(self, trainer, loss: float, skipped: int, rate: float) -> None:
         text = f"epoch {trainer.epoch}: loss {loss:.5f}, lr {trainer.rate:.3g}, {rate:.3g} images/s"
@@ -170,51 +177,3 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return found.stdout.strip()
-
-
-class Progress:
-    """A bar over the batches of one epoch, with loss, learning rate, images/s and the run's time
-    left."""
-
-    def __init__(self, trainer, shown: bool):
-        self.trainer, self.mark = trainer, time.monotonic()
-        self.seconds, self.images = 0.0, 0
-        last = math.ceil(trainer.epochs)
-        self.bar = tqdm(
-            total=trainer.sampler.batches,
-            initial=trainer.batch,
-            desc=f"epoch {trainer.epoch}/{last}",
-            disable=not shown,
-            leave=False,
-            dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else 30,  # seconds; few lines in a log file
-        )
-
-    @property
-    def rate(self) -> float:
-        """Images a second in training, over all processes."""
-        return self.images / max(self.seconds, 1e-9)
-
-    def skip_time(self) -> None:
-        """Do not count what passed since the last step."""
-        self.mark = time.monotonic()
-
-    def advance(self, loss: float) -> None:
-        """Count the step that was just taken."""
-        trainer, before = self.trainer, self.mark
-        self.skip_time()
-        self.seconds += self.mark - before
-        self.images += trainer.sampler.joint_size(trainer.batch - 1)
-        seconds = (trainer.samples_in_all - trainer.samples_seen) / self.rate
-        left = timedelta(seconds=int(max(seconds, 0)))
-        self.bar.set_postfix_str(
-            f"loss {loss:.4f}, lr {trainer.rate:.2g}, {self.rate:.3g} images/s, run: {left} left",
-            refresh=False,
-        )
-        self.bar.update()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()

@@ -42,6 +42,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
+from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError
@@ -59,7 +60,7 @@ from dgunet.training.configuration import (
     with_recipe,
 )
 from dgunet.training.devices import Devices
-from dgunet.training.log import Progress, RunLog, made
+from dgunet.training.log import RunLog, made
 from dgunet.training.schedule import Schedule
 from dgunet.training.signals import STOPPED, Stop, outliving
 from dgunet.training.state import load_state, save_state
@@ -146,6 +147,7 @@ class Trainer:
         self.started, self.spent = time.monotonic(), 0.0  # seconds of the processes before
         self.elapsed = 0.0  # seconds up to the last step, the same in all processes
         self.validated = 0  # after how many steps
+        self.validating = 0.0  # seconds of all validations in this process
         save_dir = Path(config.TRAINING.SAVE_DIR)
         self.folder = save_dir / config.MODEL.MODE / "models" / config.MODEL.SESSION
         self.latest = self.folder / "model_latest.pth"
@@ -246,8 +248,9 @@ class Trainer:
             with self.stop:
                 if not self.epochs:
                     self.plan()
-                while not self.ended:
-                    self.run_epoch()
+                with self.log.bar(self) as bar:
+                    while not self.ended:
+                        self.run_epoch(bar)
         finally:
             self.loader = None  # ends its workers
             self.log.close()
@@ -268,10 +271,10 @@ class Trainer:
 
         It validates what the run starts from, times some steps at a learning rate of 0, forgets
         what they left in the optimizer, and sets how many steps fit into the time left."""
-        began, scaler = self.seconds, self.scaler.state_dict()
+        scaler = self.scaler.state_dict()
         if self.validation_data is not None:
             self.validate()
-        validation = self.agreed(self.seconds - began)
+        validation = self.agreed(self.validating)
         self.network.train()
         marks: list[float] = []  # seconds of the run after each step
         while not self.stopping and not self.enough(marks):
@@ -302,22 +305,26 @@ class Trainer:
         choose algorithms, so it is not counted."""
         return len(marks) > 3 and marks[-1] - marks[0] > 60 * SHARE_FOR_TIMING * self.minutes
 
-    def run_epoch(self) -> None:
+    def run_epoch(self, bar: tqdm) -> None:
         self.network.train()
         self.sampler.set_position(self.epoch, self.batch)
-        saved = time.monotonic()
-        with self.log.progress(self) as bar:
-            self.validate_if_due(bar)  # a run that was stopped in it comes back here
-            for samples in self.loader:
-                if self.steps_done >= self.schedule.steps:
-                    break
-                bar.advance(self.step(samples))
-                self.stop_if_asked()
-                self.validate_if_due(bar)
-                if time.monotonic() - saved > 60 * self.config.TRAINING.SAVE_MINUTES:
-                    self.save_latest()
-                    saved = time.monotonic()
-        self.log.epoch(self, self.loss_sum / self.samples_done, int(self.skipped), bar.rate)
+        began = saved = time.monotonic()
+        validating, seen = self.validating, self.samples_seen
+        self.validate_if_due()  # a run that was stopped in it comes back here
+        for samples in self.loader:
+            if self.steps_done >= self.schedule.steps:
+                break
+            loss = self.step(samples)
+            bar.update(self.sampler.joint_size(self.batch - 1))
+            bar.set_postfix_str(f"epoch {self.epoch}, loss {loss:.4f}, lr {self.rate:.2g}", False)
+            self.stop_if_asked()
+            self.validate_if_due()
+            if time.monotonic() - saved > 60 * self.config.TRAINING.SAVE_MINUTES:
+                self.save_latest()
+                saved = time.monotonic()
+        seconds = time.monotonic() - began - (self.validating - validating)
+        rate = (self.samples_seen - seen) / max(seconds, 1e-9)
+        self.log.epoch(self, self.loss_sum / self.samples_done, int(self.skipped), rate)
         if self.batch < self.sampler.batches:
             return self.save_latest()
         if self.psnr is not None and self.config.TRAINING.KEEP_EPOCHS:
@@ -452,15 +459,15 @@ class Trainer:
         """The model that is validated and saved: the moving average where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def validate_if_due(self, bar: Progress) -> None:
+    def validate_if_due(self) -> None:
         if self.validation_due:
             self.validate()
-            bar.skip_time()
 
     @torch.no_grad()
     def validate(self) -> None:
         """Take the mean PSNR in dB of the last stage's images, clamped to [0,1], over the centre
         crops of the validation set; keep the weights if they are the best."""
+        began = time.monotonic()
         model = self.weights.eval()
         total, count, shown = 0.0, 0, []
         for samples in self.validation:
@@ -483,6 +490,7 @@ class Trainer:
         self.stopping = asked > 0
         self.stop_if_asked()
         self.psnr, self.validated = total / count, self.steps_done
+        self.validating += time.monotonic() - began
         self.log.validation(self, shown)
         if self.psnr > self.best["psnr"]:
             self.best = {"epoch": self.epoch, "psnr": self.psnr}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 import Deraining.train
 from dgunet.base.errors import InputError
@@ -184,7 +185,7 @@ def test_a_run_moves_between_one_and_two_processes(data, alone, tmp_path):
     """One process begins it, in its second epoch two go on, of which one is terminated. Both end,
     and save, and again one process ends the run."""
     trainer = single(data, tmp_path)
-    trainer.run_epoch()
+    trainer.run_epoch(tqdm(disable=True))
     trainer.sampler.set_position(2)
     trainer.step(next(iter(trainer.loader)))
     trainer.save_latest()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from tqdm import tqdm
 from warmup_scheduler import GradualWarmupScheduler
 
 import Deblurring.train
@@ -20,7 +21,6 @@ from dgunet.base.errors import InputError
 from dgunet.images.files import to_tensor, write_image
 from dgunet.model.checkpoint import published_state_dict, read_checkpoint
 from dgunet.model.registry import build_model
-from dgunet.training import log as runlog
 from dgunet.training import signals
 from dgunet.training import trainer as training
 from dgunet.training.configuration import load_config
@@ -344,30 +344,30 @@ def test_mixed_precision_trains_and_resumes(precision, data, tmp_path, capsys):
     convolution = next(m for m in expected.model.modules() if isinstance(m, torch.nn.Conv2d))
     convolution.register_forward_hook(lambda *args: types.add(args[-1].dtype))
     for _ in range(3):
-        expected.run_epoch()
+        expected.run_epoch(tqdm(disable=True))
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+),", output(capsys))]
     assert losses[2] < losses[0]
     assert types == {training.AUTOCAST[precision]}
     for epoch in (1, 2, 3):
         resumed = trainer_for(data, tmp_path / "b", **keys, TRAINING__RESUME=True)
         assert resumed.epoch == epoch
-        resumed.run_epoch()
+        resumed.run_epoch(tqdm(disable=True))
     assert_same(state(resumed.folder), state(expected.folder))
     scaler = state(resumed.folder)["training"]["scaler"]
     assert scaler.get("_growth_tracker") == (9 if precision == "fp16" else None)  # steps
 
 
 def test_a_run_may_go_on_in_another_precision(data, tmp_path):
-    trainer_for(data, tmp_path, TRAINING__VAL_DIR="").run_epoch()
+    trainer_for(data, tmp_path, TRAINING__VAL_DIR="").run_epoch(tqdm(disable=True))
     for precision in ("fp16", "bf16"):
         keys = {"TRAINING__PRECISION": precision, "TRAINING__VAL_DIR": ""}
-        trainer_for(data, tmp_path, TRAINING__RESUME=True, **keys).run_epoch()
+        trainer_for(data, tmp_path, TRAINING__RESUME=True, **keys).run_epoch(tqdm(disable=True))
     assert state(tmp_path / "Denoising/models/DGUNet")["training"]["epoch"] == 4
 
 
 def test_with_another_batch_size_the_epoch_begins_again(data, tmp_path, capsys):
     trainer = trainer_for(data, tmp_path)
-    trainer.run_epoch()
+    trainer.run_epoch(tqdm(disable=True))
     output(capsys)
     resumed = trainer_for(data, tmp_path, TRAINING__RESUME=True, OPTIM__BATCH_SIZE=2)
     assert (resumed.epoch, resumed.batch) == (2, 0)
@@ -380,12 +380,12 @@ def test_with_another_batch_size_the_epoch_begins_again(data, tmp_path, capsys):
     assert (again.epoch, again.batch, again.loss_sum) == (2, 0, 0)
     assert "its batches are others now: epoch 2 begins again" in output(capsys)
     assert_same(weights(again), weights(resumed))
-    again.run_epoch()
+    again.run_epoch(tqdm(disable=True))
 
 
 def test_a_run_may_go_on_with_another_learning_rate(data, tmp_path, capsys):
     trainer = trainer_for(data, tmp_path)
-    trainer.run_epoch()
+    trainer.run_epoch(tqdm(disable=True))
     keys = {"OPTIM__LR_INITIAL": 3e-3, "OPTIM__WEIGHT_DECAY": 0.1, "OPTIM__NUM_EPOCHS": 9}
     resumed = trainer_for(data, tmp_path, TRAINING__RESUME=True, **keys)
     # In the second of three epochs of warm-up, and after them with a longer cosine.
@@ -640,7 +640,7 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(data, tmp_path, capsys):
         for degraded, target in zip(samples["degraded"], samples["target"], strict=True)
     ]
     output(capsys)
-    trainer.run_epoch()
+    trainer.run_epoch(tqdm(disable=True))
     assert output(capsys).startswith(f"epoch 1: loss {np.mean(losses):.5f}, lr 3.33e-31, ")
 
 
@@ -786,7 +786,7 @@ def test_zero_image_convolutions_leave_the_image_as_it_is(data, tmp_path):
 
 def test_validation_is_the_mean_psnr_over_centre_crops(data, tmp_path):
     trainer = trainer_for(data, tmp_path, OPTIM__EMA=0.5, OPTIM__LR_INITIAL=1e-3)
-    trainer.run_epoch()
+    trainer.run_epoch(tqdm(disable=True))
     from dgunet.images.files import read_rgb
 
     found = []
@@ -892,7 +892,7 @@ def test_corrupt_images_can_be_left_out_and_are_counted(data, corrupt, tmp_path,
     keys = {"TRAINING__TRAIN_DIR": corrupt, "TRAINING__VAL_DIR": corrupt, "DATA__REPEATS": 2}
     trainer = trainer_for(data, tmp_path, TRAINING__SKIP_CORRUPT=True, **keys)
     trainer.log.start(trainer)
-    trainer.run_epoch()
+    trainer.run_epoch(tqdm(disable=True))
     text = output(capsys)
     assert f"validation: 6 images, every epoch; 1 left out: {corrupt}/target/photo4.png" in text
     assert re.search(r"^epoch 1: .*, 2 samples left out as unreadable$", text, re.M)
@@ -916,20 +916,15 @@ def test_budget_is_told_beside_the_papers(data, tmp_path, capsys):
     assert (trainer.folder / "train.log").read_text().count("\n") == 4
 
 
-def test_progress_bar_tells_loss_rate_and_time_left(data, tmp_path, monkeypatch):
+def test_the_bar_counts_the_images_of_the_run(data, tmp_path):
     keys = {"VERBOSE": True, "OPTIM__NUM_EPOCHS": 2, "TRAINING__VAL_DIR": ""}
     trainer = trainer_for(data, tmp_path, **keys)
-    now = 0.0
-    monkeypatch.setattr(runlog.time, "monotonic", lambda: now)
-    with trainer.log.progress(trainer) as bar:
-        assert bar.bar.total == 3
-        for trainer.batch, samples in ((1, 3), (2, 6), (3, 7)):
-            now += 2
-            bar.advance(0.25)
-            assert bar.rate == samples / (2 * trainer.batch)
-            now += 100  # of validation
-            bar.skip_time()
-        assert bar.bar.postfix == "loss 0.2500, lr 3.3e-05, 1.17 images/s, run: 0:00:06 left"
+    bar = trainer.log.bar(trainer)
+    trainer.run_epoch(bar)
+    assert (bar.total, bar.n) == (14, 7)
+    assert re.search(r"epoch 1, loss 0\.\d{4}, lr 3\.3e-05", bar.postfix)
+    resumed = trainer_for(data, tmp_path, TRAINING__RESUME=True, **keys)
+    assert resumed.log.bar(resumed).n == 7
 
 
 def test_tensorboard_goes_on_where_a_run_is_resumed(data, tmp_path):
