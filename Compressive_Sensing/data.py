@@ -57,11 +57,12 @@ def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
             list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR
         )[1]
         images, names, unreadable = _read_all(paths, read_luma, keys.SKIP_CORRUPT)
-        return ValidationPhotographs([centre(i, HELD_OUT_CROP) for i in images], names, unreadable)
+        images = [centre(image, HELD_OUT_CROP) for image in images]
+        return ValidationPhotographs(images, names, keys.VAL_PS, unreadable)
     if not keys.VAL_DIR:
         return None
     images, names, unreadable = _read_all(list_images(keys.VAL_DIR), read_gray, keys.SKIP_CORRUPT)
-    return ValidationPhotographs(images, names, unreadable)
+    return ValidationPhotographs(images, names, keys.VAL_PS, unreadable)
 
 
 class Photographs(Dataset):
@@ -177,15 +178,21 @@ class CropLoader:
 class ValidationPhotographs(Dataset):
     """Whole grey images; the key is an int. They differ in size, so they come one by one.
 
-    Args: as of `Photographs`. `left_out` holds the messages on unreadable images.
+    Args: as of `Photographs`; `tile` is the side of the tiles in which the images are to be
+    reconstructed, 0: whole. `left_out` holds the messages on unreadable images.
     """
 
     batch_size = 1
 
     def __init__(
-        self, images: Sequence[np.ndarray], names: Sequence[str], unreadable: Sequence[str] = ()
+        self,
+        images: Sequence[np.ndarray],
+        names: Sequence[str],
+        tile: int,
+        unreadable: Sequence[str] = (),
     ):
-        self.images, self.names, self.left_out = list(images), list(names), list(unreadable)
+        self.images, self.names, self.tile = list(images), list(names), tile
+        self.left_out = list(unreadable)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError, command
@@ -26,7 +26,6 @@ from dgunet.Compressive_Sensing.data import (
     validation_data,
 )
 from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, DGUNet
-from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import load_model
 from dgunet.training import trainer as training
 from dgunet.training.configuration import FILE, KEYS, Check, Key, multiple_of, one_of
@@ -101,14 +100,6 @@ def read_phi(path: str | Path, shape: tuple[int, int], ratio: int) -> Tensor:
     return torch.from_numpy(phi)
 
 
-def restore(model: nn.Module, images: Tensor, cfg: CfgNode) -> Tensor:
-    """Return what validation scores: the images reconstructed by tiles, as published."""
-    tile = cfg.TRAINING.VAL_PS
-    return Restorer(model, device=images.device, tile=tile, tile_overlap=0, optimize=False).restore(
-        images
-    )
-
-
 TASK = training.Task(
     "Compressive_Sensing",
     RECIPE,
@@ -117,7 +108,6 @@ TASK = training.Task(
     validation_data,
     paper,
     prepare=prepare,
-    restore=restore,
     shortcuts={"--cs_ratio": "MODEL.CS_RATIO"},
 )
 

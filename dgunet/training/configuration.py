@@ -288,26 +288,7 @@ def load_config(
     model = draft.config.MODEL
     for key in ("SESSION", "WEIGHTS"):
         model[key] = re.sub(r"\{(\w+)\}", lambda m: str(model.get(m[1], m[0])), model[key])
-    draft.check(file, draft.keys)
-    return draft.config
-
-
-def load_model_section(file: str | os.PathLike, recipe: Recipe | None = None) -> CfgNode:
-    """Read the MODEL section of a YAML configuration file, and nothing else of it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: as `load_config` does; or there is no such section.
-    """
-    file = Path(file)
-    content = _read_yaml(file)
-    if not isinstance(content.get("MODEL"), Mapping):
-        raise InputError(f"{file}: holds no MODEL section, expected that of a training")
-    draft = _Draft(with_recipe(recipe or {}))
-    for key, value in draft.flattened({"MODEL": content["MODEL"]}, file):
-        draft.set(key, value, file)
-    sizes = [key for key in draft.keys if key.removeprefix("MODEL.").lower() in SIZES]
-    draft.check(file, ["MODEL.NAME", *sizes])
+    draft.check(file)
     return draft.config
 
 
@@ -405,12 +386,12 @@ class _Draft:
         node = self.config[section] if section else self.config
         node[name] = _absolute(value, base) if self.keys[key].is_path and base else value
 
-    def check(self, file: Path, names: Sequence[str]) -> None:
+    def check(self, file: Path) -> None:
         """Raise `InputError` for the first of the keys whose value will not do."""
-        for name in names:
+        for name, key in self.keys.items():
             section, _, last = name.rpartition(".")
             value = (self.config[section] if section else self.config)[last]
-            check = self.keys[name].check
+            check = key.check
             expected = "" if check.holds(value) else check.expected
             expected = expected or RELATIONS.get(name, lambda config: "")(self.config)
             if expected:

@@ -50,6 +50,7 @@ from dgunet.data.augmentation import mixup
 from dgunet.data.loading import Batches
 from dgunet.data.sampler import EpochBatchSampler
 from dgunet.inference.memory import keep_freed_memory
+from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import load_weights, save_checkpoint
 from dgunet.model.registry import build_model
 from dgunet.training.configuration import (
@@ -69,11 +70,6 @@ AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHARE_FOR_TIMING = 0.02  # of TRAINING.MINUTES; as much is kept for the end
 
 
-def last_stage(model: nn.Module, images: Tensor, _config: CfgNode) -> Tensor:
-    """Return the image of the model's last stage."""
-    return model(images)[0]
-
-
 @dataclass
 class Task:
     """What is special about training a task.
@@ -85,13 +81,12 @@ class Task:
         loss: (stage images, target) → the loss, a mean over the samples.
         training_data, validation_data: configuration → data set (see `dgunet.data.crops`); the
             latter may give None. A training set with a method `loader(sampler, device)` makes its
-            batches itself; its `notes`, lines of text, are logged. A validation set may say which
-            `batch_size` it can be read in.
+            batches itself; its `notes`, lines of text, are logged. A validation set may say in
+            which `batch_size` it can be read, and by tiles of which side it is to be restored.
         paper: (epochs, images an epoch, batch size) of the published training, or a function of the
             configuration that returns them.
         prepare: (model, configuration, training data, whether the model is fresh) changes the model
             before training; it is not fresh if it has weights of a file, or is about to get some.
-        restore: (model, degraded images, configuration) → restored images, in validation.
         shortcuts: command-line option → the key that it sets, beside "--minutes".
     """
 
@@ -102,7 +97,6 @@ class Task:
     validation_data: Callable[[CfgNode], Dataset | None]
     paper: tuple[int, int, int] | Callable[[CfgNode], tuple[int, int, int]]
     prepare: Callable[[nn.Module, CfgNode, Dataset, bool], None] | None = None
-    restore: Callable[[nn.Module, Tensor, CfgNode], Tensor] = last_stage
     shortcuts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -470,12 +464,16 @@ class Trainer:
         began = time.monotonic()
         model = self.weights.eval()
         total, count, shown = 0.0, 0, []
+        tile = getattr(self.validation_data, "tile", 0)
+        restorer = Restorer(
+            model, device=self.devices.device, tile=tile, tile_overlap=0, optimize=False
+        )
         for samples in self.validation:
             if self.stop:
                 break
             degraded, target = self.images(samples)
             with self.autocast():
-                restored = self.task.restore(model, degraded, self.config).float()
+                restored = restorer.restore(degraded).float()
             if samples["target"].shape[1] == 1:
                 restored = restored.mean(1, keepdim=True).expand_as(target)
             restored = restored.clamp(0, 1)

@@ -17,7 +17,6 @@ from dgunet.training.configuration import (
     KEYS,
     changes,
     load_config,
-    load_model_section,
     model_sizes,
 )
 
@@ -336,22 +335,6 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path, text):
 def test_the_larger_model_has_no_last_extra(tmp_path, data):
     file = minimal(tmp_path, data, MODEL={"NAME": "DGUNet_plus", "WIDTH": 8, "LAST_EXTRA": 4})
     assert model_sizes(load_config(file)) == {"width": 8}
-
-
-def test_the_model_section_alone(tmp_path):
-    file = write(tmp_path, "MODEL: {WIDTH: 8, NAME: DGUNet}\nTRAINING: {TRAIN_DIR: nowhere}\n")
-    assert model_sizes(load_model_section(file)) == {"width": 8}
-    for text, message in {
-        "MODEL: {WIDTH: abc}\n": "MODEL.WIDTH is 'abc', expected a whole number",
-        "MODEL: {WIDTH: 3}\n": "MODEL.WIDTH is 3, expected a multiple of 4",
-        "MODEL: {WITDH: 8}\n": "unknown key MODEL.WITDH, did you mean MODEL.WIDTH",
-        "MODEL: {NAME: foo}\n": "MODEL.NAME is 'foo', expected one of",
-        "SEED: 1\n": "holds no MODEL section",
-    }.items():
-        file = write(tmp_path, text)
-        with pytest.raises(InputError) as error:
-            load_model_section(file)
-        assert str(error.value).startswith(f"{file}: {message}")
 
 
 def test_the_page_lists_the_keys_of_the_table():
