@@ -17,11 +17,12 @@ from itertools import cycle
 from pathlib import Path
 
 from dgunet.base.errors import InputError, command
-from dgunet.data.degradations import PRESETS, bundled_photos, synthesize
+from dgunet.data.degradations import PRESETS, describe
 from dgunet.images.files import read_rgb, write_image
-from dgunet.model.pretrained import default_weights, degradation_of, read_record, trained_for
+from dgunet.model.pretrained import default_weights, degradation_of, read_record
 from dgunet.model.registry import task_folder
 from dgunet.tools.export import export
+from dgunet.tools.synthesize import bundled_photos, synthesize
 
 HERE = Path(__file__).resolve().parent
 PAGE = ("index.html", "style.css", "page.js", "worker.js", "tiling.js", "degrade.js")
@@ -65,7 +66,7 @@ def build(output: Path) -> None:
             {
                 "name": name,
                 "kind": type(preset).__name__,
-                "label": trained_for({"training": {"degradation": name}}),
+                "label": describe(name),
                 **asdict(preset),
             }
             for name, preset in PRESETS.items()
@@ -113,7 +114,7 @@ def examples(degradations: list[str], output: Path) -> list[dict]:
             {
                 "name": name,
                 "label": type(PRESETS[degradation]).__name__,
-                "title": trained_for({"training": {"degradation": degradation}}),
+                "title": describe(degradation),
                 "degradation": degradation,
                 "input": f"examples/{degradation}/input/{name}",
                 "target": f"examples/{degradation}/target/{name}",

@@ -111,6 +111,30 @@ def is_degradation(name: str) -> bool:
     return True
 
 
+def describe(name: str) -> str:
+    """Return in words what `degradation` makes of that name; an unknown name as it is.
+
+    >>> describe("gaussian0-50")
+    'Gaussian noise, σ = 0 to 50 of 255'
+    >>> describe("rain_light+rain_heavy+clean")
+    'rain streaks, light, or rain streaks, heavy, or nothing'
+    """
+    if "+" in name:
+        return ", or ".join(map(describe, name.split("+")))
+    if name == "clean":
+        return "nothing"
+    if noise := re.fullmatch(r"gaussian([\d.]+)(?:-([\d.]+))?", name):
+        return f"Gaussian noise, σ = {' to '.join(filter(None, noise.groups()))} of 255"
+    match PRESETS.get(name):
+        case Noise(sigma):
+            return f"Gaussian noise, σ = {sigma:g} of 255 and photon noise"
+        case Blur((low, high)):
+            return f"camera shake of {low:g} to {high:g} pixels"
+        case Rain():
+            return f"rain streaks, {name.removeprefix('rain_')}"
+    return name
+
+
 def degrade(
     image: np.ndarray, preset: str | Rain | Blur | Noise, rng: np.random.Generator
 ) -> np.ndarray:

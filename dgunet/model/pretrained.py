@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dgunet.base.errors import InputError
-from dgunet.data.degradations import PRESETS, Blur, Noise, Rain
 from dgunet.model.registry import TASKS, task_folder
 
 PUBLISHED_WEIGHTS = (  # where the paper's authors offer theirs
@@ -74,24 +73,16 @@ def degradation_of(record: Mapping) -> str | None:
 
 
 def trained_for(record: Mapping) -> str:
-    """Return in words what weights were trained for.
+    """Return in words what weights were trained for, as their record says.
 
-    >>> trained_for({"training": {"degradation": "gaussian25"}})
+    >>> trained_for({"trained_for": "Gaussian noise, σ = 25 of 255"})
     'Gaussian noise, σ = 25 of 255'
     >>> trained_for({"cs_ratio": 10})
     'compressive sensing ratio 10 %'
     """
     if "cs_ratio" in record:
         return f"compressive sensing ratio {record['cs_ratio']} %"
-    degradation = degradation_of(record)
-    match PRESETS.get(degradation):
-        case Noise(sigma, shot):
-            return f"Gaussian noise, σ = {sigma:g} of 255" + " and photon noise" * bool(shot)
-        case Blur((low, high)):
-            return f"camera shake of {low:g} to {high:g} pixels"
-        case Rain():
-            return f"rain streaks, {degradation.removeprefix('rain_')}"
-    return str(degradation)
+    return str(record.get("trained_for") or degradation_of(record))
 
 
 def _shipped(task: str) -> list[Path]:

@@ -17,6 +17,7 @@ import yaml
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import sha256, write_bytes
+from dgunet.data.degradations import describe
 from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import task_folder
 
@@ -70,6 +71,7 @@ def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, *
         "sha256": sha256(weights),
         **network.config,
         **{key: size for key, size in network.sizes.items() if key == "cs_ratio"},
+        **({"trained_for": describe(training["degradation"])} if training["degradation"] else {}),
         "training": {key: value for key, value in training.items() if value not in (None, "")},
         "held_out_psnr": checkpoint["psnr"],
         "config": config,

@@ -44,6 +44,7 @@ def test_the_record_says_how_the_weights_were_made(run, tmp_path, capsys):
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), best.parameters()))
     assert record["sha256"] == sha256(weights) and record["sizes"] == network.sizes
     assert (record["task"], record["model"], record["held_out_psnr"]) == ("Denoising", "DGUNet", 30)
+    assert record["trained_for"] == "Gaussian noise, σ = 25 of 255"
     assert record["training"] == {
         "config": "Denoising/small.yml",
         "commit": "abc",
