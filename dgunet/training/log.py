@@ -150,7 +150,7 @@ def _validation(trainer) -> str:
     several = keys.VAL_TIMES > 1 and trainer.sampler.batches // keys.VAL_TIMES > 1
     times = f", {keys.VAL_TIMES} times each" if several else ""
     if trainer.minutes:
-        when, times = f"at the start and {keys.VAL_TIMES} times in the run", ""
+        when, times = f"at the start and {keys.VAL_TIMES} more, evenly spaced", ""
     left_out = getattr(data, "left_out", [])
     missing = f"; {len(left_out)} left out: {first_few(left_out)}" if left_out else ""
     return f"{len(data):,} images, {when}{times}{missing}"
