@@ -1,9 +1,9 @@
-"""Before and after: one figure of degraded, restored and target pictures side by side.
+"""Figures: rows of pictures with captions.
 
     python -m dgunet.tools.figure OUT.png degraded=DIR restored=DIR target=DIR [--images NAME …]
 
 A row per image, a column per folder, images matched by name; the last column is the target, to
-which the PSNR above the others is taken (RGB, 8 bit).
+which the PSNR above the others is taken (RGB, 8 bits).
 """
 
 import argparse
@@ -17,10 +17,11 @@ from PIL import Image
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import write_bytes
-from dgunet.images.files import list_images, read_rgb
+from dgunet.images.files import list_images, read_rgb, to_uint8
 from dgunet.images.psnr import psnr
 
-WIDTH, HEADING, CAPTION, GAP = 10.0, 0.26, 0.2, 0.06  # inches
+WIDTH, HEADING, CAPTION, GAP = 10.0, 0.26, 0.22, 0.06  # inches
+JPEG_BYTES = 400_000  # at most, if a quality in JPEG_QUALITIES can make it so
 JPEG_QUALITIES = range(93, 40, -4)
 
 
@@ -34,19 +35,20 @@ class Row:
     pictures: Sequence[tuple[str, np.ndarray]]
 
 
-def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path], limit: int = 400_000) -> None:
+def signed_colours(values: np.ndarray, scale: float) -> np.ndarray:
+    """Return H×W values as uint8 H×W×3: `-scale` blue, 0 white, `scale` red."""
+    from matplotlib import colormaps
+
+    return to_uint8(colormaps["RdBu_r"](values / (2 * scale) + 0.5)[..., :3])
+
+
+def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path]) -> None:
     """Write the rows as one figure, each as wide as the figure, however many pictures it has.
 
     Args:
-        rows: from the top.
+        rows: from the top, at least one.
         outputs: files of any type that matplotlib writes, the same figure in each.
-        limit: bytes that a JPEG may have at most; its quality follows.
-
-    Raises:
-        InputError: there are no rows, or a file cannot be as small as that.
     """
-    if not rows:
-        raise InputError("a figure of no rows; expected one or more")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -67,17 +69,17 @@ def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path], limit: int 
         for index, (caption, pixels) in enumerate(row.pictures):
             box = (index * (width + GAP) / WIDTH, bottom / total, width / WIDTH, height / total)
             axes = figure.add_axes(box)
-            pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-            axes.imshow(pixels, aspect="auto", interpolation="bicubic")
+            colours = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+            axes.imshow(colours, aspect="auto", interpolation="bicubic")
             axes.set_axis_off()
             axes.set_title(caption, fontsize=10, pad=3)
         top = bottom - GAP
     for output in map(Path, outputs):
-        write_bytes(output, _encoded(figure, output, limit))
+        write_bytes(output, _encoded(figure, output.suffix.lower().removeprefix(".")))
 
 
-def _encoded(figure, path: Path, limit: int) -> bytes:
-    kind, file = path.suffix.lower().removeprefix("."), io.BytesIO()
+def _encoded(figure, kind: str) -> bytes:
+    file = io.BytesIO()
     if kind not in ("jpg", "jpeg"):
         figure.savefig(file, format=kind)
         return file.getvalue()
@@ -86,15 +88,15 @@ def _encoded(figure, path: Path, limit: int) -> bytes:
     for quality in JPEG_QUALITIES:
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=quality)
-        if file.tell() <= limit:
-            return file.getvalue()
-    raise InputError(f"{path}: has {file.tell():,} bytes; expected at most {limit:,}")
+        if file.tell() <= JPEG_BYTES:
+            break
+    return file.getvalue()
 
 
 def before_after(
     columns: Mapping[str, str | Path], output: str | Path, images: Sequence[str] = ()
 ) -> None:
-    """Write the figure.
+    """Write the figure of images in several folders side by side.
 
     Args:
         columns: title → folder, the target's last.
@@ -104,44 +106,24 @@ def before_after(
     Raises:
         InputError: an image is missing in a folder, or its size differs from the target's.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    folders = {t: {p.stem: p for p in list_images(f)} for t, f in columns.items()}
-    names = list(images) or list(list(folders.values())[-1])
-    rows = [[_read(folders[title], name, columns[title]) for title in columns] for name in names]
-    heights = [row[-1].shape[0] / row[-1].shape[1] for row in rows]
-    width = 10 / len(columns)
-    figure, axes = pyplot.subplots(
-        len(rows),
-        len(columns),
-        figsize=(10, width * sum(heights) + 0.3 * len(rows)),
-        height_ratios=heights,
-        squeeze=False,
-        layout="constrained",
-    )
-    for name, row, line in zip(names, rows, axes, strict=True):
-        for title, image, axis in zip(columns, row, line, strict=True):
-            if image.shape != row[-1].shape:
+    folders = {t: {p.stem: p for p in list_images(folder)} for t, folder in columns.items()}
+    *others, last = columns
+    rows = []
+    for name in images or folders[last]:
+        for title, files in folders.items():
+            if name not in files:
+                raise InputError(f"{columns[title]}: has no image named {name}")
+        target, pictures = read_rgb(folders[last][name]), []
+        for title in others:
+            image = read_rgb(folders[title][name])
+            if image.shape != target.shape:
                 raise InputError(
                     f"{folders[title][name]}: is {image.shape[1]}×{image.shape[0]}, expected the "
-                    f"target's {row[-1].shape[1]}×{row[-1].shape[0]}"
+                    f"target's {target.shape[1]}×{target.shape[0]}"
                 )
-            score = "" if image is row[-1] else f", {psnr(image, row[-1], 255):.2f} dB"
-            axis.set_title(title + score, fontsize=9)
-            axis.imshow(image, interpolation="none")
-            axis.set_axis_off()
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
-    pyplot.close(figure)
-
-
-def _read(files: Mapping[str, Path], name: str, folder: str | Path) -> np.ndarray:
-    if name not in files:
-        raise InputError(f"{folder}: has no image named {name}")
-    return read_rgb(files[name])
+            pictures.append((f"{title}: {psnr(image, target, 255):.2f} dB", image))
+        rows.append(Row(name, "", [*pictures, (last, target)]))
+    picture_rows(rows, [output])
 
 
 @command

@@ -33,6 +33,7 @@ from dgunet.model.pretrained import (
     trained_for,
 )
 from dgunet.scoring.protocols import Score, gaussian_rgb, mean_score
+from dgunet.scoring.tables import markdown
 from dgunet.tools.figure import Row, picture_rows
 from dgunet.tools.synthesize import bundled_photos, synthesize
 
@@ -45,6 +46,7 @@ DETAILS = {  # task → a photograph, and the middle of its detail: of height, w
 }
 DETAIL_HEIGHT = 160  # pixels
 STAGES_SHOWN = 4
+COLUMNS = ("task", "degradation", "photographs", "input", "restored", "gain (dB)")
 
 
 @dataclass(frozen=True)
@@ -140,21 +142,6 @@ def detail(image: np.ndarray, middle: tuple[float, float], columns: int) -> np.n
     return image[tuple(parts)]
 
 
-def format_rows(rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, its head first; numbers are to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(width) if index < 2 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(cells)} |"
-
-    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join([line(rows[0]), line(rule), *map(line, rows[1:])])
-
-
 def showcase(
     output: Path, photos: Sequence[Path], max_side: int, figures: Sequence[Path] = ()
 ) -> None:
@@ -164,7 +151,7 @@ def showcase(
     Raises:
         InputError: no weights are there.
     """
-    table = [["task", "degradation", "photographs", "input", "restored", "gain (dB)"]]
+    table: list[list[str]] = []
     rows: list[Row] = []
     for task in DEFAULT_WEIGHTS:
         start = time.monotonic()
@@ -183,7 +170,7 @@ def showcase(
         raise InputError("none of the default weights is there; expected them in pretrained_models")
     files = [output / "stages.png", *figures]
     picture_rows(rows, files)
-    print(f"\n{format_rows(table)}\n")
+    print(f"\n{markdown(table, COLUMNS)}\n")
     print("PSNR (dB) / SSIM of all channels, rounded to 8 bits; means over the photographs.")
     print("Compressive sensing: of grey; the input is what the measurements y give as Φᵀy.")
     print(f"images: {output}/<task>; figure: {', '.join(map(str, files))}")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dgunet.base.errors import InputError
-from dgunet.Compressive_Sensing import evaluate, figure, test
+from dgunet.Compressive_Sensing import evaluate, test
 from dgunet.Compressive_Sensing import measure as measuring
 from dgunet.Compressive_Sensing import reconstruct as reconstructing
 from dgunet.Compressive_Sensing.measure import (
@@ -188,8 +188,6 @@ def test_programs_measure_reconstruct_and_refuse_in_a_line(tmp_path, capsys):
 
     assert run(measuring, "--export_phi", tmp_path / "phi.npy", *weights) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "phi.npy"), network().A.Phi.detach())
-    assert run(figure, tmp_path / "a.png", "-o", tmp_path / "f.png", *weights) == 0
-    assert read_image(tmp_path / "f.png").shape[1] == 1200
     capsys.readouterr()
 
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])

@@ -385,7 +385,7 @@ def test_the_showcase(release, tmp_path, capsys):
     assert f"left out: {release}/Deblurring/pretrained_models/small_blur_mild.safetensors" in text
     rows = [[cell.strip("| ") for cell in line.split(" | ")] for line in text.splitlines()]
     rows = {row[0]: row[1:] for row in rows if len(row) == 6}
-    assert list(rows) == ["task", "-" * 19, "Deraining", "Denoising", "Compressive_Sensing"]
+    assert list(rows)[-3:] == ["Deraining", "Denoising", "Compressive_Sensing"]
     for task in ("Deraining", "Denoising"):
         target = read_rgb(out / task / "target/one.png")
         assert np.array_equal(target, pixels(70, 90, 3)[3:67, 13:77])

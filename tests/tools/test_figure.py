@@ -1,10 +1,11 @@
-"""The before/after figure: what is in it, and what it refuses."""
+"""Figures: what is in them, and what is refused."""
 
 import numpy as np
 import pytest
 
 from dgunet.base.errors import InputError
 from dgunet.images.files import read_rgb, write_image
+from dgunet.tools import figure
 from dgunet.tools.figure import Row, before_after, main, picture_rows
 
 
@@ -17,16 +18,15 @@ def folders(tmp_path):
     return {name: tmp_path / name for name in ("degraded", "restored", "target")}
 
 
-def test_shows_every_picture(folders, tmp_path):
-    main(
-        [str(tmp_path / "out/figure.png"), *(f"{title}={path}" for title, path in folders.items())]
-    )
-    figure = read_rgb(tmp_path / "out/figure.png").reshape(-1, 3)
+def test_before_and_after_shows_every_picture(folders, tmp_path):
+    columns = [f"{title}={path}" for title, path in folders.items()]
+    main([str(tmp_path / "out/figure.png"), *columns])
+    pixels = read_rgb(tmp_path / "out/figure.png").reshape(-1, 3)
     for value in (110, 101, 100):  # a third of the width each, two rows
-        assert (figure == value).all(axis=1).mean() > 0.2
+        assert (pixels == value).all(axis=1).mean() > 0.2
 
 
-def test_refuses_other_sizes_and_missing_images(folders, tmp_path):
+def test_other_sizes_and_missing_images_are_refused(folders, tmp_path):
     with pytest.raises(InputError, match="no image named three"):
         before_after(folders, tmp_path / "figure.png", ["three"])
     write_image(folders["restored"] / "two.png", np.zeros((40, 61, 3), np.uint8))
@@ -38,29 +38,31 @@ def test_refuses_other_sizes_and_missing_images(folders, tmp_path):
     assert exit_code.value.code == 2
 
 
-def test_rows_of_pictures(tmp_path):
+def test_rows_are_filled_by_their_pictures(tmp_path):
     grey, red = np.full((40, 50), 90, np.uint8), np.full((40, 40, 3), (200, 10, 20), np.uint8)
     rows = [Row("Wide", "of two", [("a", grey)] * 2), Row("Narrow", "", [("b", red)] * 4)]
     picture_rows(rows, [tmp_path / "new/figure.png", tmp_path / "figure.jpg"])
-    figure = read_rgb(tmp_path / "new/figure.png")
-    grey_there, red_there = ((figure == colour).all(axis=2) for colour in (90, (200, 10, 20)))
-    width = figure.shape[1]
-    for there, count in ((grey_there, 2), (red_there, 4)):  # in every row the pictures fill it
+    pixels = read_rgb(tmp_path / "new/figure.png")
+    grey_there, red_there = ((pixels == colour).all(axis=2) for colour in (90, (200, 10, 20)))
+    for there, count in ((grey_there, 2), (red_there, 4)):
         columns = there.any(axis=0)
-        assert columns.sum() > width - 12 * count
+        assert columns.sum() > pixels.shape[1] - 12 * count
         assert np.count_nonzero(np.diff(columns.astype(int))) in (2 * count - 2, 2 * count - 1)
     assert np.argmax(grey_there.any(axis=1)) < np.argmax(red_there.any(axis=1))
-    assert read_rgb(tmp_path / "figure.jpg").shape == figure.shape
+    assert read_rgb(tmp_path / "figure.jpg").shape == pixels.shape
 
 
-def test_a_jpeg_is_made_small_enough(tmp_path):
+def test_a_jpeg_is_made_small_enough(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     rows, path = [Row("Noise", "", [("a", noise)])], tmp_path / "figure.jpg"
-    picture_rows(rows, [path], limit=10**9)
+    monkeypatch.setattr(figure, "JPEG_BYTES", 10**9)
+    picture_rows(rows, [path])
     size = path.stat().st_size
-    picture_rows(rows, [path], limit=size // 2)
+    monkeypatch.setattr(figure, "JPEG_BYTES", size // 2)
+    picture_rows(rows, [path])
     assert size // 4 < path.stat().st_size <= size // 2
-    with pytest.raises(InputError, match=r"figure\.jpg: has .* bytes; expected at most 1,000"):
-        picture_rows(rows, [path], limit=1000)
-    with pytest.raises(InputError, match="a figure of no rows"):
-        picture_rows([], [path])
+
+
+def test_signed_colours_are_blue_white_and_red():
+    blue, white, red = figure.signed_colours(np.array([[-2.0, 0.0, 1.0]]), 1.0)[0].astype(int)
+    assert blue[2] > blue[0] + 50 and red[0] > red[2] + 50 and white.min() > 240
