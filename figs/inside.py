@@ -36,6 +36,7 @@ from dgunet.model.pretrained import (
     trained_for,
 )
 from dgunet.tools.figure import Row, picture_rows, signed_colours
+from dgunet.tools.showcase import middle
 from dgunet.tools.synthesize import bundled_photos
 
 FOLDER = Path(__file__).resolve().parent
@@ -81,11 +82,11 @@ def stages(network: Network, image: Tensor) -> tuple[list[Tensor], list[Tensor],
 
 
 def stage_rows(
-    title: str, network: Network, image: Tensor, target: Tensor, corner: tuple[int, int]
+    network: Network, image: Tensor, target: Tensor, corner: tuple[int, int], purpose: str
 ) -> list[Row]:
-    """Return a row for x₀ and one for every stage, of which a detail is shown, whose top left
-    corner is given. Steps are the mean of the channels, each with a scale of its own, the 99.5th
-    percentile of what is shown. The PSNR is of the whole image.
+    """Return a row for x₀, titled by the task and the network's purpose, and a row for every stage.
+    Shown is a detail, whose top left corner is given. Steps are the mean of the channels, each with
+    a scale of its own, the 99.5th percentile of what is shown. The PSNR is of the whole image.
 
     Args:
         network, image: as of `stages`.
@@ -105,7 +106,9 @@ def stage_rows(
         return f"{caption}, scale ±{scale:g}", signed_colours(mean, scale)
 
     pictures = [shown(0), difference("target $- x_0$", target - images[0])]
-    rows = [Row(title, "", [*pictures, ("target", to_uint8(target[box]))])]
+    rows = [
+        Row(network.task.replace("_", " "), purpose, [*pictures, ("target", to_uint8(target[box]))])
+    ]
     for k, (v, size) in enumerate(zip(results, sizes, strict=True), 1):
         gradient = difference(f"gradient step $v_{k} - x_{k - 1}$", v - images[k - 1])
         proximal = difference(f"proximal step $x_{k} - v_{k}$", images[k] - v)
@@ -118,8 +121,7 @@ def example(network: Network, preset: str, photo: Path) -> tuple[Tensor, Tensor]
     compressive sensing the target itself, else the target degraded by a preset of
     `dgunet.data.degradations`."""
     pixels = read_gray(photo) if network.channels == 1 else read_rgb(photo)
-    top, left = ((side - SIDE) // 2 for side in pixels.shape[:2])
-    pixels = pixels[top : top + SIDE, left : left + SIDE]
+    pixels = middle(pixels, SIDE, SIDE)
     target = to_tensor(pixels)
     if network.channels == 1:
         return target[None], target
@@ -208,8 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         network, _ = load_model(weights, task)
         record = read_record(weights) or {}
         image, target = example(network, degradation_of(record) or "", photos[name])
-        title = f"{task.replace('_', ' ')}: {trained_for(record)}"
-        rows = stage_rows(title, network.eval(), image, target, tuple(corner))
+        rows = stage_rows(network.eval(), image, target, tuple(corner), trained_for(record))
         save(rows, options.output / f"inside_{task.lower()}.jpg")
     if pictures := phi_pictures(options.photos):
         save([Row("Φ", "rows as blocks", pictures)], options.output / "inside_phi.jpg")

@@ -46,6 +46,7 @@ DETAILS = {  # task → a photograph, and the middle of its detail: of height, w
 }
 DETAIL_HEIGHT = 160  # pixels
 STAGES_SHOWN = 4
+BLOCK = 32  # pixels: photographs measured have sides of whole blocks
 COLUMNS = ("task", "degradation", "photographs", "input", "restored", "gain (dB)")
 
 
@@ -77,7 +78,7 @@ def restore_task(task: str, photos: Sequence[Path], folder: Path, max_side: int)
         raise InputError(f"{weights.with_suffix('.json')}: is no record; expected the weights' own")
     restorer = Restorer.from_checkpoint(weights, task=task, device="cpu")
     if restorer.network.channels == 1:
-        return [_sense(restorer.network, photo, folder, max_side) for photo in photos]
+        return [_sense(restorer, photo, folder, max_side) for photo in photos]
     synthesize(degradation_of(record), folder, photos, max_side=max_side, jobs=1, overwrite=True)
     examples = []
     for degraded, target in pair_by_name(folder / "input", folder / "target"):
@@ -87,17 +88,21 @@ def restore_task(task: str, photos: Sequence[Path], folder: Path, max_side: int)
     return examples
 
 
-def _sense(network, photo: Path, folder: Path, max_side: int) -> Example:
-    from dgunet.Compressive_Sensing.data import centre
-    from dgunet.Compressive_Sensing.measure import measure
-    from dgunet.Compressive_Sensing.reconstruct import reconstruct
-
-    target = centre(read_gray(photo), max_side)
-    images = reconstruct(network, measure(network, to_tensor(target)))
-    pixels = [*map(to_uint8, reversed(images)), target]
+def _sense(restorer: Restorer, photo: Path, folder: Path, max_side: int) -> Example:
+    pixels = read_gray(photo)
+    target = middle(pixels, *(min(max_side, side) // BLOCK * BLOCK for side in pixels.shape))
+    network = restorer.network
+    start = network.A.adjoint(network.measure(to_tensor(target)[None]))[0]
+    images = [to_uint8(start), *restorer.stages(target), target]
     for kind, index in {"input": 0, "restored": -2, "target": -1}.items():
-        write_image(folder / kind / f"{photo.stem}.png", pixels[index])
-    return Example(photo.stem, pixels)
+        write_image(folder / kind / f"{photo.stem}.png", images[index])
+    return Example(photo.stem, images)
+
+
+def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the central height×width of H×W[×C] pixels."""
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
 
 
 def table_row(task: str, examples: Sequence[Example]) -> list[str]:
