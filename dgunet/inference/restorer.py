@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -146,6 +147,39 @@ class Restorer:
             InputError: as `dgunet.model.checkpoint.load_model` does, and the constructor.
         """
         return cls(load_model(path, task, model)[0], **options)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike, *, revision: str | None = None, **options
+    ) -> Restorer:
+        """Load a folder that `python -m dgunet.tools.publish` wrote, or a model of the Hugging Face
+        hub that was made so.
+
+        Args:
+            name: the folder, or "user/name" on the hub, which needs the library huggingface_hub.
+            revision: the hub's branch, tag or commit.
+            options: the constructor's.
+
+        Raises:
+            InputError: there is no such folder or model; the library is missing; as
+                `from_checkpoint`.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            try:
+                from huggingface_hub import snapshot_download
+            except ImportError as error:
+                raise InputError(
+                    f"{name}: is no folder; models of the hub need: pip install huggingface_hub"
+                ) from error
+            files = ["config.json", "model.safetensors"]
+            try:
+                found = snapshot_download(str(name), revision=revision, allow_patterns=files)
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"{name}: neither a folder nor on the hub ({reason})") from error
+            folder = Path(found)
+        return cls.from_checkpoint(folder / "model.safetensors", **options)
 
     def __call__(self, image: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Return the restored image, of the same type and shape, in [0,1].

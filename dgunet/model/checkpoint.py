@@ -153,6 +153,14 @@ def load_model(
         InputError: the file is of another task or model than asked for, of several, or of none.
     """
     checkpoint = read_checkpoint(path)
+    return network_from(checkpoint, path, task, model), checkpoint
+
+
+def network_from(
+    checkpoint: dict, path: str | os.PathLike, task: str | None = None, model: str | None = None
+) -> Network:
+    """Build the network of a checkpoint that `read_checkpoint` returned, as `load_model` does.
+    `path` is the file's name, for messages."""
     candidates = identify(checkpoint)
     if not candidates:
         raise InputError(
@@ -175,7 +183,7 @@ def load_model(
         raise InputError(f"{path}: {error}") from error
     state = _fitting_state(network, checkpoint, path)
     network.to_empty(device="cpu").load_state_dict(state)
-    return network.eval(), checkpoint
+    return network.eval()
 
 
 def identify(checkpoint: dict) -> list[dict]:

@@ -1,0 +1,143 @@
+"""Put weights into a folder as model hubs expect it: config.json, model.safetensors, README.md.
+
+    python -m dgunet.tools.publish small_gaussian25 -o FOLDER
+    hf upload USER/NAME FOLDER                             (the command comes with huggingface_hub)
+
+`Restorer.from_pretrained` loads the folder, or `USER/NAME` once it is uploaded. README.md is a
+model card made from the JSON record beside the weights: what they were trained on and for, their
+scores, limits and licence. Without a record the card says that these are not known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from dgunet.base.errors import InputError, command
+from dgunet.base.files import write_bytes
+from dgunet.model.checkpoint import load_model, save_checkpoint
+from dgunet.model.network import Network
+from dgunet.model.pretrained import find_weights, read_record
+from dgunet.tools.export import describe
+
+CARD = """\
+---
+license: {licence}
+library_name: dgunet
+pipeline_tag: image-to-image
+tags: [image-restoration, {tag}]
+---
+
+# {name}
+
+{model} for {task} (Mou, Wang, Zhang, "Deep Generalized Unfolding Networks for Image Restoration",
+CVPR 2022), {parameters:,} parameters: {sizes}.
+
+```python
+from dgunet import Restorer
+
+restorer = Restorer.from_pretrained("FOLDER or USER/NAME")
+restored = restorer(image)  # NumPy array or tensor, of any size
+```
+
+## Trained for
+
+{degradation}
+
+## Training data
+
+{data}
+
+## Scores
+
+{scores}
+
+## Limits
+
+Trained for the degradation above and no other. On images degraded otherwise the result may be worse
+than the input. What a network restores is an estimate: do not take details of it for evidence.
+
+## Licence
+
+{licence_note}
+"""
+UNKNOWN = "Not known: the weights came without a record."
+
+
+def publish(weights: Path, folder: Path) -> None:
+    """Write the folder.
+
+    Raises:
+        InputError: as `dgunet.model.checkpoint.load_model`.
+    """
+    network, _ = load_model(weights)
+    record = read_record(weights)
+    config = json.dumps({**network.config, "library": "dgunet"}, indent=2)
+    write_bytes(folder / "config.json", config.encode())
+    save_checkpoint(folder / "model.safetensors", network)
+    card = model_card(weights.stem, network, record, describe(weights, network)["degradation"])
+    write_bytes(folder / "README.md", card.encode())
+
+
+def model_card(name: str, network: Network, record: Mapping | None, degradation: str) -> str:
+    """Return the README.md of a network, in Markdown."""
+    training = (record or {}).get("training", {})
+    data = [f"* {key.replace('_', ' ')}: {value}" for key, value in training.items()]
+    return CARD.format(
+        name=name,
+        model=type(network).__name__,
+        task=network.task.replace("_", " ").lower(),
+        tag=network.task.replace("_", "-").lower(),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        sizes=", ".join(f"{key} {value}" for key, value in network.sizes.items()),
+        degradation=degradation or UNKNOWN,
+        data="\n".join(data) or UNKNOWN,
+        scores=_scores(record or {}) or UNKNOWN,
+        licence="mit" if record else "other",
+        licence_note="The weights: MIT. The training data has its own licence."
+        if record
+        else "Not known: that of whoever trained the weights.",
+    )
+
+
+def _scores(record: Mapping) -> str:
+    """Return the scores of a record as a table: set, PSNR, SSIM of the input and of the result."""
+    rows = []
+    for name, scores in record.get("scores", {}).items():
+        if isinstance(scores.get("restored"), Mapping):  # image restoration
+            protocol = f"{name}, {scores.get('protocol', 'RGB')}"
+            before = scores.get("input", {})
+            rows.append((protocol, *(_pair(s) for s in (before, scores["restored"]))))
+    for name, (psnr, ssim) in record.get("mean", {}).items():  # compressive sensing
+        rows.append((name, "–", f"{psnr:.2f} / {ssim:.4f}"))
+    if not rows:
+        return ""
+    lines = ["| test set | degraded: PSNR, dB / SSIM | restored |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def _pair(scores: Mapping) -> str:
+    return f"{scores['psnr']:.2f} / {scores['ssim']:.4f}" if scores else "–"
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m dgunet.tools.publish",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("weights", metavar="WEIGHTS", help="a checkpoint, or the name of bundled weights")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="the folder to write")
+    options = parser.parse_args()
+    if options.output.exists() and not options.output.is_dir():
+        raise InputError(f"{options.output}: is a file; expected a folder")
+    publish(find_weights(options.weights), options.output)
+    print(f"{options.output}: config.json, model.safetensors, README.md")
+
+
+if __name__ == "__main__":
+    main()
