@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -15,7 +15,7 @@ def overlapped(
     write: Callable,
     threads: int,
     ahead: int = 4,
-) -> Iterator:
+) -> Generator:
     """Yield each item once it is computed: `write(item, compute(item, read(item)))`, with reading
     and writing in threads beside the computing. At most `ahead` items are read before their turn,
     and as many wait to be written."""

@@ -181,7 +181,7 @@ def report(
 
 def model_of(settings: Iterable[dict | None]) -> str:
     """Return the model that all settings name, DGUNet where they don't."""
-    named = {values.get("model") for values in settings if values}
+    named = {str(values.get("model")) for values in settings if values}
     return named.pop() if len(named) == 1 and named <= set(MODELS) else "DGUNet"
 
 

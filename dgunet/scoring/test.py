@@ -250,7 +250,7 @@ def run_sets(
     for images in sets:
         folder = folders[images.name]
         folder.scores.unlink(missing_ok=True)
-        restorer.self_ensemble = folder.settings["self_ensemble"]
+        restorer.self_ensemble = bool(folder.settings["self_ensemble"])
         with folder.writing():
             of_results, of_inputs = _restore_set(restorer, images, folder.path, options.jobs)
             if restorer.largest_tile < math.inf:  # the memory was not enough for what was asked
@@ -305,8 +305,12 @@ def _restore_set(
     for _ in tqdm(done, images.name, len(images.inputs), unit="image", disable=None):
         pass
     images.finish(folder)
-    order = [images.label(item) for item in images.inputs]
-    return tuple({n: part[n] for n in order if n in part} for part in (of_results, of_inputs))
+    order = {images.label(item): index for index, item in enumerate(images.inputs)}
+    in_order = sorted(of_results, key=order.__getitem__)  # threads may end in another
+    return (
+        {name: of_results[name] for name in in_order},
+        {name: of_inputs[name] for name in in_order if name in of_inputs},
+    )
 
 
 def _report(

@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import errno
 import glob
+import io
 import math
 import os
 import sys
@@ -413,7 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, report, start = parse_arguments(arguments), Report(), time.monotonic()
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     warnings.filterwarnings("ignore", category=UserWarning)  # of libraries, on odd files
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels is the limit
