@@ -1,13 +1,13 @@
-"""Score reconstructions that lie as image files.
+"""Score reconstructions that are image files.
 
-Those of test.py, results/Set11_25 (of ratio 25) against Datasets/Set11, all there are or some:
+Those that test.py wrote, results/Set11_25 (at ratio 25 %) against Datasets/Set11, all or some:
     python evaluate.py
     python evaluate.py --dataset Set11_25 BSD68_25
-Two folders, images matched by name, made by any program:
+Any two folders, images matched by name:
     python evaluate.py --result_dir A --target_dir B
 
-The published scores, and test.py's, are of results before rounding. Files are rounded to 8 bits:
-at 41 dB that costs 0.07 dB, at 31 dB nothing.
+The published scores, and those of test.py, are of results before rounding. Files are rounded to 8
+bits, which costs 0.07 dB at 41 dB and nothing at 31 dB.
 """
 
 from dataclasses import replace

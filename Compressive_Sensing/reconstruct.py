@@ -3,9 +3,9 @@
     python reconstruct.py FILE.npz --weights WEIGHTS
     python reconstruct.py FILE.npz -o IMAGE.png --stages FOLDER
 
-measure.py makes the file, with the Φ of the same weights: those of another Φ are refused. Without
--o the image is FILE_reconstructed.png beside the file. --stages also writes Φᵀy, from which the
-stages start, and every stage's image: FOLDER/0.png, FOLDER/1.png, …
+measure.py writes the file, with the Φ of the same weights; measurements by another Φ are refused.
+Without -o the image is FILE_reconstructed.png beside the file. --stages also writes Φᵀy, from which
+the stages start, and every stage's image: FOLDER/0.png, FOLDER/1.png, …
 """
 
 import argparse

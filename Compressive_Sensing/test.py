@@ -1,18 +1,18 @@
 """Measure and reconstruct images, and score the results.
 
-Set11 and BSD68, in Datasets/Set11 and Datasets/BSD68; results to results/Set11_25 (of ratio 25):
+Set11 and BSD68, in Datasets/Set11 and Datasets/BSD68; results in results/Set11_25 (at ratio 25 %):
     python test.py --weights FILE
-    python test.py --dataset Set11 --weights FILE --tile 128     as the published script does:
-                                     in a grid of tiles, each measured on its own
-Own images, of any format, size and number:
+As the published script does, in a grid of tiles, each measured and reconstructed on its own:
+    python test.py --dataset Set11 --weights FILE --tile 128
+Your own images, of any size and number:
     python test.py --input_dir FOLDER --weights FILE
 
-Of a colour image Y is taken (OpenCV's YCrCb, full range). With --color each of R, G and B is
-measured and reconstructed on its own. Keeping the chroma and reconstructing Y alone would look
-better, but two thirds of such a picture were never measured. The score is of Y either way.
+Of a colour image Y is measured (OpenCV's YCrCb, full range); with --color R, G and B, each on its
+own. Reconstructing Y and keeping the other two channels would look better, but two thirds of such a
+picture were never measured. The score is of Y either way.
 
-Scores are of the results before they are rounded to 8 bits for the PNGs, as published; evaluate.py
-scores the PNGs. Beside the results lie settings.json and scores.csv.
+Scores are of the results before they are rounded to 8 bits, as published; evaluate.py scores the
+PNGs. settings.json and scores.csv are written beside the results.
 """
 
 import argparse

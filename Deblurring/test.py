@@ -1,12 +1,12 @@
-"""Restore blurred images, and score them where the sharp ones are there.
+"""Restore blurred images, and score the results where there are sharp images.
 
-A test set (GoPro, HIDE, RealBlur_J, RealBlur_R), blurred images in Datasets/<set>/test/input, sharp
-ones in Datasets/<set>/test/target, results to results/<set>:
+A test set (GoPro, HIDE, RealBlur_J, RealBlur_R): blurred images in Datasets/<set>/test/input, sharp
+ones in Datasets/<set>/test/target, results in results/<set>:
     python test.py --dataset GoPro --weights FILE
-Own images, in FOLDER or FOLDER/input (sharp ones, if there are, in FOLDER/target):
+Your own images, in FOLDER or FOLDER/input (sharp ones, if you have them, in FOLDER/target):
     python test.py --input_dir FOLDER --weights FILE
-Beside the results lie settings.json and scores.csv. Images may have any size. evaluate.py scores
-results again, also those of other programs.
+settings.json and scores.csv are written beside the results. Images may have any size, and are
+restored whole unless --tile is given. evaluate.py scores results again, also of other programs.
 """
 
 from dgunet.base.errors import command

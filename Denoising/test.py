@@ -1,19 +1,20 @@
-"""Restore noisy images, and score them where the clean ones are there.
+"""Restore noisy images, and score the results where there are clean images.
 
-The SIDD benchmark, Datasets/SIDD/test/Validation{Noisy,Gt}BlocksSrgb.mat, result to
-results/SIDD/mat/Idenoised.mat; and DND, Datasets/DND/test/info.mat and images_srgb/, results to
+The SIDD benchmark, Datasets/SIDD/test/Validation{Noisy,Gt}BlocksSrgb.mat, result in
+results/SIDD/mat/Idenoised.mat; and DND, Datasets/DND/test/info.mat and images_srgb/, results in
 results/DND/mat/ as its server takes them. Both with the self-ensemble, as published:
     python test.py --dataset SIDD --weights FILE
     python test.py --dataset DND --weights FILE
-Gaussian noise on clean photographs, those in Datasets/CBSD68 (or its target/), results to
-results/CBSD68_sigma25. The noise is added in float, neither clipped nor rounded (the protocol of
-DnCNN and Restormer), and for the same file name always the same. A grey photograph gets one noise
-for all three channels and a grey result; --grey makes photographs grey first:
+Gaussian noise on clean photographs, those in Datasets/CBSD68 (or its target/), results in
+results/CBSD68_sigma25:
     python test.py --dataset CBSD68 --sigma 15 25 50 --weights FILE
-Own images, in FOLDER or FOLDER/input (clean ones, if there are, in FOLDER/target):
+The noise is added in float, neither clipped nor rounded (the protocol of DnCNN and Restormer), and
+is always the same for the same file name. A grey photograph gets one noise for all three channels
+and a grey result; --grey makes photographs grey first.
+Your own images, in FOLDER or FOLDER/input (clean ones, if you have them, in FOLDER/target):
     python test.py --input_dir FOLDER --weights FILE
-Beside the results lie settings.json and scores.csv. Images may have any size. evaluate.py scores
-results again, also those of other programs.
+settings.json and scores.csv are written beside the results. Images may have any size, and are
+restored whole unless --tile is given. evaluate.py scores results again, also of other programs.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Restore rainy images, and score them where the clean ones are there.
+"""Restore rainy images, and score the results where there are clean images.
 
-Those of the five test sets (Rain100L, Rain100H, Test100, Test1200, Test2800) that are there, rainy
-images in Datasets/<set>/input, clean ones in Datasets/<set>/target, results to results/<set>:
+The test sets Rain100L, Rain100H, Test100, Test1200 and Test2800, as far as they are there: rainy
+images in Datasets/<set>/input, clean ones in Datasets/<set>/target, results in results/<set>:
     python test.py --weights FILE
 Some of them:
     python test.py --dataset Rain100L Rain100H --weights FILE
-Own images, in FOLDER or FOLDER/input (clean ones, if there are, in FOLDER/target):
+Your own images, in FOLDER or FOLDER/input (clean ones, if you have them, in FOLDER/target):
     python test.py --input_dir FOLDER --weights FILE
-Beside the results lie settings.json and scores.csv. Images may have any size. evaluate.py scores
-results again, also those of other programs.
+settings.json and scores.csv are written beside the results. Images may have any size, and are
+restored whole unless --tile is given. evaluate.py scores results again, also of other programs.
 """
 
 from dgunet.base.errors import command
