@@ -30,9 +30,10 @@ from dgunet.base.errors import InputError
 from dgunet.inference.memory import is_out_of_memory, keep_freed_memory
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.inference.restorer import Restorer
-from dgunet.model.checkpoint import load_model, published_state_dict
+from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network
 from dgunet.model.pretrained import default_weights
+from dgunet.model.published_format import published_state_dict
 from dgunet.model.registry import MODELS, TASKS, build_model
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -30,7 +30,7 @@ _PUBLIC = {  # name → module; imported when first used, so that `import dgunet
     "load_model": "dgunet.model.checkpoint",
     "load_weights": "dgunet.model.checkpoint",
     "optimize_for_inference": "dgunet.inference.optimize",
-    "published_state_dict": "dgunet.model.checkpoint",
+    "published_state_dict": "dgunet.model.published_format",
 }
 __all__ = [
     "Restorer",

@@ -23,8 +23,8 @@ from torch import Tensor
 from dgunet.base.errors import InputError, first_few
 from dgunet.base.files import write_atomically
 from dgunet.model.network import Network
-from dgunet.model.published_format import published_names, unused_entries
-from dgunet.model.registry import TASKS, build_model
+from dgunet.model.published_format import published_names, published_sizes, unused_entries
+from dgunet.model.registry import TASKS, build_model, model_class
 
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 
@@ -191,28 +191,11 @@ def identify(checkpoint: dict) -> list[dict]:
     project's files carry; several where published tasks share their sizes; none for others."""
     if checkpoint["config"] is not None:
         return [{key: checkpoint["config"][key] for key in ("task", "model", "sizes")}]
-    state = checkpoint["state_dict"]
-    try:
-        width, channels = state["shallow_feat1.0.weight"].shape[:2]
-        step = state["stage1_encoder.body.0.conv_1.weight"].shape[0] - width
-        if channels == 1:
-            tasks = ["Compressive_Sensing"]
-            ratio = next(r for r in range(1, 101) if -(-1024 * r // 100) == len(state["Phi"]))
-            extra = state["concat_final.weight"].shape[0] - width
-            sizes = {"cs_ratio": ratio, "width": width, "width_step": step, "last_extra": extra}
-            separate = [int(n.split(".")[1]) for n in state if re.match(r"body\.\d+\.", n)]
-            model = "DGUNet_plus" if separate else "DGUNet"
-            sizes["stages"] = max(separate, default=4) + 3
-        else:
-            tasks = [task for task in TASKS if task != "Compressive_Sensing"]
-            model = "DGUNet" if "concat67.weight" in state else "DGUNet_plus"
-            sizes = {"width": width, "width_step": step}
-            if model == "DGUNet":
-                sizes["last_extra"] = state["concat67.weight"].shape[0] - width
-            numbered = (re.match(r"shallow_feat(\d+)\.", name) for name in state)
-            sizes["stages"] = max(int(match[1]) for match in numbered if match)
-    except (LookupError, ValueError, StopIteration):
+    found = published_sizes(checkpoint["state_dict"])
+    if found is None:
         return []
+    channels, model, sizes = found
+    tasks = [task for task in TASKS if model_class(task, model).channels == channels]
     published = [task for task in tasks if _published_sizes(task, model) == sizes]
     return [{"task": task, "model": model, "sizes": sizes} for task in published or tasks]
 
@@ -313,21 +296,6 @@ def _tied_groups(model: Network) -> list[list[str]]:
     for name, value in model.state_dict(keep_vars=True).items():
         groups.setdefault(id(value), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
-
-
-def published_state_dict(model: Network) -> dict[str, Tensor]:
-    """Return the model's weights as the published code loads them: its names (with `module.`), the
-    unused entries filled with zeros.
-
-    Raises:
-        ValueError: the model has not the seven stages that the published code fixes.
-    """
-    if model.sizes["stages"] != 7:
-        raise ValueError(f"the published code has 7 stages, this model {model.sizes['stages']}")
-    names = published_names(model)
-    state = {names[name]: value.detach().clone() for name, value in model.state_dict().items()}
-    state |= {name: torch.zeros(shape) for name, shape in unused_entries(model).items()}
-    return {f"module.{name}": value for name, value in state.items()}
 
 
 def save_checkpoint(path: str | os.PathLike, model: Network, /, **extra) -> None:

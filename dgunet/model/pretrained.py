@@ -1,4 +1,4 @@
-"""The weights that come with the project: which file is a task's default, and what each is for.
+"""The bundled pretrained weights: which file is a task's default, and what each is for.
 
 They lie in `<task>/pretrained_models`, a safetensors file and a JSON record each.
 """
@@ -10,17 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dgunet.base.errors import InputError
-from dgunet.model.registry import TASKS, task_folder
+from dgunet.model.registry import DEFAULT_WEIGHTS, TASKS, task_folder
 
 PUBLISHED_WEIGHTS = (  # where the paper's authors offer theirs
     "https://github.com/MC-E/Deep-Generalized-Unfolding-Networks-for-Image-Restoration"
 )
-DEFAULT_WEIGHTS: Mapping[str, str] = {  # task → name, without .safetensors
-    "Deblurring": "small_blur_mild",
-    "Deraining": "small_rain_medium",
-    "Denoising": "small_gaussian25",
-    "Compressive_Sensing": "DGUNet_25",
-}
 
 
 def default_weights(task: str) -> Path:
@@ -35,12 +29,19 @@ def default_weights(task: str) -> Path:
     return path
 
 
+def bundled_weights() -> dict[str, Path]:
+    """Return {name: file} of all bundled weights, by task."""
+    folders = [task_folder(task) / "pretrained_models" for task in TASKS]
+    files = [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
+    return {file.stem: file for file in files}
+
+
 def find_weights(name: str | Path) -> Path:
-    """Return the file that a path, or the name of shipped weights, stands for. A path to what does
+    """Return the file that a path, or the name of bundled weights, stands for. A path to what does
     not exist is returned as it is.
 
     Raises:
-        InputError: a bare name without suffix that nothing has.
+        InputError: a bare name without suffix that no bundled weights have.
 
     >>> find_weights("small_gaussian25").name
     'small_gaussian25.safetensors'
@@ -48,11 +49,11 @@ def find_weights(name: str | Path) -> Path:
     path = Path(name)
     if path.exists() or path.name != str(name) or path.suffix:
         return path
-    shipped = {file.stem: file for task in TASKS for file in _shipped(task)}
-    if path.name not in shipped:
-        known = ", ".join(shipped) or "none"
-        raise InputError(f"{name}: neither a file nor shipped weights; shipped are: {known}")
-    return shipped[path.name]
+    bundled = bundled_weights()
+    if path.name not in bundled:
+        known = ", ".join(bundled) or "none"
+        raise InputError(f"{name}: neither a file nor bundled weights; bundled are: {known}")
+    return bundled[path.name]
 
 
 def read_record(weights: str | Path) -> dict | None:
@@ -66,7 +67,8 @@ def read_record(weights: str | Path) -> dict | None:
 
 
 def degradation_of(record: Mapping) -> str | None:
-    """Return which degradation, such as a preset of `dgunet.data.degradations`, a record says."""
+    """Return the degradation that a record names, such as a preset of
+    `dgunet.data.degradations`."""
     training = record.get("training")
     degradation = training.get("degradation") if isinstance(training, Mapping) else None
     return degradation if isinstance(degradation, str) else None
@@ -83,7 +85,3 @@ def trained_for(record: Mapping) -> str:
     if "cs_ratio" in record:
         return f"compressive sensing ratio {record['cs_ratio']} %"
     return str(record.get("trained_for") or degradation_of(record))
-
-
-def _shipped(task: str) -> list[Path]:
-    return sorted(task_folder(task).glob("pretrained_models/*.safetensors"))

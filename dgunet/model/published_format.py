@@ -5,6 +5,12 @@ stands under several names on both sides. Published files also hold entries that
 computation: `unused_entries`.
 """
 
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
 from dgunet.model.network import Network
 
 # Names inside one part: ours → published.
@@ -56,6 +62,46 @@ def unused_entries(model: Network) -> dict[str, tuple[int, ...]]:
                 f"{body}.2.bias": (3,),
             }
     return shapes
+
+
+def published_sizes(state: Mapping[str, Tensor]) -> tuple[int, str, dict[str, int]] | None:
+    """Return the channels, the model's name and the sizes that a state dict of published names
+    (without `module.`) is of; None if it is none."""
+    try:
+        width, channels = state["shallow_feat1.0.weight"].shape[:2]
+        step = state["stage1_encoder.body.0.conv_1.weight"].shape[0] - width
+        sizes = {"width": width, "width_step": step}
+        if channels == 1:
+            rows, last = len(state["Phi"]), "concat_final.weight"
+            sizes["cs_ratio"] = next(r for r in range(1, 101) if -(-1024 * r // 100) == rows)
+            separate = [int(name.split(".")[1]) for name in state if re.match(r"body\.\d", name)]
+            model = "DGUNet_plus" if separate else "DGUNet"
+            sizes["stages"] = max(separate, default=4) + 3
+        else:
+            last = "concat67.weight"
+            model = "DGUNet" if last in state else "DGUNet_plus"
+            numbered = (re.match(r"shallow_feat(\d+)\.", name) for name in state)
+            sizes["stages"] = max(int(match[1]) for match in numbered if match)
+        if last in state:
+            sizes["last_extra"] = state[last].shape[0] - width
+    except (LookupError, ValueError, StopIteration):
+        return None
+    return channels, model, sizes
+
+
+def published_state_dict(model: Network) -> dict[str, Tensor]:
+    """Return the model's weights as the published code loads them: its names (with `module.`), the
+    unused entries filled with zeros.
+
+    Raises:
+        ValueError: the model has not the seven stages that the published code fixes.
+    """
+    if model.sizes["stages"] != 7:
+        raise ValueError(f"the published code has 7 stages, this model {model.sizes['stages']}")
+    names = published_names(model)
+    state = {names[name]: value.detach().clone() for name, value in model.state_dict().items()}
+    state |= {name: torch.zeros(shape) for name, shape in unused_entries(model).items()}
+    return {f"module.{name}": value for name, value in state.items()}
 
 
 def _repeats(model: Network) -> bool:

@@ -19,6 +19,26 @@ TASKS: Mapping[str, str] = {  # task → module of its models
     "Compressive_Sensing": "dgunet.Compressive_Sensing.DGUNet",
 }
 
+DEFAULT_WEIGHTS: Mapping[str, str] = {  # task → its default file in pretrained_models/, no suffix
+    "Deblurring": "small_blur_mild",
+    "Deraining": "small_rain_medium",
+    "Denoising": "small_gaussian25",
+    "Compressive_Sensing": "DGUNet_25",
+}
+
+
+def model_class(task: str, model: str = "DGUNet") -> type[Network]:
+    """Return the class of a task's model.
+
+    Raises:
+        InputError: an unknown task or model.
+    """
+    if not isinstance(task, str) or task not in TASKS:
+        raise InputError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
+    if model not in MODELS:
+        raise InputError(f"unknown model {model!r}, expected one of {', '.join(MODELS)}")
+    return getattr(import_module(TASKS[task]), model)
+
 
 def build_model(
     task: str, model: str = "DGUNet", sizes: Mapping[str, int] | None = None
@@ -31,12 +51,9 @@ def build_model(
     >>> build_model("Deraining", "DGUNet", {"width": 8, "width_step": 4}).config["sizes"]
     {'width': 8, 'width_step': 4, 'last_extra': 16, 'stages': 7}
     """
-    if not isinstance(task, str) or task not in TASKS:
-        raise InputError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
-    if model not in MODELS:
-        raise InputError(f"unknown model {model!r}, expected one of {', '.join(MODELS)}")
+    network = model_class(task, model)
     try:
-        return getattr(import_module(TASKS[task]), model)(**(sizes or {}))
+        return network(**(sizes or {}))
     except (TypeError, ValueError) as error:
         raise InputError(f"{task} {model}: {error}") from error
 

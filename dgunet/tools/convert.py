@@ -29,12 +29,11 @@ from dgunet.model.checkpoint import (
     identify,
     is_of_published_size,
     load_model,
-    published_state_dict,
     read_checkpoint,
     save_checkpoint,
 )
 from dgunet.model.network import Network
-from dgunet.model.published_format import unused_entries
+from dgunet.model.published_format import published_state_dict, unused_entries
 from dgunet.model.registry import MODELS, TASKS
 
 SAFETENSORS = ".safetensors"

@@ -21,11 +21,10 @@ from dgunet.base.files import write_atomically
 from dgunet.model.checkpoint import (
     load_model,
     load_weights,
-    published_state_dict,
     read_checkpoint,
     save_checkpoint,
 )
-from dgunet.model.published_format import published_names
+from dgunet.model.published_format import published_names, published_state_dict
 from dgunet.model.registry import MODELS, TASKS, build_model
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from dgunet.inference.optimize import optimize_for_inference
-from dgunet.model.checkpoint import load_weights, published_state_dict
-from dgunet.model.published_format import published_names, unused_entries
+from dgunet.model.checkpoint import load_weights
+from dgunet.model.published_format import published_names, published_state_dict, unused_entries
 from dgunet.model.registry import MODELS, TASKS, build_model, task_module
 
 LOSSES = {task: task_module(task, "train").TASK.loss for task in TASKS}

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgunet.model.checkpoint import load_model, published_state_dict, save_checkpoint
+from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.network import Network
-from dgunet.model.published_format import unused_entries
+from dgunet.model.published_format import published_state_dict, unused_entries
 from dgunet.model.registry import MODELS, TASKS, build_model
 from dgunet.tools.convert import main
 

@@ -341,7 +341,7 @@ def test_missing_default_weights_are_named(run, release, tmp_path):
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
     assert f"{release}/Deblurring/pretrained_models/small_blur_mild.safetensors" in err
     code, _, err = run(*common, "--weights", "small_blur", task=None)
-    assert code == 2 and "small_blur: neither a file nor shipped weights; shipped are: " in err
+    assert code == 2 and "small_blur: neither a file nor bundled weights; bundled are: " in err
     assert "small_rain_medium, small_gaussian25, DGUNet_25" in err
     code, _, err = run(*common, "--weights", "DGUNet_25", "--task", "Denoising", task=None)
     assert code == 2 and "this is a Compressive_Sensing DGUNet checkpoint" in err

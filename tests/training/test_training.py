@@ -19,7 +19,8 @@ import Denoising.train
 import Deraining.train
 from dgunet.base.errors import InputError
 from dgunet.images.files import to_tensor, write_image
-from dgunet.model.checkpoint import published_state_dict, read_checkpoint
+from dgunet.model.checkpoint import read_checkpoint
+from dgunet.model.published_format import published_state_dict
 from dgunet.model.registry import build_model
 from dgunet.training import signals
 from dgunet.training import trainer as training
