@@ -1,8 +1,8 @@
-"""Arrange a downloaded dataset, as its authors ship it, into the folders train.py and test.py read.
+"""Arrange a downloaded dataset into the folders that train.py and test.py read.
 
     python -m dgunet.tools.arrange GoPro GOPRO_Large Deblurring/Datasets
 
-In SOURCE, at any depth, is looked for (and what is made of it in DEST):
+The program looks in SOURCE, at any depth, for (in brackets: what it makes of it in DEST):
 
     GoPro       train/SCENE/ and test/SCENE/ with blur (--gamma: blur_gamma) and sharp
                 (train, GoPro/test)
@@ -16,10 +16,10 @@ In SOURCE, at any depth, is looked for (and what is made of it in DEST):
                 (SIDD/test, and as PNG val)
     DND         info.mat with images_srgb/0001.mat ... 0050.mat (DND/test)
 
-Pairs come to lie in input/ and target/ under one name, made with the folders' names where the
-files' own are not unique. Files are hard links to those in SOURCE (no room needed, but a change to
-the one changes the other), or copies where the disk has no links or with --copy. Nothing is ever
-overwritten, and an interrupted run goes on when started again.
+The two images of a pair get one name, in input/ and in target/; it includes the names of their
+folders where file names alone are not unique. Files are hard links to those in SOURCE (they take no
+space, but a change to one changes the other), or copies with --copy and where the disk has no
+links. Nothing is ever overwritten, and an interrupted run continues when it is started again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import argparse
 import filecmp
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dgunet.base.errors import InputError, command, first_few
+from dgunet.base.files import replacing
 from dgunet.images.files import list_images, pair_by_name, write_image
 
 RAIN_TEST_SETS = ("Rain100L", "Rain100H", "Test100", "Test1200", "Test2800")
@@ -53,12 +53,12 @@ def arrange(
     progress: bool = False,
 ) -> dict[Path, int]:
     """Arrange `dataset` (a name in `DATASETS`) from `source` into `dest` and return how many files
-    now lie in each folder of it, those already there included.
+    each folder in it now holds, those already there included.
 
     `copy` copies instead of linking; `gamma` takes GoPro's blur_gamma.
 
-    Raises `InputError` if `source` has another layout than looked for, or if a file of another
-    content is in the way; nothing is done then.
+    Raises `InputError`, before anything is written, if `source` has an unknown layout or if a file
+    with other content is in the way.
     """
     from tqdm import tqdm
 
@@ -75,7 +75,8 @@ def arrange(
     for original, place in tqdm(_to_do(plan), dataset, disable=not progress):
         place.parent.mkdir(parents=True, exist_ok=True)
         if copy or not _link(original, place):
-            _copy(original, place)
+            with replacing(place) as partial:
+                shutil.copy2(original, partial)
     counts = Counter(place.parent for _, place in plan)
     if dataset == "SIDD":
         counts.update(_unpack_sidd_validation(dest, progress))
@@ -231,8 +232,8 @@ def _found(plan: Plan, source: Path, looked_for: str) -> Plan:
 
 
 def _to_do(plan: Plan) -> Plan:
-    """Return the part of a plan that is not done yet. Raises `InputError` if two files are to have
-    one name, or one of other content is in the way."""
+    """Return the part of a plan that is not done yet. Raises `InputError` if two files would get
+    one name, or a file with other content is in the way."""
     doubled = [place for place, count in Counter(place for _, place in plan).items() if count > 1]
     if doubled:
         raise InputError(f"{len(doubled)} names stand for two files: {first_few(doubled)}")
@@ -240,7 +241,7 @@ def _to_do(plan: Plan) -> Plan:
     in_the_way = [place for original, place in present if not _same(original, place)]
     if in_the_way:
         raise InputError(
-            f"{len(in_the_way)} files of other content are in the way, nothing done: "
+            f"{len(in_the_way)} files with other content are in the way, nothing done: "
             f"{first_few(in_the_way)}"
         )
     done = {place for _, place in present}
@@ -260,15 +261,6 @@ def _link(original: Path, place: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _copy(original: Path, place: Path) -> None:
-    partial = place.with_name(f".{place.name}.{uuid.uuid4().hex}.part")
-    try:
-        shutil.copy2(original, partial)
-        os.replace(partial, place)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _unpack_sidd_validation(dest: Path, progress: bool) -> dict[Path, int]:

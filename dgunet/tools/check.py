@@ -2,10 +2,10 @@
 
     python -m dgunet.tools.check Deblurring/Datasets/train
 
-Checked are all folders below the given one that hold `input/` or `target/` (the folder itself among
-them), or else the folder's own photographs: images without a partner or with the name of another,
-files that cannot be read, pairs that differ in size, in channels or in bits. The program lists the
-problems and exits with 2 if there are any.
+The program checks the given folder and all folders below it that hold `input/` or `target/`; where
+there are none, the folder's own photographs. It lists images without a partner, two images of one
+name, files that cannot be read, and pairs that differ in size, channels or bits. It exits with 2 if
+it finds any of these.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 @dataclass
 class Report:
-    """What `check_folder` found: how many images, how many of each kind such as `1280×720 RGB,
-    8 bits`, and a line for each problem."""
+    """What `check_folder` found: the number of images, of pairs and of each kind of image (such as
+    `1280×720 RGB, 8 bits`), and a line for each problem."""
 
     folder: Path
     images: int = 0
@@ -83,7 +83,7 @@ def check_folder(folder: str | Path, *, jobs: int = -1, progress: bool = False) 
 
 
 def _group(report: Report) -> list[list[Path]]:
-    """Return the images of a folder by name, one or two for each, and report what spoils pairs."""
+    """Return the images of a folder, those of one name together, and report what spoils pairs."""
     folder = report.folder
     if not any((folder / part).is_dir() for part in PARTS):
         return [[path] for path in list_images(folder)]

@@ -1,14 +1,14 @@
-"""Tell what a checkpoint is, check it, and write it in another format.
+"""Describe a checkpoint, check it, and write it in another format.
 
     python -m dgunet.tools.convert FILE.pth                 writes FILE.safetensors
     python -m dgunet.tools.convert FILE.pth --published     writes FILE_published.pth
     python -m dgunet.tools.convert FILE.pth --info          writes nothing
 
-FILE is a published checkpoint, one that training wrote here, or safetensors; FILE.safetensors is
-for this project, FILE_published.pth for the published code. Checked are that the entries are those
-of the network, each of its shape, and that all values are finite. What training needs to go on (the
-optimizer's state) is left out. Several files may be given; those that fail are named, and the
-program exits with 2.
+FILE is a published checkpoint, one that was trained here, or safetensors; FILE.safetensors is for
+this project, FILE_published.pth for the published code. The program checks that the entries are
+those of the network, each with its shape, and that all values are finite. It leaves out what only
+training needs, such as the optimizer's state. Of several files it names those that fail, and exits
+with 2.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ def describe(path: str | os.PathLike, network: Network, checkpoint: dict, tasks:
 
 
 def write_published(path: str | os.PathLike, network: Network, epoch: int | None = None) -> None:
-    """Write a network's weights as the published code loads them: of image restoration a dict with
-    `state_dict` (and `epoch`), of compressive sensing the state dict alone; in the format that
-    PyTorch wrote before 1.6, because the published code is of 1.1's time.
+    """Write a network's weights as the published code loads them: for image restoration a dict with
+    `state_dict` (and `epoch`), for compressive sensing the state dict alone; in the file format of
+    PyTorch before 1.6, which the PyTorch 1.1 of the published code can read.
 
     Raises:
-        InputError: the network has not the seven stages that the published code fixes.
+        InputError: the network does not have the seven stages that the published code fixes.
     """
     if network.sizes["stages"] != PUBLISHED_STAGES:
         raise InputError(
@@ -132,7 +132,7 @@ def convert(
     published: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Print what a checkpoint is, and write it unless `output` is None: as safetensors or, if
+    """Describe a checkpoint and, unless `output` is None, write it: as safetensors or, if
     `published`, for the published code.
 
     Raises:
@@ -149,15 +149,10 @@ def convert(
     if len(tasks) > 1:
         raise InputError(f"{path}: fits {' and '.join(tasks)}; expected --task to say which")
     notes = _notes(checkpoint)
-    try:
-        if published:
-            write_published(output, network, notes.get("epoch"))
-        else:
-            save_checkpoint(output, network, **notes)
-    except USER_ERRORS:
-        raise
-    except OSError as error:  # such as a full disk
-        raise InputError(f"{output}: cannot be written ({error.strerror})") from error
+    if published:
+        write_published(output, network, notes.get("epoch"))
+    else:
+        save_checkpoint(output, network, **notes)
     print(f"  written: {output}, {_megabytes(output)}")
 
 
@@ -173,12 +168,8 @@ def _check_output(path: Path, output: Path, published: bool, overwrite: bool) ->
         raise FileExistsError(f"{output}: exists; --overwrite replaces it, -o FILE names another")
 
 
-def _default_name(path: Path, published: bool) -> str:
-    return f"{path.stem}_published.pth" if published else f"{path.stem}{SAFETENSORS}"
-
-
 def _notes(checkpoint: dict) -> dict:
-    """Return what a checkpoint says beside weights and training state, as far as it is plain."""
+    """Return what a checkpoint holds beside weights and training state, as far as JSON can."""
     skipped = {"config", "state_dict", *TRAINING_STATE}
     return {
         key: value
@@ -225,7 +216,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     text = "where to write: a file, or an existing folder (default: beside FILE)"
     add("-o", "--output", type=Path, metavar="FILE", help=text)
     add("--published", action="store_true", help="write for the published code, not safetensors")
-    add("--info", action="store_true", help="tell and check only, write nothing")
+    add("--info", action="store_true", help="describe and check only, write nothing")
     text = "which task, where weights fit several; stop unless they are of this one"
     add("--task", choices=list(TASKS), help=text)
     add("--model", choices=MODELS, help="stop unless the weights are of this model")
@@ -246,11 +237,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     outputs: list[Path | None] = []
+    ending = "_published.pth" if options.published else SAFETENSORS
     for path in options.files:
         output = options.output or path.parent
-        outputs.append(
-            output / _default_name(path, options.published) if output.is_dir() else output
-        )
+        outputs.append(output / f"{path.stem}{ending}" if output.is_dir() else output)
     if options.info:
         outputs = [None] * len(outputs)
     elif doubled := sorted({str(o) for o in outputs if outputs.count(o) > 1}):

@@ -61,7 +61,7 @@ def test_nothing_is_overwritten_and_a_second_run_goes_on(tmp_path):
     placed = dest / "GoPro" / "test" / "target" / "G3-000001.png"
     picture(placed, seed=0)
     precious = placed.read_bytes()
-    with pytest.raises(InputError, match=r"1 files of other content .*G3-000001\.png"):
+    with pytest.raises(InputError, match=r"1 files with other content .*G3-000001\.png"):
         arrange("GoPro", source, dest)
     assert placed.read_bytes() == precious and not (dest / "train").exists()
 

@@ -1,4 +1,4 @@
-"""Work in threads."""
+"""Work in threads. (`overlapped` is tested with test.py.)"""
 
 import subprocess
 import sys
