@@ -18,7 +18,8 @@ from report import spread, table
 from dgunet.base.errors import command
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.model.checkpoint import load_model
-from dgunet.model.pretrained import DEFAULT_WEIGHTS, default_weights
+from dgunet.model.pretrained import default_weights
+from dgunet.model.registry import DEFAULT_WEIGHTS
 from dgunet.tools.export import export
 
 SIDE = 256

@@ -298,16 +298,14 @@ def weights_table() -> str:
     lines = []
     for file, record in records().items():
         made = record["training"]
-        link = f"[{record['task']}/{file.name}]({file.relative_to(ROOT).as_posix()})"
-        data = made["data"].partition(",")[0]
         condition = made.get("degradation") or ", ".join(conditions(record))
         lines.append(
             {
-                "file": link,
-                "trained on": f"{data}, {condition}",
+                "file": f"[{record['task']}/{file.name}]({file.relative_to(ROOT).as_posix()})",
+                "trained on": f"{made.get('data', '').partition(',')[0]}, {condition}",
                 "patches": f"{made['patches']:,} × {made['patch_size']}²",
-                "minutes": f"{made['minutes']:g}",
-                "commit": made["commit"],
+                "minutes": f"{made['minutes']:g}" if "minutes" in made else None,
+                "commit": made.get("commit"),
             }
         )
     return table(lines)
