@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -199,7 +200,8 @@ class PackedPairs(CropSource):
         self.path = Path(path)
         names, sizes, self.paired = read_index(self.path)
         self.items = list(zip(range(len(names)), names, sizes, strict=True))
-        self._file, self._opened_by = None, None
+        self._file: Any = None  # an open h5py.File
+        self._opened_by: int | None = None  # the process
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_file": None, "_opened_by": None}

@@ -89,7 +89,7 @@ def degradation(name: str) -> Degradation | None:
         parts = name.split("+")
         if not all(parts):
             raise InputError(f"DATA.DEGRADATION: {name}; expected {NAMES}")
-        return partial(_one_of, choices=[degradation(part) for part in parts])
+        return partial(_one_of, choices=list(filter(None, map(degradation, parts))))
     if name == "clean":
         return _unchanged
     noise = re.fullmatch(r"gaussian(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?", name)
@@ -143,7 +143,7 @@ def degrade(
 
     Raises `InputError` for an unknown preset, `ValueError` for an image that is not float.
     """
-    add = {Rain: add_rain, Blur: add_blur, Noise: add_noise}
+    add: dict[type, Callable] = {Rain: add_rain, Blur: add_blur, Noise: add_noise}
     return add[type(parameters_of(preset))](image, preset, rng)
 
 
@@ -289,9 +289,7 @@ def _unchanged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
-def _one_of(
-    image: np.ndarray, rng: np.random.Generator, choices: list[Degradation | None]
-) -> np.ndarray:
+def _one_of(image: np.ndarray, rng: np.random.Generator, choices: list[Degradation]) -> np.ndarray:
     return choices[rng.integers(len(choices))](image, rng)
 
 

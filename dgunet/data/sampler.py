@@ -18,7 +18,7 @@ class SampleKey(NamedTuple):
 
     epoch: int
     position: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):

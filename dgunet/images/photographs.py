@@ -13,6 +13,7 @@ alpha, orientation and colour profile stay. What a format cannot keep:
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -211,7 +212,7 @@ def _png_chunks(data: bytes) -> list[bytes]:
     return chunks
 
 
-def _encode_png(pixels: np.ndarray, chunks: list[bytes] = ()) -> bytes:
+def _encode_png(pixels: np.ndarray, chunks: Sequence[bytes] = ()) -> bytes:
     if pixels.ndim == 3 and pixels.shape[2] == 2 and pixels.dtype == np.uint8:
         encoded = _encode_with_pillow(pixels, "PNG")
     elif pixels.ndim == 3 and pixels.shape[2] == 2:
@@ -265,7 +266,7 @@ def _encode_with_pillow(pixels: np.ndarray, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-_ENCODERS = {
+_ENCODERS: dict[str, Callable[..., bytes]] = {
     "PNG": _encode_png,
     "JPEG": _encode_jpeg,
     "WEBP": _encode_webp,

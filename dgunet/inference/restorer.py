@@ -357,7 +357,7 @@ class Restorer:
         """Return the height and width that tiles are padded to."""
         least = self.network.min_long_side
         if self.tile not in ("auto", 0) and not self.tile_overlap:
-            least = min(self.tile, self.largest_tile)
+            least = int(min(int(self.tile), self.largest_tile))
             return max(row.padded, least), max(column.padded, least)
         padded = row.padded, column.padded
         return padded if max(padded) >= least else (least, least)

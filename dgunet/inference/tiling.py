@@ -10,7 +10,7 @@ whole image.)
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,9 +99,10 @@ def strips(
     Yields:
         The rows, and what is in them: …×h×W, on the device of what `restore` returns.
     """
-    carried, done = None, 0
+    carried: Tensor | None = None  # the rows of a strip that the next one overlaps
+    done = 0
     for index, row in enumerate(rows):
-        strip = None
+        strip: Tensor | Any = None
         for first in range(0, len(columns), batch):
             group = columns[first : first + batch]
             parts = [read(slice(*row[:2]), slice(*column[:2])) for column in group]

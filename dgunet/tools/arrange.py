@@ -32,6 +32,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from dgunet.base.errors import InputError, command, first_few
 from dgunet.base.files import replacing
 from dgunet.images.files import list_images, pair_by_name, write_image
@@ -282,7 +284,7 @@ def _unpack_sidd_validation(dest: Path, progress: bool) -> dict[Path, int]:
     return counts
 
 
-def _blocks(file: Path) -> Iterator[tuple[str, object]]:
+def _blocks(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     from scipy.io import loadmat
 
     try:

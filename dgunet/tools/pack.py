@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def pack(
     return len(files)
 
 
-def _decoded(files: list[tuple[Path, ...]], jobs: int) -> Iterator[list[np.ndarray]]:
+def _decoded(files: Sequence[tuple[Path, ...]], jobs: int) -> Iterator[list[np.ndarray]]:
     """Yield the images of every tuple of files, in order, decoded a few tuples ahead."""
     jobs = (os.cpu_count() or 1) if jobs == -1 else jobs
     with ThreadPoolExecutor(jobs) as pool:

@@ -384,7 +384,7 @@ class _Draft:
         self.sources[key] = source
         section, _, name = key.rpartition(".")
         node = self.config[section] if section else self.config
-        node[name] = _absolute(value, base) if self.keys[key].is_path and base else value
+        node[name] = _absolute(str(value), base) if self.keys[key].is_path and base else value
 
     def check(self, file: Path) -> None:
         """Raise `InputError` for the first of the keys whose value will not do."""

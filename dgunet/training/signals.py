@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-STOPPED = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
+STOPPED: dict[int, str] = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
 
 
 class Stop:

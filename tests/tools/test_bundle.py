@@ -41,7 +41,9 @@ def test_the_record_says_how_the_weights_were_made(run, tmp_path, capsys):
     record = json.loads(weights.with_suffix(".json").read_text())
     network, _ = load_model(weights)
     best, _ = load_model(run / "model_best.pth")
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), best.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), best.parameters(), strict=True)
+    )
     assert record["sha256"] == sha256(weights) and record["sizes"] == network.sizes
     assert (record["task"], record["model"], record["held_out_psnr"]) == ("Denoising", "DGUNet", 30)
     assert record["trained_for"] == "Gaussian noise, σ = 25 of 255"
