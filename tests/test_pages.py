@@ -5,9 +5,12 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -61,13 +64,11 @@ def programs(words: list[str], page: str) -> tuple[list[str], list[str]]:
 @cache
 def help_of(name: str) -> str:
     """Return what a program prints for --help."""
-    from contextlib import redirect_stdout
-    from io import StringIO
-
     text, before = StringIO(), (sys.argv, sys.path[:])
     sys.argv = [name, "--help"]
     try:
-        with redirect_stdout(text), pytest.raises(SystemExit):
+        with redirect_stdout(text), warnings.catch_warnings(), pytest.raises(SystemExit):
+            warnings.simplefilter("ignore", RuntimeWarning)  # of modules that are imported already
             if name.endswith(".py"):
                 sys.path.insert(0, str((ROOT / name).parent))
                 runpy.run_path(str(ROOT / name), run_name="__main__")
