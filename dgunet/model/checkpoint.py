@@ -61,8 +61,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
 
 
 def _is_config(value: object) -> bool:
-    known = isinstance(value, Mapping) and {"task", "model", "sizes"} <= value.keys()
-    return known and isinstance(value["sizes"], Mapping)
+    if not isinstance(value, Mapping) or not {"task", "model", "sizes"} <= value.keys():
+        return False
+    return isinstance(value["sizes"], Mapping)
 
 
 def _is_weight(value: object) -> bool:
@@ -113,7 +114,7 @@ def _imported(file: BinaryIO) -> str:
     with contextlib.suppress(Exception):  # damaged, or no pickle
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name in ("GLOBAL", "INST"):
-                return argument.replace(" ", ".")
+                return str(argument).replace(" ", ".")
             if opcode.name == "STACK_GLOBAL":
                 return ".".join(words[-2:])
             if isinstance(argument, str):

@@ -44,7 +44,7 @@ def unused_entries(model: Network) -> dict[str, tuple[int, ...]]:
     width = model.sizes["width"]
     if model.channels == 3:
         return {"basic.concat12.weight": (width, 2 * width, 3, 3)} if _repeats(model) else {}
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for i in range(3):  # the first stage has no previous one to fuse with
         inner = width + i * model.sizes["width_step"]
         outer = inner + model.sizes["width_step"]

@@ -58,11 +58,11 @@ def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path]) -> None:
     above = HEADING + CAPTION
     total = sum(heights) + len(rows) * (above + GAP)
     figure, top = Figure(figsize=(WIDTH, total), dpi=150), total
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     for row, width, height in zip(rows, widths, heights, strict=True):
         place = {"x": 0.02 / WIDTH, "y": (top - HEADING / 2) / total}
         title = figure.text(s=row.title, **place, fontsize=12, weight="bold", va="center")
-        right = title.get_window_extent(figure.canvas.get_renderer()).x1 / figure.dpi
+        right = title.get_window_extent(canvas.get_renderer()).x1 / figure.dpi
         place["x"] = (right + 0.15) / WIDTH
         figure.text(s=row.subtitle, **place, fontsize=11, va="center")
         bottom = top - above - height

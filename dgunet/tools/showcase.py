@@ -79,7 +79,9 @@ def restore_task(task: str, photos: Sequence[Path], folder: Path, max_side: int)
     restorer = Restorer.from_checkpoint(weights, task=task, device="cpu")
     if restorer.network.channels == 1:
         return [_sense(restorer, photo, folder, max_side) for photo in photos]
-    synthesize(degradation_of(record), folder, photos, max_side=max_side, jobs=1, overwrite=True)
+    synthesize(
+        str(degradation_of(record)), folder, photos, max_side=max_side, jobs=1, overwrite=True
+    )
     examples = []
     for degraded, target in pair_by_name(folder / "input", folder / "target"):
         stages = restorer.stages(read_rgb(degraded))
@@ -168,9 +170,9 @@ def showcase(
         seconds = time.monotonic() - start
         print(f"{task}: {DEFAULT_WEIGHTS[task]}, {seconds:.0f} s", flush=True)
         table.append(table_row(task, examples))
-        name, *middle = DETAILS[task]
+        name, row, column = DETAILS[task]
         shown = next((e for e in examples if e.name == name), examples[0])
-        rows.append(figure_row(task, shown, tuple(middle)))
+        rows.append(figure_row(task, shown, (row, column)))
     if not rows:
         raise InputError("none of the default weights is there; expected them in pretrained_models")
     files = [output / "stages.png", *figures]
