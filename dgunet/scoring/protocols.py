@@ -10,6 +10,7 @@ Identical images have a PSNR of inf, and so has a mean with such an image in it.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,13 +40,16 @@ class TooSmall(InputError):
     """An image is smaller than the window of SSIM."""
 
 
+Scorer = Callable[[np.ndarray, np.ndarray], tuple[float, float]]
+
+
 @dataclass(frozen=True)
 class Protocol:
     """A way of scoring; `protocol(restored, target)` returns (PSNR in dB, SSIM)."""
 
     name: str
     description: str
-    function: Callable[[np.ndarray, np.ndarray], tuple[float, float]]
+    function: Scorer
 
     def __call__(self, restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
         return self.function(restored, target)
@@ -58,13 +62,25 @@ class Protocol:
             return type(error)(f"{name}: {error}")
 
 
-def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Score as the published MATLAB script of the deraining sets does.
+PROTOCOLS: dict[str, Protocol] = {}
 
-    Both images are rounded to 8 bits. Of RGB the luma Y of limited-range YCbCr (BT.601, 16 … 235)
-    is taken and rounded to 8 bits too; a grey image is taken as it is. PSNR with peak
-    255; SSIM as in Wang et al., "Image Quality Assessment", 2004: 11×11 Gaussian (σ 1.5), where it
-    lies wholly in the image.
+
+def _protocol(function: Scorer) -> Scorer:
+    """Add a function to `PROTOCOLS`; the first paragraph of its docstring describes it."""
+    first, _, _ = (inspect.getdoc(function) or "").partition("\n\n")
+    description = " ".join(first.split()).removesuffix(".")
+    PROTOCOLS[function.__name__] = Protocol(function.__name__, description, function)
+    return function
+
+
+@_protocol
+def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """PSNR and SSIM on Y of limited-range YCbCr (BT.601), rounded to 8 bits; SSIM with an 11×11
+    Gaussian (σ 1.5), valid region only.
+
+    As the published MATLAB script of the deraining sets. Both images are rounded to 8 bits before Y
+    (16 … 235) is taken, and Y is rounded too; a grey image is taken as it is. PSNR with peak 255;
+    SSIM as in Wang et al., "Image Quality Assessment", 2004.
     """
     _check(restored, target, _GAUSSIAN)
     restored, target = (limited_range_luma(to_uint8(image)) for image in (restored, target))
@@ -72,11 +88,13 @@ def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]
     return psnr(restored, target, 255), float(similarity.mean())
 
 
+@_protocol
 def matlab_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Score as MATLAB's `psnr` and `ssim` do, given the arrays as they are: nothing is rounded.
+    """PSNR and SSIM on RGB as MATLAB's psnr and ssim; SSIM with an 11×11×11 Gaussian (σ 1.5) over
+    height, width and channels.
 
-    MATLAB's `ssim` takes an RGB image for a volume, so the Gaussian (σ 1.5, 11 wide, borders
-    replicated) runs over height, width and the three channels. A grey image has a flat window.
+    Nothing is rounded. MATLAB's `ssim` takes an RGB image for a volume, with its borders
+    replicated. A grey image has a flat window.
     """
     _check(restored, target, _GAUSSIAN)
     peak = 255.0
@@ -90,12 +108,13 @@ def matlab_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     return decibels, float(similarity.mean())
 
 
+@_protocol
 def compressive_sensing_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Score as the published compressive-sensing script does.
+    """PSNR and SSIM on Y of full-range YCrCb, result clipped but not rounded; SSIM with a 7×7
+    uniform window, sample covariance, 3 border pixels dropped.
 
-    The result is clipped to [0, 1] and, if float, not rounded. Of colour, Y of OpenCV's full-range
-    YCrCb (8 bits for 8-bit pixels) is taken, and compared with a result that is Y alone. PSNR with
-    peak 255; SSIM with a 7×7 uniform window and the sample covariance, 3 border pixels dropped:
+    As the published compressive-sensing script. Y is OpenCV's (8 bits for 8-bit pixels); that of a
+    colour target is compared with a result that is Y alone. PSNR with peak 255; SSIM is
     scikit-image's default.
     """
     if restored.ndim == 2 and target.ndim == 3 and target.dtype.kind != "f":
@@ -106,20 +125,25 @@ def compressive_sensing_y(restored: np.ndarray, target: np.ndarray) -> tuple[flo
     return psnr(restored, target, 255), float(similarity.mean())
 
 
+@_protocol
 def gaussian_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Score as papers on Gaussian denoising (DnCNN, Restormer) do on CBSD68: both images are
-    rounded to 8 bits, PSNR is over all channels together, SSIM the mean of the channels' (11×11
-    Gaussian, σ 1.5, population covariance, where it lies wholly in the image)."""
+    """PSNR on RGB, rounded to 8 bits; SSIM the mean of the channels', 11×11 Gaussian (σ 1.5),
+    population covariance, 5 border pixels dropped.
+
+    As papers on Gaussian denoising (DnCNN, Restormer) do on CBSD68.
+    """
     _check(restored, target, _GAUSSIAN)
     restored, target = to_uint8(restored), to_uint8(target)
     similarity = _ssim_map(restored, target, _GAUSSIAN, 255)
     return psnr(restored, target, 255), float(similarity.mean())
 
 
+@_protocol
 def realblur(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Score as the published RealBlur script does: align the result, then compare where it covers
-    the target.
+    """PSNR and SSIM on RGB over the valid region after intensity scaling and ECC alignment
+    (homography); SSIM by channel with an 11×11 Gaussian (σ 1.5).
 
+    As the published RealBlur script: align the result, then compare where it covers the target.
     Both images are rounded to 8 bits. The result is scaled by least squares to the target's
     intensity, and warped by the homography that ECC finds (100 iterations, Gaussian filter 5):
     bicubic with reflection, its mask nearest. SSIM has the window of `gaussian_rgb`.
@@ -173,38 +197,6 @@ def realblur(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
         decibels(float(squared_error / covered.sum(dtype=np.float64)), 1.0),
         float(np.sum(similarity * inner) / inner.sum(dtype=np.float64)),
     )
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    function.__name__: Protocol(function.__name__, description, function)
-    for function, description in (
-        (
-            deraining_y,
-            "PSNR and SSIM on Y of limited-range YCbCr (BT.601), rounded to 8 bits; SSIM with an "
-            "11×11 Gaussian (σ 1.5), valid region only",
-        ),
-        (
-            matlab_rgb,
-            "PSNR and SSIM on RGB as MATLAB's psnr and ssim; SSIM with an 11×11×11 Gaussian "
-            "(σ 1.5) over height, width and channels",
-        ),
-        (
-            compressive_sensing_y,
-            "PSNR and SSIM on Y of full-range YCrCb, result clipped but not rounded; SSIM with a "
-            "7×7 uniform window, sample covariance, 3 border pixels dropped",
-        ),
-        (
-            realblur,
-            "PSNR and SSIM on RGB over the valid region after intensity scaling and ECC alignment "
-            "(homography); SSIM by channel with an 11×11 Gaussian (σ 1.5)",
-        ),
-        (
-            gaussian_rgb,
-            "PSNR on RGB, rounded to 8 bits; SSIM the mean of the channels', 11×11 Gaussian "
-            "(σ 1.5), population covariance, 5 border pixels dropped",
-        ),
-    )
-}
 
 
 def get_protocol(name: str) -> Protocol:

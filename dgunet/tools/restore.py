@@ -39,7 +39,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from natsort import natsorted
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -65,6 +65,7 @@ from dgunet.model.pretrained import (
 )
 from dgunet.model.registry import MODELS, TASKS
 from dgunet.scoring.results_folder import ResultsFolder, describe_run
+from dgunet.tools.figure import Row, picture_rows
 
 PROGRAM = "demo.py"
 FAILURES = (*USER_ERRORS, OSError, MemoryError)
@@ -326,27 +327,15 @@ def write_stages(folder: Path, degraded: np.ndarray, stages: Sequence[np.ndarray
         change = np.sqrt(np.mean((image.astype(np.float32) - before) ** 2))
         change *= 255 / np.iinfo(image.dtype).max
         captions.append(f"stage {number}, changed by {change:.2f}")
-    write_image(folder / "contact_sheet.png", contact_sheet(images, captions))
-
-
-def contact_sheet(
-    images: Sequence[np.ndarray], captions: Sequence[str], side: int = 320, columns: int = 4
-) -> np.ndarray:
-    """Return the images with captions above them, made smaller to fit `side`: uint8, H×W×3."""
-    margin, line = 4, 14
-    small = [Image.fromarray(to_uint8(image)).convert("RGB") for image in images]
-    for image in small:
-        image.thumbnail((side, side))
-    cell_width = max(side // 2, *(image.width for image in small)) + margin
-    cell_height = max(image.height for image in small) + line + margin
-    rows = -(-len(small) // columns)
-    sheet = Image.new("RGB", (min(columns, len(small)) * cell_width, rows * cell_height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (image, caption) in enumerate(zip(small, captions, strict=True)):
-        left, top = index % columns * cell_width, index // columns * cell_height
-        draw.text((left, top), caption, fill="black")
-        sheet.paste(image, (left, top + line))
-    return np.asarray(sheet)
+    small = [Image.fromarray(to_uint8(image)) for image in images]
+    for picture in small:
+        picture.thumbnail((400, 400))
+    pictures = list(zip(captions, map(np.asarray, small), strict=True))
+    columns = math.ceil(len(pictures) / math.ceil(len(pictures) / 4))
+    rows = [
+        Row("", "", pictures[start : start + columns]) for start in range(0, len(pictures), columns)
+    ]
+    picture_rows(rows, [folder / "contact_sheet.png"])
 
 
 def choose_weights(weights: str | None, task: str | None) -> Path:
