@@ -4,58 +4,44 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tqdm import tqdm
+from training_runs import ONE_THREAD, ROOT, assert_same, options, state, trainer_for
 
-import Deraining.train
 from dgunet.base.errors import InputError
-from dgunet.images.files import write_image
-from dgunet.model.checkpoint import read_checkpoint
 from dgunet.training import trainer as training
-from dgunet.training.configuration import load_config
 from dgunet.training.devices import Devices
 from dgunet.training.trainer import Trainer
 
-ROOT = Path(__file__).parents[2]
-TASK = Deraining.train.TASK
-OPTIONS = {
-    "GPU": "[]",
-    "VERBOSE": "False",
-    "MODEL.WIDTH": "8",
-    "MODEL.WIDTH_STEP": "4",
-    "MODEL.LAST_EXTRA": "4",
-    "MODEL.STAGES": "2",
-    "OPTIM.BATCH_SIZE": "3",  # of seven images: 1 + 2, 1 + 2 and 0 + 1 for two processes
-    "OPTIM.NUM_EPOCHS": "2",
-    "OPTIM.ACCUMULATE": "2",
-    "OPTIM.CLIP_GRAD": "0.1",
-    "OPTIM.EMA": "0.9",
-    "TRAINING.TRAIN_PS": "16",
-    "TRAINING.VAL_PS": "16",
-    "TRAINING.VAL_AFTER_EVERY": "1",
-    "TRAINING.WORKERS": "0",
+KEYS = {
+    "OPTIM__NUM_EPOCHS": 2,
+    "OPTIM__ACCUMULATE": 2,
+    "OPTIM__CLIP_GRAD": 0.1,
+    "OPTIM__EMA": 0.9,
 }
 
 
-def in_float64() -> None:
+def in_float64(patch: pytest.MonkeyPatch) -> None:
     """Make training compute in float64: Adam divides by gradients that may be nearly zero, and with
     them rounding would show."""
     build, images = training.build_model, Trainer.images
-    training.build_model = lambda *args: build(*args).double()
-    Trainer.images = lambda self, samples: tuple(i.double() for i in images(self, samples))
+    patch.setattr(training, "build_model", lambda *args: build(*args).double())
+    patch.setattr(
+        Trainer, "images", lambda self, samples: tuple(i.double() for i in images(self, samples))
+    )
 
 
 # Deraining/train.py in float64. With an argument, process 1 is terminated in epoch 2 after batch 2.
 PROGRAM = """
 import os, signal, sys
+import pytest
 sys.path.insert(0, sys.argv.pop(1))
 from test_distributed import in_float64
 from dgunet.Deraining.train import main
 from dgunet.training.trainer import Trainer
 
-in_float64()
+in_float64(pytest.MonkeyPatch())
 if sys.argv[1] == "terminated":
     sys.argv.pop(1)
     take_step = Trainer.step
@@ -70,91 +56,33 @@ main()
 """
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for index in range(7):
-        image = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-        noisy = (image + rng.normal(0, 20, image.shape)).clip(0, 255).astype(np.uint8)
-        write_image(folder / "target" / f"photo{index}.png", image)
-        write_image(folder / "input" / f"photo{index}.png", noisy)
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def one_thread_in_float64(monkeypatch):
-    monkeypatch.setattr(training, "build_model", training.build_model)
-    monkeypatch.setattr(Trainer, "images", Trainer.images)
-    in_float64()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def everything_in_float64(monkeypatch):
+    in_float64(monkeypatch)
 
 
-def options(data: Path, save_dir: Path, *more: str) -> list[str]:
-    paths = {"TRAIN_DIR": data, "VAL_DIR": data, "SAVE_DIR": save_dir}
-    keys = {**OPTIONS, **{f"TRAINING.{name}": str(path) for name, path in paths.items()}}
-    return [word for pair in keys.items() for word in pair] + list(more)
-
-
-def single(data: Path, save_dir: Path, *more: str) -> Trainer:
-    opts = options(data, save_dir, *more)
-    return Trainer(TASK, load_config(ROOT / "Deraining/training.yml", opts, TASK.recipe))
+def single(data: Path, save_dir: Path, **keys) -> Trainer:
+    return trainer_for(data, save_dir, "Deraining", **KEYS, **keys)
 
 
 def start(command: list[str], **environment) -> subprocess.Popen:
-    return subprocess.Popen(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = ONE_THREAD | environment | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
-def program(folder: Path) -> list[str]:
+def program(folder: Path, *before: str) -> list[str]:
     file = folder / "program.py"
     file.write_text(PROGRAM)
-    return [str(file), str(ROOT / "tests/training")]
-
-
-def assert_close(found, expected) -> None:
-    """Compare states up to the order of summation in float64."""
-    assert type(found) is type(expected)
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected:
-            assert_close(found[key], expected[key])
-    elif isinstance(expected, list | tuple):
-        for pair in zip(found, expected, strict=True):
-            assert_close(*pair)
-    elif isinstance(expected, torch.Tensor):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
-    elif isinstance(expected, float):
-        assert found == pytest.approx(expected, abs=1e-9)
-    else:
-        assert found == expected
-
-
-def state(folder: Path, name: str = "latest") -> dict:
-    checkpoint = read_checkpoint(folder / f"model_{name}.pth")
-    if "training" in checkpoint:
-        for key in ("config", "seconds"):
-            checkpoint["training"].pop(key)
-    for key in ("seconds", "made"):
-        checkpoint.pop(key, None)
-    return checkpoint
+    config = str(ROOT / "Deraining/training.yml")
+    return [str(file), str(ROOT / "tests/training"), *before, "--config", config, "--opts"]
 
 
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory) -> Path:
     """The run of one process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "build_model", training.build_model)
-        patch.setattr(Trainer, "images", Trainer.images)
-        in_float64()
+        in_float64(patch)
         trainer = single(data, tmp_path_factory.mktemp("alone"))
         trainer.run()
     return trainer.folder
@@ -162,13 +90,12 @@ def alone(data, tmp_path_factory) -> Path:
 
 def test_two_processes_take_the_steps_of_one(data, alone, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [*program(tmp_path), "--config", str(ROOT / "Deraining/training.yml")]
-    process = start([*command, "--opts", *options(data, tmp_path)])
+    process = start([*command, *program(tmp_path), *options(data, tmp_path, **KEYS)])
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 0, text
     folder = tmp_path / "Deraining/models/DGUNet"
     for name in ("latest", "best", "epoch_1", "epoch_2"):
-        assert_close(state(folder, name), state(alone, name))
+        assert_same(state(folder, name), state(alone, name), atol=1e-9)
     assert state(alone)["training"]["best"]["psnr"] > 10
     # Process 0 alone writes and speaks.
     assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()}
@@ -192,9 +119,8 @@ def test_a_run_moves_between_one_and_two_processes(data, alone, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, *program(tmp_path), "terminated", "--config"]
-    command += [str(ROOT / "Deraining/training.yml"), "--opts"]
-    command += options(data, tmp_path, "TRAINING.RESUME", "True")
+    command = [sys.executable, *program(tmp_path, "terminated")]
+    command += options(data, tmp_path, **KEYS, TRAINING__RESUME=True)
     processes = [
         start(command, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="2", RANK=rank)
         for rank in ("0", "1")
@@ -208,24 +134,19 @@ def test_a_run_moves_between_one_and_two_processes(data, alone, tmp_path):
     assert "at epoch 2, after batch 1" in texts[0]
     assert "terminated: saved epoch 2 after batch 2" in texts[0].splitlines()[-1]
     assert texts[1] == ""
-    resumed = single(data, tmp_path, "TRAINING.RESUME", "True")
+    resumed = single(data, tmp_path, TRAINING__RESUME=True)
     assert (resumed.epoch, resumed.batch) == (2, 2)
     resumed.run()
     for name in ("latest", "best"):
-        assert_close(state(resumed.folder, name), state(alone, name))
+        assert_same(state(resumed.folder, name), state(alone, name), atol=1e-9)
 
 
-def test_one_process_of_torchrun_is_as_without(data, tmp_path, monkeypatch):
+def test_one_process_of_torchrun_shares_nothing(monkeypatch):
     for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    devices = single(data, tmp_path).devices
+    devices = Devices([])
     assert (devices.distributed, devices.main, devices.processors) == (False, True, 1)
     assert not torch.distributed.is_initialized()
-    devices.close()
-
-
-def test_one_process_shares_nothing():
-    devices = Devices([])
     assert devices.sum(1.5, 2.0) == [1.5, 2.0]
     assert devices.agree(3, 4)
     model = torch.nn.Linear(1, 1)
@@ -278,13 +199,6 @@ def test_the_gpus_asked_for_are_used_where_there_are_any(gpus, number, asked, de
     assert text in str(devices) and ("no GPU" in str(devices)) == (number == 0)
 
 
-def test_a_gpu_that_is_not_there_is_refused(gpus):
-    gpus(1)
-    message = r"GPU: \[0, 1, 2, 3\] asks for number 1, but CUDA finds 1, numbered from 0"
-    with pytest.raises(InputError, match=message):
-        Devices([0, 1, 2, 3])
-
-
 @pytest.mark.parametrize(
     ("asked", "local", "chosen"),
     [([0, 1], 1, 1), ([3, 2], 1, 2), ([0], 1, 1), ([0, 1, 2, 3], 0, 0)],
@@ -298,10 +212,18 @@ def test_every_process_has_its_gpu(gpus, asked, local, chosen):
     assert str(devices) == f"GPU cuda:{chosen} × 4 processes"
 
 
-def test_more_processes_than_gpus_are_refused(gpus):
-    gpus(2, WORLD_SIZE=4, RANK=3, LOCAL_RANK=3, LOCAL_WORLD_SIZE=4)
-    with pytest.raises(InputError, match="4 processes on this machine, but CUDA finds 2 GPUs"):
-        Devices([0, 1])
+@pytest.mark.parametrize(
+    ("number", "asked", "processes", "message"),
+    [
+        (1, [0, 1, 2, 3], 1, r"GPU: \[0, 1, 2, 3\] asks for number 1, but CUDA finds 1, numbered"),
+        (2, [0, 1], 4, "4 processes on this machine, but CUDA finds 2 GPUs"),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused(gpus, number, asked, processes, message):
+    last = processes - 1
+    gpus(number, WORLD_SIZE=processes, RANK=last, LOCAL_RANK=last, LOCAL_WORLD_SIZE=processes)
+    with pytest.raises(InputError, match=message):
+        Devices(asked)
 
 
 def test_apples_gpu_is_used_where_one_is_asked_for(gpus, monkeypatch):
