@@ -51,9 +51,7 @@ def test_degrade_keeps_shape_and_type_and_input(preset, shape):
         image = rng().random(shape).astype(dtype)
         before = image.copy()
         degraded = degrade(image, preset, rng())
-        assert degraded.shape == shape
-        assert degraded.dtype == dtype
-        assert np.isfinite(degraded).all()
+        assert (degraded.shape, degraded.dtype) == (shape, dtype) and np.isfinite(degraded).all()
         np.testing.assert_array_equal(image, before)
         np.testing.assert_array_equal(degraded, degrade(image, preset, rng()))
         np.testing.assert_array_equal(degraded, degrade(image, PRESETS[preset], rng()))
@@ -61,7 +59,9 @@ def test_degrade_keeps_shape_and_type_and_input(preset, shape):
 
 @pytest.mark.parametrize("sigma", [15, 25, 50])
 def test_gaussian_noise_has_its_sigma(sigma):
-    noise = add_noise(np.full((200, 200, 3), 0.5), f"gaussian{sigma}", rng()) - 0.5
+    # Around white: neither clipping nor rounding would keep it.
+    noise = add_noise(np.ones((200, 200, 3)), f"gaussian{sigma}", rng()) - 1
+    assert len(np.unique(noise)) == noise.size
     error = sigma / 255 / np.sqrt(noise.size)
     assert abs(noise.mean()) < 4 * error
     assert abs(noise.std() - sigma / 255) < 4 * error / np.sqrt(2)
@@ -75,13 +75,6 @@ def test_poisson_gaussian_variance_grows_with_the_signal(level):
     variance = 0.02 * level + (5 / 255) ** 2
     assert abs(noisy.mean() - level) < 4 * np.sqrt(variance / noisy.size)
     assert noisy.var() == pytest.approx(variance, rel=0.03)
-
-
-def test_noise_is_neither_clipped_nor_rounded():
-    noisy = add_noise(np.linspace(0, 1, 3000).reshape(30, 100, 1), "gaussian25", rng())
-    assert noisy.min() < 0
-    assert noisy.max() > 1
-    assert len(np.unique(noisy)) == noisy.size
 
 
 @pytest.mark.parametrize("extent", [0.5, 3.0, 11.0, 40.0])
@@ -193,14 +186,9 @@ def test_bundled_photos_are_split_into_train_and_test():
     assert bundled_photos("train") + bundled_photos("test") == bundled_photos()
     assert {"chelsea.png", "coffee.png"} < set(BUNDLED_PHOTOS["test"])
     assert not set(BUNDLED_PHOTOS["train"]) & set(BUNDLED_PHOTOS["test"])
-    split_of_motorcycles = [
-        split for split, names in BUNDLED_PHOTOS.items() for name in names if "motorcycle" in name
-    ]
-    assert split_of_motorcycles == ["train", "train"]
+    assert not [name for name in BUNDLED_PHOTOS["test"] if "motorcycle" in name]
     for photo in bundled_photos():
         assert read_image(photo).shape[2] == 3
-    with pytest.raises(InputError, match="expected train, test or all"):
-        bundled_photos("validation")
 
 
 def test_pairs_are_photo_and_degraded_photo(photos, tmp_path):
@@ -224,13 +212,11 @@ def test_the_same_seed_gives_the_same_bytes(photos, tmp_path, preset):
     synthesize(preset, tmp_path / "same", files, seed=1, jobs=3)
     synthesize(preset, tmp_path / "fewer", files[2:0:-1], seed=1, jobs=1)
     synthesize(preset, tmp_path / "other", files, seed=2, jobs=1)
-    one = contents(tmp_path / "one")
-    assert len(one) == 6
-    assert contents(tmp_path / "same") == one
-    fewer = contents(tmp_path / "fewer")
-    assert len(fewer) == 4
-    assert fewer.items() <= one.items()
-    other = contents(tmp_path / "other")
+    one, same, fewer, other = (
+        contents(tmp_path / name) for name in ("one", "same", "fewer", "other")
+    )
+    assert (len(one), len(fewer)) == (6, 4)
+    assert same == one and fewer.items() <= one.items()
     assert all((other[path] == data) == (path.parts[0] == "target") for path, data in one.items())
 
 
@@ -274,12 +260,15 @@ def test_what_the_user_had_is_not_overwritten(photos, tmp_path):
 
 def test_options_that_make_no_pairs_are_refused(photos, tmp_path):
     files = list_images(photos)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(files[1].read_bytes()[:1000])
     write_image(tmp_path / "more/photo0.jpg", np.zeros((8, 8, 3), np.uint8))
     for arguments, message in [
         ({"photos": [*files, tmp_path / "more/photo0.jpg"]}, "1 names belong to two .*: photo0"),
         ({"photos": files, "patch_size": 500}, "none of 3 photographs gives a pair of 500×500"),
         ({"photos": files, "patch_size": 0}, "patch_size is 0"),
         ({"photos": files, "jobs": 0}, "jobs is 0"),
+        ({"photos": [*files, broken]}, f"1 of 4 are unusable: {broken}: cannot be read"),
     ]:
         with pytest.raises(InputError, match=message):
             synthesize("gaussian25", tmp_path / "set", **arguments)
@@ -334,12 +323,3 @@ def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys, arguments, mess
 def test_psnr_of_the_presets_on_bundled_photos(tmp_path, preset, low, high):
     psnr_of = synthesize(preset, tmp_path, bundled_photos("test"), max_side=192, jobs=2)
     assert low < np.mean(list(psnr_of.values())) < high
-
-
-def test_an_unreadable_photograph_is_named_before_anything_is_written(photos, tmp_path, capsys):
-    files = list_images(photos)
-    content = files[1].read_bytes()
-    files[1].write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=f"1 of 3 are unusable: {files[1]}: cannot be read"):
-        synthesize("gaussian25", tmp_path / "set", files)
-    assert not (tmp_path / "set").exists()

@@ -381,7 +381,7 @@ def test_written_configuration_gives_the_same_run(data, tmp_path):
 
 
 class Clock:
-    """Stands in for the module `time` in the training loop; a step takes 2 seconds."""
+    """Stands in for the module `time` in the training loop; a step takes 3 seconds."""
 
     now = 1000.0
 
@@ -405,7 +405,7 @@ def test_a_run_by_minutes_lasts_them_and_goes_on_with_more(data, tmp_path, monke
     taken, step = [], trainer.step
 
     def counted(samples, rate=None):
-        clock.now += 2
+        clock.now += 3
         if rate is None:
             taken.append(trainer.steps_done)
             if len(taken) == 1:  # what the timing did is forgotten
