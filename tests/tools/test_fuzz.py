@@ -61,8 +61,9 @@ atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 class Blur(nn.Module):
     """A stand-in for a network, that looks `radius` pixels far; of radius 0 the identity."""
 
-    channels, multiple, least, sizes = 3, 8, 16, {"width": 4, "width_step": 4, "stages": 1}
-    prepared = True
+    channels, sizes = 3, {"width": 4, "width_step": 4, "stages": 1}
+    multiple_of, min_long_side, padding = 8, 16, "reflect"
+    optimized = False
 
     def __init__(self, radius):
         super().__init__()
@@ -349,8 +350,8 @@ def read_any_photo(path):
 def read_any_packed(path):
     read_index(path)
     data = PackedPairs(path, 16)
-    for index in range(min(len(data), 3)):
-        data.read_crop(index, lambda height, width: (0, 0))
+    for item in data.items[:3]:
+        data.read_crop(item, lambda height, width: (0, 0))
     data._file.close()
 
 
