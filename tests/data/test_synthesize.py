@@ -189,6 +189,8 @@ def test_bundled_photos_are_split_into_train_and_test():
     assert not [name for name in BUNDLED_PHOTOS["test"] if "motorcycle" in name]
     for photo in bundled_photos():
         assert read_image(photo).shape[2] == 3
+    with pytest.raises(InputError, match="expected train, test or all"):
+        bundled_photos("validation")
 
 
 def test_pairs_are_photo_and_degraded_photo(photos, tmp_path):
