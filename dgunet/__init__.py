@@ -1,7 +1,7 @@
 """Deep generalized unfolding networks (DGUNet, CVPR 2022) for image restoration.
 
     from dgunet import Restorer
-    restorer = Restorer.from_checkpoint("weights.safetensors")
+    restorer = Restorer.from_checkpoint("small_gaussian25")  # bundled weights, or a file
     restored = restorer(image)  # NumPy array or tensor, of any size
 
 The rooms; the first line of each says what belongs there. Imports point from left to right:

@@ -140,8 +140,9 @@ class Restorer:
         model: str | None = None,
         **options,
     ) -> Restorer:
-        """Load a checkpoint, whose task, model and sizes are read from the file; `task` decides
-        where a published file fits several. `options` are the constructor's.
+        """Load a checkpoint, or bundled weights by their name. Task, model and sizes are read from
+        the file; `task` decides where a published file fits several. `options` are the
+        constructor's.
 
         Raises:
             InputError: as `dgunet.model.checkpoint.load_model` does, and the constructor.

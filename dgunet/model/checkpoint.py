@@ -23,6 +23,7 @@ from torch import Tensor
 from dgunet.base.errors import InputError, first_few
 from dgunet.base.files import write_atomically
 from dgunet.model.network import Network
+from dgunet.model.pretrained import find_weights
 from dgunet.model.published_format import published_names, published_sizes, unused_entries
 from dgunet.model.registry import TASKS, build_model, model_class
 
@@ -147,12 +148,16 @@ def load_model(
     Task and model are read from the file; where a published file fits several tasks (Deblurring's
     and Denoising's DGUNet are of one size), `task` decides.
 
+    Args:
+        path: a file, or the name of bundled pretrained weights, such as small_gaussian25.
+
     Returns:
         The network, in evaluation mode on the CPU, and the checkpoint.
 
     Raises:
         InputError: the file is of another task or model than asked for, of several, or of none.
     """
+    path = find_weights(path)
     checkpoint = read_checkpoint(path)
     return network_from(checkpoint, path, task, model), checkpoint
 

@@ -6,6 +6,7 @@ They lie in `<task>/pretrained_models`, a safetensors file and a JSON record eac
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def bundled_weights() -> dict[str, Path]:
     return {file.stem: file for file in files}
 
 
-def find_weights(name: str | Path) -> Path:
+def find_weights(name: str | os.PathLike) -> Path:
     """Return the file that a path, or the name of bundled weights, stands for. A path to what does
     not exist is returned as it is.
 
