@@ -1,5 +1,5 @@
-# make demo    install, restore photographs with the weights that come along, for every task
-# make demo-train  train a small denoiser from scratch, restore photographs with it
+# make demo    install if needed, restore photographs for every task with the bundled weights
+# make demo-train  train a small denoiser from scratch, test it, draw before and after
 # make test    install if needed, run the tests
 # make results recompute the scores in RESULTS.md; those on CBSD68 and Set11 with DATA=their folder
 # make bench   measure speed and memory; bench-full: every model and size
