@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgunet.model.layers import InstanceNorm, PReLU
+from dgunet.model.layers import InstanceNorm, PReLU, project
 from dgunet.model.network import Network
 
 # The task and its sizes: all in which the three copies of this file differ.
@@ -126,28 +126,8 @@ class Merge(nn.Module):
         self.fuse = conv(2 * width, width)
 
     def forward(self, z: Tensor, b: Tensor) -> Tensor:
-        basis = self.basis(torch.cat([z, b], dim=1))
-        return self.fuse(torch.cat([z, self.project(b, basis)], dim=1)).add_(z)
-
-    @staticmethod
-    def project(b: Tensor, basis: Tensor) -> Tensor:
-        """b: N×C×H×W, basis: N×16×H×W → P: N×C×H×W, in float32 or better whatever the autocast.
-
-        VVᵀ is badly conditioned on flat images and singular on constant ones. Hence float64 for the
-        16×16 system, and a ridge: below float32's rounding of VVᵀ, yet it bounds the gradients."""
-        with torch.autocast(b.device.type, enabled=False):
-            full = torch.promote_types(b.dtype, torch.float32)
-            exact = full if b.device.type == "mps" else torch.float64  # mps has no float64
-            # Transposed, a row for each pixel: so they lie in memory in channels_last.
-            V, B = (maps.to(full).permute(0, 2, 3, 1).flatten(1, 2) for maps in (basis, b))
-            V = V / (1e-6 + V.abs().sum(1, keepdim=True))
-            gram = V.to(exact)
-            gram = gram.mT @ gram
-            ridge = max(1e-10, torch.finfo(exact).eps) * gram.diagonal(dim1=1, dim2=2).sum(1)
-            gram = gram + torch.diag_embed((ridge + 1e-30)[:, None].expand(-1, V.shape[2]))
-            weights = torch.linalg.solve_ex(gram, (V.mT @ B).to(exact))[0].to(full)
-            projection = (V @ weights).unflatten(1, b.shape[2:])
-            return projection.permute(0, 3, 1, 2).to(b.dtype)
+        V = self.basis(torch.cat([z, b], dim=1))
+        return self.fuse(torch.cat([z, project(b, V)], dim=1)).add_(z)
 
 
 class SAM(nn.Module):

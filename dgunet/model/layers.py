@@ -1,4 +1,4 @@
-"""PyTorch's layers where their CPU kernels are slow: PReLU, and instance normalisation."""
+"""Layers that PyTorch lacks or whose CPU kernels are slow, and the projection of DGUNet's Merge."""
 
 import torch
 import torch.nn.functional as F
@@ -53,3 +53,33 @@ class InstanceNorm(nn.InstanceNorm2d):
         scale = (h.square().mean((2, 3), keepdim=True) + self.eps).rsqrt()
         weight, bias = self.weight[:, None, None], self.bias[:, None, None]
         return torch.addcmul(bias.to(h.dtype), h, scale * weight).to(z.dtype)
+
+
+def project(b: Tensor, V: Tensor) -> Tensor:
+    """Return b's projection  P = Vᵀ(VVᵀ)⁻¹V bᵀ  onto the space that V's maps span, where each map
+    is divided by 1e-6 + its sum of absolute values.
+
+    VVᵀ is badly conditioned on flat images and singular on constant ones. Hence float32 or better
+    whatever the autocast, float64 for VVᵀ itself, and a ridge: below float32's rounding of VVᵀ, yet
+    it bounds the gradients.
+
+    Args:
+        b: N×C×H×W.
+        V: N×16×H×W.
+
+    Returns:
+        N×C×H×W in b's precision.
+    """
+    with torch.autocast(b.device.type, enabled=False):
+        full = torch.promote_types(b.dtype, torch.float32)
+        exact = full if b.device.type == "mps" else torch.float64  # mps has no float64
+        # Transposed, a row for each pixel: so they lie in memory in channels_last.
+        maps, rows = (x.to(full).permute(0, 2, 3, 1).flatten(1, 2) for x in (V, b))
+        maps = maps / (1e-6 + maps.abs().sum(1, keepdim=True))
+        gram = maps.to(exact)
+        gram = gram.mT @ gram
+        ridge = max(1e-10, torch.finfo(exact).eps) * gram.diagonal(dim1=1, dim2=2).sum(1)
+        gram = gram + torch.diag_embed((ridge + 1e-30)[:, None].expand(-1, maps.shape[2]))
+        weights = torch.linalg.solve_ex(gram, (maps.mT @ rows).to(exact))[0].to(full)
+        projection = (maps @ weights).unflatten(1, b.shape[2:])
+        return projection.permute(0, 3, 1, 2).to(b.dtype)

@@ -17,6 +17,7 @@ from torch import nn
 
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.model.checkpoint import load_weights
+from dgunet.model.layers import project
 from dgunet.model.published_format import published_names, published_state_dict, unused_entries
 from dgunet.model.registry import MODELS, TASKS, build_model, task_module
 
@@ -375,10 +376,6 @@ def test_lower_precision_stays_near(case):
 # The subspace projection
 
 
-def merge_class(task: str = "Deraining"):
-    return importlib.import_module(TASKS[task]).Merge
-
-
 def closed_form(b: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """P = Vᵀ(VVᵀ)⁻¹V bᵀ of one image in float64, through an orthonormal basis of V's rows."""
     V = basis.reshape(len(basis), -1).astype(np.float64)
@@ -392,7 +389,6 @@ def test_projection_is_the_closed_form():
     b = torch.randn(2, 24, 16, 24, generator=generator)
     basis = torch.randn(2, 16, 16, 24, generator=generator)
     expected = np.stack([closed_form(*pair) for pair in zip(b.numpy(), basis.numpy(), strict=True)])
-    project = merge_class().project
     projected = project(b, basis)
     np.testing.assert_allclose(projected.numpy(), expected, rtol=0, atol=2e-6)
     torch.testing.assert_close(project(projected, basis), projected, rtol=0, atol=2e-6)
@@ -405,7 +401,6 @@ def test_projection_is_the_closed_form():
 
 def test_autocast_does_not_touch_the_projection():
     b, basis = torch.randn(1, 8, 16, 16), torch.randn(1, 16, 16, 16)
-    project = merge_class().project
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(project(b, basis), project(b, basis.float()))
         inside = project(b, basis)
@@ -418,7 +413,7 @@ def test_projection_on_flat_maps():
     b = torch.randn(1, 8, 32, 32, generator=generator) + 1
     level = torch.randn(1, 16, 1, 1, generator=generator)
     basis = level + 0.05 * torch.randn(1, 16, 32, 32, generator=generator)
-    projected = merge_class().project(b, basis)
+    projected = project(b, basis)
     expected = closed_form(b[0].numpy(), basis[0].numpy())
     np.testing.assert_allclose(projected[0].numpy(), expected, rtol=0, atol=1e-4)
 
@@ -435,7 +430,7 @@ def test_projection_on_singular_maps(kind):
         "equal maps": maps[:, :1].repeat(1, 16, 1, 1),
     }[kind].requires_grad_()
     b = (torch.randn(1, 8, 32, 32, generator=generator) + 1).requires_grad_()
-    projected = merge_class().project(b, basis)
+    projected = project(b, basis)
     assert projected.norm() <= 1.001 * b.norm()
     projected.backward(torch.randn(b.shape, generator=generator))
     assert b.grad.isfinite().all() and basis.grad.isfinite().all()
