@@ -16,13 +16,16 @@ from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from dgunet.base.errors import InputError, command
-from dgunet.data.degradations import PRESETS, describe
+from dgunet.data.degradations import PRESETS, bundled_photos, synthesize
 from dgunet.images.files import read_rgb, write_image
-from dgunet.model.pretrained import default_weights, degradation_of, read_record
+from dgunet.model.checkpoint import load_model
+from dgunet.model.pretrained import default_weights, degradation_of, read_record, trained_for
 from dgunet.model.registry import task_folder
 from dgunet.tools.export import export
-from dgunet.tools.synthesize import bundled_photos, synthesize
 
 HERE = Path(__file__).resolve().parent
 PAGE = ("index.html", "style.css", "page.js", "worker.js", "tiling.js", "degrade.js")
@@ -66,7 +69,7 @@ def build(output: Path) -> None:
             {
                 "name": name,
                 "kind": type(preset).__name__,
-                "label": describe(name),
+                "label": trained_for({"training": {"degradation": name}}),
                 **asdict(preset),
             }
             for name, preset in PRESETS.items()
@@ -84,6 +87,8 @@ def network(weights: Path, record: dict, output: Path) -> dict:
     if not files or _metadata(files[0])["weights_sha256"] != record["sha256"]:
         print(f"exporting {weights.stem}", flush=True)
         files = export(weights, folder / f"{weights.stem}.onnx")
+        for file in files:
+            pad_channels(file)
     metadata = _metadata(files[0])
     return {
         "name": weights.stem,
@@ -98,8 +103,54 @@ def network(weights: Path, record: dict, output: Path) -> dict:
         "min_long_side": int(metadata.get("min_long_side", 16)),
         "padding": metadata["padding"],
         "files": [file.relative_to(output).as_posix() for file in files],
+        "check": check(weights),
         "bytes": sum(file.stat().st_size for file in files),
     }
+
+
+def check(weights: Path) -> list[float]:
+    """Return every 61st value that a network restores of a pattern of 64×64 pixels: worker.js does
+    not use a graphics card that computes others."""
+    model, _ = load_model(weights)
+    pattern = torch.arange(model.channels * 64 * 64) * 7919 % 256 / 255
+    with torch.inference_mode():
+        restored = model.eval()(pattern.reshape(1, -1, 64, 64))[0]
+    return [round(value, 5) for value in restored.flatten()[::61].tolist()]
+
+
+def pad_channels(path: Path) -> None:
+    """Rewrite a graph for WebGPU: convolutions larger than 1×1 with 6, 9, 15, … input channels
+    (multiples of 3, not of 4) and a multiple of 4 output channels get input channels of zeros, up
+    to a multiple of 4. onnxruntime-web 1.30 computes them wrongly (its issue 29651)."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes, added = [], {}
+    for node in model.graph.node:
+        shape = tensors[node.input[1]].dims if node.op_type == "Conv" else (1, 1, 1, 1)
+        outputs, channels, height, width = shape
+        wrong = channels > 3 and channels % 3 == 0 and channels % 4 and outputs % 4 == 0
+        if wrong and height * width > 1:
+            extra = -channels % 4
+            image, kernel, pads = node.input[0], f"{node.input[1]}_padded", f"pads_{extra}"
+            values = numpy_helper.to_array(tensors[node.input[1]])
+            values = np.pad(values, [(0, 0), (0, extra), (0, 0), (0, 0)])
+            added[kernel] = numpy_helper.from_array(values, kernel)
+            added[pads] = numpy_helper.from_array(np.array([0, 0, 0, 0, 0, extra, 0, 0]), pads)
+            nodes.append(helper.make_node("Pad", [image, pads], [f"{node.name}_padded"]))
+            node.input[0], node.input[1] = f"{node.name}_padded", kernel
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(added.values())
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
 def examples(degradations: list[str], output: Path) -> list[dict]:
@@ -114,7 +165,7 @@ def examples(degradations: list[str], output: Path) -> list[dict]:
             {
                 "name": name,
                 "label": type(PRESETS[degradation]).__name__,
-                "title": describe(degradation),
+                "title": trained_for({"training": {"degradation": degradation}}),
                 "degradation": degradation,
                 "input": f"examples/{degradation}/input/{name}",
                 "target": f"examples/{degradation}/target/{name}",

@@ -34,9 +34,9 @@ async function restore(network, backend, pixels, width, height) {
   try {
     await restoreTiles(network, pixels, width, height);
   } catch (error) {
-    if (runtime.provider !== "webgpu" || backend === "webgpu") throw error;
+    if (runtime.provider !== "webgpu") throw error;
     console.warn(error);
-    runtime = await startRuntime("wasm", "The graphics card failed.");
+    runtime = await startRuntime("wasm", "The graphics card could not restore this picture.");
     await restoreTiles(network, pixels, width, height);
   }
 }
@@ -71,8 +71,18 @@ async function loadSessions(network) {
     const bytes = new Uint8Array(await answer.arrayBuffer());
     chain.push(await runtime.ort.InferenceSession.create(bytes, options));
   }
+  if (runtime.provider === "webgpu") await check(chain, network);
   sessions = { network: network.name, runtime, chain };
   return chain;
+}
+
+/** Compare what the graphics card makes of a pattern with what PyTorch made of it (web/build.py). */
+async function check(chain, { channels, check: expected }) {
+  const pattern = Float32Array.from({ length: channels * 64 * 64 }, (_, i) => ((i * 7919) % 256) / 255);
+  const stages = await run(chain, new runtime.ort.Tensor("float32", pattern, [1, channels, 64, 64]));
+  const { data } = stages.at(-1);
+  const far = Math.max(...expected.map((value, i) => Math.abs(value - data[61 * i])));
+  if (!(far < 0.5 / 255)) throw new Error(`the graphics card is wrong by ${255 * far} of 255`);
 }
 
 /** Restore tile by tile and post the picture strip by strip, from the top. */
