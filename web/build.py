@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from dgunet.base.errors import InputError, command
-from dgunet.data.degradations import PRESETS, bundled_photos, synthesize
+from dgunet.data.degradations import PRESETS
 from dgunet.images.files import read_rgb, write_image
 from dgunet.model.checkpoint import load_model
 from dgunet.model.pretrained import default_weights, degradation_of, read_record, trained_for
 from dgunet.model.registry import task_folder
 from dgunet.tools.export import export
+from dgunet.tools.synthesize import bundled_photos, synthesize
 
 HERE = Path(__file__).resolve().parent
 PAGE = ("index.html", "style.css", "page.js", "worker.js", "tiling.js", "degrade.js")
@@ -36,7 +37,12 @@ RUNTIME = (  # of onnxruntime-web, with WebGPU and without
     "ort-wasm-simd-threaded.wasm",
 )
 EXAMPLE_SIDE = 384  # pixels, at most
-ORDER = ("Denoising", "Deraining", "Deblurring", "Compressive_Sensing")  # on the page
+EXAMPLES = {  # of the tasks, in the page's order: label, degradation (None: a clean photograph)
+    "Denoising": ("Noise", "gaussian25"),
+    "Deraining": ("Rain", "rain_medium"),
+    "Deblurring": ("Blur", "blur_mild"),
+    "Compressive_Sensing": ("Clean", None),
+}
 
 
 def build(output: Path) -> None:
@@ -58,11 +64,10 @@ def build(output: Path) -> None:
 
     weights = [
         (path, record)
-        for task in ORDER
+        for task in EXAMPLES
         for path in sorted(task_folder(task).glob("pretrained_models/*.safetensors"))
         if (record := read_record(path))
     ]
-    degradations = {preset: None for _, record in weights if (preset := degradation_of(record))}
     catalogue = {
         "networks": [network(path, record, output) for path, record in weights],
         "presets": [
@@ -74,7 +79,10 @@ def build(output: Path) -> None:
             }
             for name, preset in PRESETS.items()
         ],
-        "examples": examples(list(degradations), output),
+        "examples": [
+            example(task, photo, output)
+            for task, photo in zip(EXAMPLES, cycle(bundled_photos("test")), strict=False)
+        ],
     }
     text = json.dumps(catalogue, indent=1, ensure_ascii=False)
     (output / "catalogue.json").write_text(text, encoding="utf-8")
@@ -153,38 +161,20 @@ def pad_channels(path: Path) -> None:
     onnx.save(model, path)
 
 
-def examples(degradations: list[str], output: Path) -> list[dict]:
-    """Write one example per degradation, and a clean one for compressive sensing."""
-    folder, found = output / "examples", []
-    photos = bundled_photos("test")
-    for degradation, photo in zip(degradations, cycle(photos), strict=False):
-        place = folder / degradation
-        synthesize(degradation, place, [photo], max_side=EXAMPLE_SIDE, jobs=1)
-        name = f"{photo.stem}.png"
-        found.append(
-            {
-                "name": name,
-                "label": type(PRESETS[degradation]).__name__,
-                "title": trained_for({"training": {"degradation": degradation}}),
-                "degradation": degradation,
-                "input": f"examples/{degradation}/input/{name}",
-                "target": f"examples/{degradation}/target/{name}",
-            }
-        )
-    pixels = read_rgb(photos[0])[:EXAMPLE_SIDE, :EXAMPLE_SIDE]
-    path = folder / f"{photos[0].stem}.png"
-    write_image(path, pixels)
-    clean = path.relative_to(output).as_posix()
-    found.append(
-        {
-            "name": path.name,
-            "label": "Clean",
-            "title": "a clean picture, for compressive sensing",
-            "input": clean,
-            "target": clean,
-        }
-    )
-    return found
+def example(task: str, photo: Path, output: Path) -> dict:
+    """Write a task's example, a degraded photograph and the clean one, and return its entry."""
+    label, degradation = EXAMPLES[task]
+    folder, name = output / "examples" / task, f"{photo.stem}.png"
+    if degradation:
+        synthesize(degradation, folder, [photo], max_side=EXAMPLE_SIDE, jobs=1)
+        title = trained_for({"training": {"degradation": degradation}})
+    else:
+        pixels = read_rgb(photo)[:EXAMPLE_SIDE, :EXAMPLE_SIDE]
+        write_image(folder / "input" / name, pixels)
+        write_image(folder / "target" / name, pixels)
+        title = "a clean picture, to be measured"
+    paths = {kind: f"examples/{task}/{kind}/{name}" for kind in ("input", "target")}
+    return {"name": name, "task": task, "label": label, "title": title, **paths}
 
 
 def _metadata(path: Path) -> dict[str, str]:

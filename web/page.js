@@ -57,12 +57,10 @@ async function load(name, blob, targetBlob = null) {
   say(`${name} is ready to be restored.`);
 }
 
-async function loadExample({ name, input, target: url, degradation }) {
+async function loadExample({ name, input, target: url, task }) {
   const fetched = async (path) => (await fetch(path)).blob();
   await load(name, await fetched(input), await fetched(url));
-  const match = (network) =>
-    degradation ? network.degradation === degradation : network.channels === 1;
-  choose(catalogue.networks.find(match));
+  choose(defaultOf(task));
 }
 
 function showInput(pixels, known) {
@@ -110,7 +108,7 @@ function degrade() {
   if (!preset) return showInput(picture.pixels, picture.target);
   const task = { Rain: "Deraining", Blur: "Deblurring", Noise: "Denoising" }[preset.kind];
   const suited = catalogue.networks.filter((network) => network.task === task);
-  choose(suited.find(({ degradation }) => degradation === preset.name) ?? suited[0]);
+  choose(suited.find(({ degradation }) => degradation === preset.name) ?? defaultOf(task));
   say(`Adding ${preset.label} …`);
   ask({ degrade: preset, seed: Number($("seed").value) }, picture.pixels, ({ degraded }) => {
     showInput(new Uint8ClampedArray(degraded), picture.pixels);
@@ -305,13 +303,17 @@ function choose(network) {
   $("network").value = network.name;
 }
 
+function defaultOf(task) {
+  const networks = catalogue.networks.filter((network) => network.task === task);
+  return networks.find((network) => network.default) ?? networks[0];
+}
+
 function fill() {
   for (const [task, label] of Object.entries(TASKS)) {
-    const networks = catalogue.networks.filter((network) => network.task === task);
-    if (!networks.length) continue;
+    if (!defaultOf(task)) continue;
     const choice = element("label", "");
     const radio = Object.assign(element("input", ""), { type: "radio", name: "task", value: task });
-    radio.onchange = () => choose(networks.find((network) => network.default) ?? networks[0]);
+    radio.onchange = () => choose(defaultOf(task));
     choice.append(radio, label);
     $("tasks").append(choice);
     if ($("tasks").children.length === 1) radio.onchange();

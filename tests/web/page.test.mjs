@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url";
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const { chromium } = createRequire(join(ROOT, "web/package.json"))("playwright-core");
 const PYTHON = process.env.PYTHON ?? join(ROOT, ".venv/bin/python");
+const EXECUTABLE = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const PAGE = join(ROOT, "build/web");
 const CATALOGUE = JSON.parse(readFileSync(join(PAGE, "catalogue.json"), "utf8"));
 const ENV = { ...process.env, PYTHONPATH: ROOT, OMP_NUM_THREADS: "1" };
@@ -39,8 +40,7 @@ async function serve(...options) {
 
 before(async () => {
   servers = { threads: await serve(), single: await serve("--no_isolation") };
-  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-  browser = await chromium.launch({ executablePath, args: ARGUMENTS });
+  browser = await chromium.launch({ executablePath: EXECUTABLE, args: ARGUMENTS });
 });
 
 after(async () => {
@@ -56,13 +56,14 @@ beforeEach(async () => {
 
 afterEach(() => page.context().close());
 
-async function open(options, server = servers.threads) {
-  const context = await browser.newContext(options);
+async function open(options, server = servers.threads, used = browser, query = "", catalogue = null) {
+  const context = await used.newContext(options);
+  if (catalogue) await context.route("**/catalogue.json", (route) => route.fulfill({ json: catalogue }));
   page = await context.newPage();
   page.setDefaultTimeout(5 * MINUTES);
   page.on("request", (request) => requests.push(request.url()));
   page.on("pageerror", (error) => assert.fail(error));
-  await page.goto(server.address);
+  await page.goto(server.address + query);
   await page.locator("#examples button").first().waitFor();
 }
 
@@ -95,7 +96,7 @@ async function restored() {
     page.waitForEvent("download"),
     page.locator("#download").click(),
   ]);
-  const path = join(temporary, "downloads", download.suggestedFilename());
+  const path = join(mkdtempSync(join(temporary, "download-")), download.suggestedFilename());
   await download.saveAs(path);
   return path;
 }
@@ -149,7 +150,7 @@ for (const network of CATALOGUE.networks) {
 test("an example is restored as demo.py does, and its PSNR rises", async () => {
   const [example] = CATALOGUE.examples;
   await page.locator("#examples button").first().click();
-  const { name } = CATALOGUE.networks.find((n) => n.degradation === example.degradation);
+  const { name } = CATALOGUE.networks.find((n) => n.task === example.task && n.default);
   const result = await restored();
   const picture = join(temporary, example.name);
   copyFileSync(join(PAGE, example.input), picture);
@@ -256,6 +257,28 @@ test("it works with the keyboard alone", async () => {
   const there = await clip();
   await page.keyboard.press("ArrowRight");
   assert.notEqual(await clip(), there);
+});
+
+test("WebGPU gives the same; where it does not, the processor is used", async (t) => {
+  const software = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
+  const args = [...ARGUMENTS.filter((argument) => argument !== "--disable-gpu"), ...software];
+  const other = await chromium.launch({ executablePath: EXECUTABLE, args });
+  t.after(() => other.close());
+  const picture = await smallPicture(CATALOGUE.examples[0].input);
+  const [network] = CATALOGUE.networks;
+  const results = [];
+  const wrong = { ...CATALOGUE, networks: [{ ...network, check: network.check.map((v) => v + 0.01) }] };
+  for (const catalogue of [CATALOGUE, wrong]) {
+    await page.context().close();
+    await open({}, servers.threads, other, "?backend=webgpu", catalogue);
+    await choosePicture("webgpu.png", picture);
+    results.push(await restored());
+    results.push(await page.locator("#backend").textContent());
+  }
+  if (/no graphics card/.test(results[1])) return t.skip("this Chromium has no WebGPU");
+  assert.match(results[1], /^Runs on the graphics card/);
+  assert.match(results[3], /^Runs on the processor .* The graphics card could not/);
+  assert.ok((await difference(results[0], results[2])) <= 1);
 });
 
 for (const [name, options] of Object.entries({
