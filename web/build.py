@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from dgunet.base.errors import InputError, command
-from dgunet.data.degradations import PRESETS
+from dgunet.data.degradations import PRESETS, describe
 from dgunet.images.files import read_rgb, write_image
 from dgunet.model.checkpoint import load_model
-from dgunet.model.pretrained import default_weights, degradation_of, read_record, trained_for
+from dgunet.model.pretrained import default_weights, degradation_of, read_record
 from dgunet.model.registry import task_folder
 from dgunet.tools.export import export
 from dgunet.tools.synthesize import bundled_photos, synthesize
@@ -74,7 +74,7 @@ def build(output: Path) -> None:
             {
                 "name": name,
                 "kind": type(preset).__name__,
-                "label": trained_for({"training": {"degradation": name}}),
+                "label": describe(name),
                 **asdict(preset),
             }
             for name, preset in PRESETS.items()
@@ -167,7 +167,7 @@ def example(task: str, photo: Path, output: Path) -> dict:
     folder, name = output / "examples" / task, f"{photo.stem}.png"
     if degradation:
         synthesize(degradation, folder, [photo], max_side=EXAMPLE_SIDE, jobs=1)
-        title = trained_for({"training": {"degradation": degradation}})
+        title = describe(degradation)
     else:
         pixels = read_rgb(photo)[:EXAMPLE_SIDE, :EXAMPLE_SIDE]
         write_image(folder / "input" / name, pixels)
