@@ -108,7 +108,7 @@ def network(weights: Path, record: dict, output: Path) -> dict:
         "channels": 1 if "cs_ratio" in record else 3,
         "sizes": json.loads(metadata["sizes"]),
         "multiple_of": int(metadata["multiple_of"]),
-        "min_long_side": int(metadata.get("min_long_side", 16)),
+        "min_long_side": int(metadata["min_long_side"]),
         "padding": metadata["padding"],
         "files": [file.relative_to(output).as_posix() for file in files],
         "check": check(weights),
