@@ -1,1 +1,1 @@
-"""What every room uses and what knows nothing of images: errors, files, threads."""
+"""What every room uses and what knows nothing of images: errors, files, folders, threads."""

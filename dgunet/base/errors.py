@@ -1,8 +1,8 @@
-"""What a user did wrong, told in one line.
+"""User errors, reported in one line.
 
-Library code raises `InputError` (a `ValueError`) for what the user can mend: a file that is not an
-image, a key that does not exist. A program wraps its `main` in `command`, which prints such an
-error as one line and exits with 2; any other exception is a bug and keeps its traceback.
+Library code raises `InputError` (a `ValueError`) for what the user can correct: a file that is not
+an image, a key that does not exist. A program decorates its `main` with `command`, which prints
+such an error in one line and exits with 2; any other exception is a bug and keeps its traceback.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 
 class InputError(ValueError):
-    """Something the user gave is not usable. The message names the file (or key), what was found
-    and what was expected, in one line."""
+    """Unusable input. The message names the file (or key), what was found and what was expected, in
+    one line."""
 
 
 USER_ERRORS = (
@@ -38,9 +38,9 @@ def first_few(names: Sequence, limit: int = 3) -> str:
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a program's `main`: user errors, and the system's (a full disk, a folder that may
-    not be written), become one line on stderr and exit code 2,
-    Ctrl-C becomes exit code 130, a closed pipe (`| head`) ends the program quietly."""
+    """Decorate a program's `main`: user errors and system errors (a full disk, a folder without
+    write permission) become one line on stderr and exit code 2, Ctrl-C becomes exit code 130, and a
+    closed pipe (`| head`) ends the program quietly."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
@@ -62,7 +62,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Let an error of the system name that file, not a temporary one in its stead."""
+    """Make system errors inside the block name that file, such as in place of a temporary one."""
     try:
         yield
     except OSError as error:
@@ -72,7 +72,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _in_a_line(error: Exception) -> str:
-    """Return what an error says.
+    """Return an error's message.
 
     >>> _in_a_line(PermissionError(13, "Permission denied", "out/a.png"))
     'out/a.png: Permission denied'

@@ -1,4 +1,4 @@
-"""Work in threads: reading and writing beside computing, many items at a time."""
+"""Threads: reading and writing while computing, and one function on many items."""
 
 import threading
 import warnings
@@ -16,9 +16,9 @@ def overlapped(
     threads: int,
     ahead: int = 4,
 ) -> Generator:
-    """Yield each item once it is computed: `write(item, compute(item, read(item)))`, with reading
-    and writing in threads beside the computing. At most `ahead` items are read before their turn,
-    and as many wait to be written."""
+    """Yield each item once `compute(item, read(item))` is done, whose result `write(item, result)`
+    writes. Reading and writing run in threads while others are computed. At most `ahead` items are
+    read before their turn, and as many wait to be written."""
     remaining = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         reading = deque((item, pool.submit(read, item)) for item in islice(remaining, ahead))
@@ -36,10 +36,10 @@ def overlapped(
 
 
 def in_parallel(function: Callable, items: Iterable, jobs: int) -> Iterator:
-    """Yield `function(item)` of every item, in their order, by `jobs` threads (-1: one per core).
+    """Yield `function(item)` of every item, in order, from `jobs` threads (-1: one per core).
 
-    An error of the function ends it, once the calls that have begun have returned: left running,
-    they would be killed where they are when the program ends.
+    The first error of `function` is raised once the calls that have begun have returned: left
+    running, they would be killed in the middle when the program ends.
     """
     from joblib import Parallel, delayed
 

@@ -1,1 +1,1 @@
-"""Image files: reading and writing them, and photographs with their metadata."""
+"""Images: files, photographs with their metadata, sizes, 8-bit pixels and tensors, PSNR."""

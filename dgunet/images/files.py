@@ -1,7 +1,7 @@
 """Image files and arrays: reading, writing, conversion to tensors, padding, pairing by name.
 
-Every program of the project reads, writes and pads images through this module, so that a pixel
-means the same everywhere. Arrays are H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA); tensors are C×H×W.
+Every program reads, writes and pads images through this module, so that a pixel means the same
+everywhere. Arrays are H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA); tensors are C×H×W.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def list_images(folder: str | Path, recursive: bool = False) -> list[Path]:
 def read_image(path: str | Path) -> np.ndarray:
     """Return the pixels as stored: uint8 or uint16, H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA).
 
-    The orientation noted in EXIF is not applied: the field's datasets are read as stored (but that
-    of a TIFF is, by all its decoders). A palette image comes out as RGB, or grey if its colours are
+    EXIF orientation is not applied, because the field's datasets are read as stored; a TIFF's is,
+    because every decoder applies it. A palette image comes out as RGB, or grey if its colours are
     all grey; an animation as its first frame.
 
     Raises `FileNotFoundError`, and `InputError` for a file that is no image of `FORMATS`, is cut
@@ -80,8 +80,8 @@ def read_rgb(path: str | Path) -> np.ndarray:
 
 
 def read_gray(path: str | Path) -> np.ndarray:
-    """Return the image as H×W uint8. Of a colour image it is Y of OpenCV's full-range YCrCb, as the
-    compressive-sensing benchmarks take it. Raises as `read_image`."""
+    """Return the image as H×W uint8; of a colour image Y of OpenCV's full-range YCrCb, as in the
+    compressive sensing benchmarks. Raises as `read_image`."""
     array = to_uint8(read_image(path))
     if array.ndim == 2:
         return array
@@ -90,7 +90,7 @@ def read_gray(path: str | Path) -> np.ndarray:
 
 def write_image(path: str | Path, array: np.ndarray) -> None:
     """Write uint8 or uint16 pixels, H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA), in the format of the
-    file's suffix. Parent folders are made; the file appears whole or not at all.
+    file's suffix. Parent folders are created; the file appears whole or not at all.
 
     Raises `InputError` for a suffix or pixels that cannot be written.
     """
@@ -165,7 +165,8 @@ def pad_bottom_right(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return H×W[×C] pixels reflect-padded at the bottom and right to at least `height`×`width`;
     the array itself if it is large enough.
 
-    Where the padding exceeds the image the reflection goes on, to and fro; one pixel is repeated.
+    Where the padding exceeds the image, the reflection continues back and forth; a single pixel is
+    repeated.
 
     >>> pad_bottom_right(np.array([[1, 2, 3]]), 2, 8)
     array([[1, 2, 3, 2, 1, 2, 3, 2],

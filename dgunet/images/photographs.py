@@ -1,13 +1,13 @@
-"""Photographs as people have them: pixels, and what their files keep beside them.
+"""Photographs with their metadata.
 
 `write_photo` writes other pixels into a file of the same kind: format, bit depth, grey or colour,
-alpha, orientation and colour profile stay. What a format cannot keep:
+alpha, orientation and colour profile stay. Exceptions:
 
-* Palette and 1-bit images come out with 8 bits of grey or colour.
-* JPEG and WebP are compressed anew with quality 95, JPEG without colour subsampling (a WebP that
-  was lossless stays so).
-* EXIF is kept in JPEG, PNG and WebP; of a TIFF resolution and colour profile alone.
-* A 16-bit grey PNG with alpha comes out as RGBA.
+* Palette and 1-bit images become grey or colour images of 8 bits.
+* JPEG and WebP are compressed again with quality 95, JPEG without colour subsampling; a lossless
+  WebP stays lossless.
+* EXIF is kept in JPEG, PNG and WebP; of a TIFF only resolution and colour profile are kept.
+* A 16-bit grey PNG with alpha becomes RGBA.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Photo:
         pixels: H×W (grey) or H×W×3 (RGB), uint8 or uint16.
         alpha: H×W of the same type, or None.
         format: of the file that `write_photo` writes: JPEG, PNG, WEBP, TIFF or BMP.
-        orientation: how EXIF says that the stored pixels are to be turned, 1 … 8.
+        orientation: EXIF's, 1 … 8: how the stored pixels have to be turned.
         metadata: what else the encoder of the format writes.
     """
 

@@ -1,14 +1,13 @@
-"""All four tasks at a glance: degrade photographs, restore them, print scores, draw the stages.
+"""All four tasks: degrade photographs, restore them, print scores, draw the stages.
 
     python -m dgunet.tools.showcase --output DIR
 
-takes photographs inside scikit-image, none of which any of the weights has seen, and the weights
-that come with the project. `DIR/<task>` holds the images (input, restored, target),
-`DIR/stages.png` the figure: a detail for each task, from its input through the network's stages to
-the target.
+takes photographs inside scikit-image, on which none of the weights was trained, and the bundled
+pretrained weights. `DIR/<task>` holds the images (input, restored, target), `DIR/stages.png` the
+figure: a detail for each task, from the input through the network's stages to the target.
 
-A compressive sensing network measures grey photographs itself; its input is Φᵀy, the image that
-its measurements y give without a network. All scores are of pixels rounded to 8 bits.
+A compressive sensing network measures grey photographs itself; its input is Φᵀy, the image that the
+measurements y give without a network. All scores are of pixels rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -179,7 +178,7 @@ def showcase(
     picture_rows(rows, files)
     print(f"\n{markdown(table, COLUMNS)}\n")
     print("PSNR (dB) / SSIM of all channels, rounded to 8 bits; means over the photographs.")
-    print("Compressive sensing: of grey; the input is what the measurements y give as Φᵀy.")
+    print("Compressive sensing: grey photographs; the input is Φᵀy, with measurements y.")
     print(f"images: {output}/<task>; figure: {', '.join(map(str, files))}")
 
 
