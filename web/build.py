@@ -4,7 +4,7 @@
 
 It holds the page, onnxruntime-web from node_modules, the bundled pretrained weights as ONNX, a few
 example photographs with their degraded versions, and catalogue.json, which lists what is there.
-Weights that were exported before are left as they are.
+Weights are exported again only if they, or the programs that export them, have changed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dgunet.tools.export import export
 from dgunet.tools.synthesize import bundled_photos, synthesize
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 PAGE = ("index.html", "style.css", "page.js", "worker.js", "tiling.js", "degrade.js")
 RUNTIME = (  # of onnxruntime-web, with WebGPU and without
     "ort.webgpu.bundle.min.mjs",
@@ -92,7 +93,10 @@ def network(weights: Path, record: dict, output: Path) -> dict:
     """Export weights, unless it was done before, and return what the page needs to know of them."""
     folder = output / "networks"
     files = sorted(folder.glob(f"{weights.stem}*.onnx"))  # _measure comes before _reconstruct
-    if not files or _metadata(files[0])["weights_sha256"] != record["sha256"]:
+    sources = [weights, Path(__file__), ROOT / "dgunet/tools/export.py"]
+    sources += [*ROOT.glob("dgunet/model/*.py"), *ROOT.glob("*/DGUNet.py")]
+    newest = max(source.stat().st_mtime for source in sources)
+    if not files or files[0].stat().st_mtime < newest:
         print(f"exporting {weights.stem}", flush=True)
         files = export(weights, folder / f"{weights.stem}.onnx")
         for file in files:

@@ -1,6 +1,6 @@
 /** Large pictures tile by tile: the rules of dgunet/inference/tiling.py, for the browser. */
 
-export const OVERLAP = 64; // pixels that neighbouring tiles share
+const OVERLAP = 64; // pixels that neighbouring tiles share
 const BYTES = 512 * 2 ** 20; // what one tile's forward pass may take
 const FLOATS = 10; // of it, per pixel and channel of the U-Net's second level
 
@@ -11,32 +11,34 @@ export function tileSide({ sizes, multiple_of: multiple }) {
 }
 
 /**
- * Cut an axis into tiles of about equal size that overlap.
- *
- * Of the pixels that two neighbours share, the outer quarter on either side is thrown away, and
- * the half in between is blended. Returns [{start, stop, weights}]; at each pixel the weights of
- * all tiles add up to 1.
+ * Cut an axis into evenly spaced tiles of one size that overlap: [{start, stop, padded, weights}].
+ * The last may have to be padded. At each pixel the weights of all tiles add up to 1.
  */
-export function spans(size, tile, overlap, multiple) {
-  if (size <= tile) return [{ start: 0, stop: size, weights: new Float32Array(size).fill(1) }];
-  const count = Math.ceil(size / (tile - overlap));
-  const whole = Math.ceil(size / multiple) * multiple;
-  const border = (i) =>
-    i === count ? size : Math.floor(Math.floor((i * whole) / count) / multiple) * multiple;
-  const rise = (i) => {
-    const place = (i + 0.5) / overlap;
-    return Math.sin((Math.PI / 2) * Math.min(Math.max(2 * place - 0.5, 0), 1)) ** 2;
-  };
-  return Array.from({ length: count }, (_, i) => {
-    const start = Math.max(0, border(i) - overlap / 2);
-    const stop = Math.min(size, border(i + 1) + overlap / 2);
-    const weights = new Float32Array(stop - start).fill(1);
-    for (let j = 0; j < overlap; j++) {
-      if (i > 0) weights[j] *= rise(j);
-      if (i < count - 1) weights[weights.length - 1 - j] *= rise(j);
-    }
-    return { start, stop, weights };
+export function spans(size, tile, multiple) {
+  const up = (value) => Math.ceil(value / multiple) * multiple;
+  if (size <= tile) {
+    return [{ start: 0, stop: size, padded: up(size), weights: new Float32Array(size).fill(1) }];
+  }
+  const count = Math.ceil((up(size) - OVERLAP) / (tile - OVERLAP));
+  const padded = up(Math.ceil((up(size) + (count - 1) * OVERLAP) / count));
+  const tiles = Array.from({ length: count }, (_, i) => {
+    const free = up(size) - padded; // along which the tiles are spread
+    const start = Math.floor(Math.floor((i * free) / (count - 1)) / multiple) * multiple;
+    const stop = Math.min(start + padded, size);
+    return { start, stop, padded, weights: new Float32Array(stop - start).fill(1) };
   });
+  // Of the middle of what two neighbours share, the outer quarters belong to one of them alone.
+  for (const [i, later] of tiles.slice(1).entries()) {
+    const before = tiles[i];
+    const begin = Math.floor((later.start + before.stop - OVERLAP) / 2);
+    for (let x = later.start; x < before.stop; x++) {
+      const place = Math.min(Math.max((2 * (x - begin + 0.5)) / OVERLAP - 0.5, 0), 1);
+      const rise = Math.sin((Math.PI / 2) * place) ** 2;
+      later.weights[x - later.start] *= rise;
+      before.weights[x - before.start] *= 1 - rise;
+    }
+  }
+  return tiles;
 }
 
 /**

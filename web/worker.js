@@ -6,7 +6,7 @@
  * Pixels are RGBA bytes, row by row. To cancel, the page terminates the worker.
  */
 import { degrade } from "./degrade.js";
-import { OVERLAP, paddedIndices, paddedSize, spans, tileSide } from "./tiling.js";
+import { paddedIndices, paddedSize, spans, tileSide } from "./tiling.js";
 
 const PREVIEW = 2e6; // pixels of a stage's image, at most; the last stage keeps its full size
 const MAX_THREADS = 8;
@@ -94,7 +94,7 @@ async function restoreTiles(network, pixels, width, height) {
   const tile = tileSide(network);
   const fits = paddedSize(height, width, network).reduce((a, b) => a * b) <= tile ** 2;
   const [rows, columns] = [height, width].map((size) =>
-    spans(size, fits ? size : tile, OVERLAP, network.multiple_of),
+    spans(size, fits ? size : tile, network.multiple_of),
   );
   const of = rows.length * columns.length * passes.length;
   postMessage({ progress: [0, of] });
@@ -127,7 +127,7 @@ async function restoreTiles(network, pixels, width, height) {
 /** One tile as a 1×C×h×w tensor in [0,1], padded as the network needs it. */
 function cut(pixels, width, row, column, channels, network) {
   const [h, w] = [row.stop - row.start, column.stop - column.start];
-  const [height, wide] = paddedSize(h, w, network);
+  const [height, wide] = paddedSize(row.padded, column.padded, network);
   const ys = paddedIndices(h, height, network.padding);
   const xs = paddedIndices(w, wide, network.padding);
   const values = new Float32Array(channels.length * height * wide);

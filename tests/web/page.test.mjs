@@ -102,9 +102,9 @@ async function restored() {
 }
 
 /** What demo.py makes of a picture. */
-function expected(picture, weights) {
-  const results = join(temporary, weights);
-  const options = ["--weights", weights, "--input_dir", picture, "--result_dir", results];
+function expected(picture, weights, ...more) {
+  const results = mkdtempSync(join(temporary, "results-"));
+  const options = ["--weights", weights, "--input_dir", picture, "--result_dir", results, ...more];
   execFileSync(PYTHON, ["demo.py", ...options, "--device", "cpu"], { cwd: ROOT, env: ENV });
   return join(results, picture.split("/").at(-1));
 }
@@ -159,6 +159,19 @@ test("an example is restored as demo.py does, and its PSNR rises", async () => {
   assert.ok(after > before, `${before} dB → ${after} dB`);
   await screenshot("page");
   assert.ok(requests.every((url) => url.startsWith(servers.threads.address) || /^(blob|data):/.test(url)));
+});
+
+test("a picture larger than a tile is restored as demo.py does with tiles of the same size", async () => {
+  await page.context().close();
+  const [network] = CATALOGUE.networks;
+  const wide = { ...network, sizes: { ...network.sizes, width: 1e4 } }; // tiles are 256 at least
+  await open({}, servers.threads, browser, "", { ...CATALOGUE, networks: [wide] });
+  const [example] = CATALOGUE.examples;
+  const picture = join(temporary, example.name);
+  copyFileSync(join(PAGE, example.input), picture);
+  await choosePicture(example.name, readFileSync(picture));
+  const result = await restored();
+  assert.ok((await difference(result, expected(picture, network.name, "--tile", "256"))) <= 1);
 });
 
 test("work is cancelled, and can be started again", async () => {
