@@ -4,9 +4,9 @@
         --data "BSD400, 20 photographs held out" --licence "photographs of BSDS500, research use"
 
 writes NAME.safetensors (`model_best.pth` of the run, without the optimizer) and NAME.json, which
-says how the weights were made: data, configuration, seed, commit, patches seen, time, hardware and
-the PSNR on the validation images. Weights that are there already are replaced only by better ones.
-`make results` adds the scores on the test sets.
+says how the weights were made: command, data, configuration, seed, commit, patches seen, time,
+hardware and the PSNR on the validation images. Weights that are there already are replaced only by
+better ones. `make results` adds the scores on the test sets.
 """
 
 import argparse
@@ -20,6 +20,8 @@ from dgunet.base.files import sha256, write_bytes
 from dgunet.data.degradations import describe
 from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import task_folder
+
+NOTED = ("config", "command", "commit", "hardware", "torch")  # by the run
 
 
 def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, **given) -> Path:
@@ -55,7 +57,7 @@ def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, *
         config["TRAINING"][key] = Path(config["TRAINING"][key]).name
     made = checkpoint.get("made", {})
     training = {
-        **{key: made[key] for key in ("config", "commit", "hardware", "torch") if key in made},
+        **{key: made[key] for key in NOTED if key in made},
         "degradation": config["DATA"]["DEGRADATION"],
         "seed": config["SEED"],
         "patches": checkpoint.get("samples"),
@@ -91,6 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--data", required=True, help="what the run was trained on, and validated on")
     add("--licence", required=True, help="of these data")
     add("--config", help="the recipe, such as Denoising/small.yml (default: as the run noted)")
+    add("--command", help="that trained them (default: as the run noted)")
     add("--commit", help="of the code (default: as the run noted)")
     add("--hardware", help="(default: as the run noted)")
     add("--degradation", help="that pairs were made with (default: DATA.DEGRADATION)")

@@ -10,9 +10,10 @@ A file takes `degraded`, float32, N×C×H×W in [0,1]: any N, and any H and W th
 FILE_measure.onnx takes `degraded` and returns `measurements`, float32, N×m×H/32×W/32, and
 FILE_reconstruct.onnx takes these and returns the stage images.
 
-The file's metadata says what it is: task, model, sizes, degradation, precision, licence, channels,
-multiple_of, min_long_side, padding ("reflect" or "zeros", at the bottom and right) and the SHA-256
-of the weights. --check restores a photograph by the file and by PyTorch and prints the difference.
+The file's metadata says what it is: task, model, sizes, degradation, precision, licence of the
+weights and of the data that they were trained on (as far as known), channels, multiple_of,
+min_long_side, padding ("reflect" or "zeros", at the bottom and right) and the SHA-256 of the
+weights. --check restores a photograph by the file and by PyTorch and prints the difference.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from dgunet.images.files import read_gray, read_rgb, to_tensor
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network
-from dgunet.model.pretrained import find_weights, read_record, trained_for
+from dgunet.model.pretrained import bundled_weights, find_weights, read_record, trained_for
 
 SUFFIXES = (".onnx", ".pt2")
 PRECISIONS = {"float32": "float32", "float16": "fp16"}  # ours → `optimize_for_inference`'s
@@ -142,7 +143,8 @@ def describe(weights: Path, network: Network) -> dict[str, str]:
         "model": type(network).__name__,
         "sizes": json.dumps(network.sizes),
         "degradation": trained_for(record) if record else "",
-        "licence": "MIT" if record else "",  # of the bundled weights
+        "licence": "MIT" if weights.resolve() in bundled_weights().values() else "",
+        "data_licence": (record or {}).get("training", {}).get("licence", ""),
         "channels": str(network.channels),
         "multiple_of": str(network.multiple_of),
         "min_long_side": str(network.min_long_side),

@@ -77,12 +77,12 @@ def publish(weights: Path, folder: Path) -> None:
     config = json.dumps({**network.config, "library": "dgunet"}, indent=2)
     write_bytes(folder / "config.json", config.encode())
     save_checkpoint(folder / "model.safetensors", network)
-    card = model_card(weights.stem, network, record, describe(weights, network)["degradation"])
+    card = model_card(weights.stem, network, record, describe(weights, network))
     write_bytes(folder / "README.md", card.encode())
 
 
-def model_card(name: str, network: Network, record: Mapping | None, degradation: str) -> str:
-    """Return the README.md of a network, in Markdown."""
+def model_card(name: str, network: Network, record: Mapping | None, says: Mapping[str, str]) -> str:
+    """Return the README.md of a network, in Markdown. `says` is what `export.describe` returns."""
     training = (record or {}).get("training", {})
     data = [f"* {key.replace('_', ' ')}: {value}" for key, value in training.items()]
     return CARD.format(
@@ -92,12 +92,12 @@ def model_card(name: str, network: Network, record: Mapping | None, degradation:
         tag=network.task.replace("_", "-").lower(),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         sizes=", ".join(f"{key} {value}" for key, value in network.sizes.items()),
-        degradation=degradation or UNKNOWN,
+        degradation=says["degradation"] or UNKNOWN,
         data="\n".join(data) or UNKNOWN,
         scores=_scores(record or {}) or UNKNOWN,
-        licence="mit" if record else "other",
-        licence_note="The weights: MIT. The training data has its own licence."
-        if record
+        licence="mit" if says["licence"] else "other",
+        licence_note=f"The weights: {says['licence']}. The training data: {says['data_licence']}."
+        if says["licence"]
         else "Not known: that of whoever trained the weights.",
     )
 

@@ -1,5 +1,6 @@
 """What a training run tells: budget, progress bar, a line for each epoch, log.csv, TensorBoard."""
 
+import shlex
 import subprocess
 import sys
 import time
@@ -159,6 +160,7 @@ def _validation(trainer) -> str:
 def made(devices: Devices, recipe: Path | None) -> dict:
     """Return how weights are made, for the record that `dgunet.tools.bundle` writes."""
     told = {"commit": _commit(), "hardware": str(devices), "torch": str(torch.__version__)}
+    told["command"] = shlex.join(["python", *sys.argv])
     if recipe:
         told["config"] = f"{recipe.resolve().parent.name}/{recipe.name}"
     if devices.device.type == "cpu":
