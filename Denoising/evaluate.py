@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command
+from dgunet.data.sidd import CLEAN_BLOCKS, block_name, read_blocks
 from dgunet.scoring.evaluate import (
     Benchmark,
     EvaluationSet,
@@ -27,33 +28,15 @@ from dgunet.scoring.results_folder import read_settings
 SIDD_PROTOCOL = "matlab_rgb"
 TEST_SETS = {  # with the PSNR (dB) and SSIM of the paper
     "SIDD": EvaluationSet(
-        "SIDD/test/ValidationGtBlocksSrgb.mat",
+        f"SIDD/test/{CLEAN_BLOCKS}.mat",
         SIDD_PROTOCOL,
         images=1280,
         published={"DGUNet": (39.88, 0.959), "DGUNet_plus": (39.91, 0.960)},
     ),
 }
+DND_IMAGES = 50
 DND_PUBLISHED = {"DGUNet": (40.04, 0.956), "DGUNet_plus": (40.12, 0.957)}  # by its server
 BENCHMARK = Benchmark("Denoising", TEST_SETS, default_sets=(), protocol="gaussian_rgb")
-
-
-def read_blocks(path: str | Path, variable: str) -> np.ndarray:
-    """Return the blocks of the SIDD benchmark in a MAT file (v5): 40×32×256×256×3, uint8 or float
-    in [0, 1]. Raises `InputError` for a file that is no such one."""
-    from scipy.io import loadmat
-
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: does not exist; expected a MAT file with {variable}")
-    try:
-        contents = loadmat(path, variable_names=[variable])
-    except NotImplementedError as error:
-        raise InputError(f"{path}: is MAT v7.3 (HDF5); expected v5, as save -v7 writes") from error
-    except Exception as error:  # a damaged file makes loadmat raise anything
-        raise InputError(f"{path}: cannot be read as a MAT file ({error})") from error
-    if variable not in contents:
-        raise InputError(f"{path}: has no variable {variable}")
-    return contents[variable]
 
 
 def score_blocks(
@@ -66,7 +49,7 @@ def score_blocks(
     """
     if restored.ndim != 5 or restored.shape != target.shape:
         raise InputError(
-            f"restored blocks are {_by(restored)}, target blocks {_by(target)}; expected both "
+            f"restored blocks are {restored.shape}, target blocks {target.shape}; expected both "
             "images×blocks×height×width×3"
         )
     loads = {
@@ -76,26 +59,11 @@ def score_blocks(
     return score_all(loads, "SIDD", protocol, jobs)
 
 
-def block_name(index: tuple[int, int]) -> str:
-    """Return the name of a block's picture.
-
-    >>> block_name((0, 31))
-    '0001_32'
-    """
-    return f"{index[0] + 1:04d}_{index[1] + 1:02d}"
-
-
-def _by(blocks: np.ndarray) -> str:
-    return "×".join(map(str, blocks.shape))
-
-
 @command
 def main() -> None:
     parser = make_parser(__doc__, BENCHMARK)
     parser.add_argument("--result", type=Path, metavar="FILE", help="MAT file with Idenoised")
-    parser.add_argument(
-        "--target", type=Path, metavar="FILE", help="MAT file with ValidationGtBlocksSrgb"
-    )
+    parser.add_argument("--target", type=Path, metavar="FILE", help=f"… with {CLEAN_BLOCKS}")
     options = parser.parse_args()
     if options.result_dir or options.target_dir:
         if not (options.result_dir and options.target_dir):
@@ -109,8 +77,8 @@ def main() -> None:
     target = options.target or BENCHMARK.home / "Datasets" / TEST_SETS["SIDD"].target
     protocol = options.protocol or SIDD_PROTOCOL
     scores = score_blocks(
-        read_blocks(result, "Idenoised"),
-        read_blocks(target, "ValidationGtBlocksSrgb"),
+        read_blocks(result, "Idenoised", floats=True),
+        read_blocks(target, CLEAN_BLOCKS, floats=True),
         protocol,
         options.jobs,
     )

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command, first_few
+from dgunet.data.sidd import sidd_pairs
 from dgunet.images.files import list_images, pair_by_name, read_rgb, write_image
 from dgunet.images.sizes import check_sizes, image_size
-from dgunet.tools.arrange import sidd_pairs
 
 PARTS = ("input", "target")
 
@@ -33,8 +33,8 @@ def cut_patches(
     height, width = images[0].shape[:2]
     rng = np.random.default_rng([seed, number])
     for patch in range(1, count + 1):
-        top = rng.integers(height - size + 1)
-        left = rng.integers(width - size + 1)
+        top = rng.integers(max(1, height - size))  # as published: never the last row
+        left = rng.integers(max(1, width - size))
         for part, image in zip(PARTS, images, strict=True):
             crop = image[top : top + size, left : left + size]
             write_image(folder / part / f"{number}_{patch}.png", crop)
@@ -89,6 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
         pairs = pair_by_name(source / "input", source / "target")
     else:
         pairs = [(noisy, truth) for noisy, truth, _ in sidd_pairs(source)]
+        if not pairs:
+            raise InputError(f"{source}: found no *NOISY*.PNG; expected SIDD's NOISY and GT images")
     check_sizes(pairs)
     sizes = {noisy: image_size(noisy) for noisy, _ in pairs}
     if small := [f"{path} ({w}×{h})" for path, (h, w) in sizes.items() if min(h, w) < args.ps]:

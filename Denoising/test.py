@@ -27,13 +27,8 @@ import numpy as np
 from dgunet.base.errors import InputError, command, first_few
 from dgunet.base.files import write_atomically
 from dgunet.data.degradations import Noise, add_noise, pair_generator
-from dgunet.Denoising.evaluate import (
-    BENCHMARK,
-    DND_PUBLISHED,
-    SIDD_PROTOCOL,
-    block_name,
-    read_blocks,
-)
+from dgunet.data.sidd import CLEAN_BLOCKS, NOISY_BLOCKS, block_name, read_blocks
+from dgunet.Denoising.evaluate import BENCHMARK, DND_IMAGES, DND_PUBLISHED, SIDD_PROTOCOL
 from dgunet.images.files import list_images, read_gray, read_image, to_uint8, write_image
 from dgunet.inference.restorer import Restorer
 from dgunet.scoring.test import (
@@ -46,8 +41,7 @@ from dgunet.scoring.test import (
     run_sets,
 )
 
-SIDD_NOISY, SIDD_TARGET = "ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"
-BENCHMARK_FILES = {"SIDD": f"{SIDD_NOISY}.mat", "DND": "info.mat"}  # that they are known by
+BENCHMARK_FILES = {"SIDD": f"{NOISY_BLOCKS}.mat", "DND": "info.mat"}  # that they are known by
 
 
 @dataclass
@@ -101,54 +95,44 @@ class SIDD(ImageSet):
     """The blocks of the SIDD benchmark in `folder`, scored if the targets are there too.
 
     `mat/Idenoised.mat` (MAT v5) holds `Idenoised`: float32 in [0,1], of the shape of the noisy
-    blocks (40×32×256×256×3).
-
-    Raises:
-        InputError: the files are missing or hold no such blocks.
+    blocks (40×32×256×256×3). Raises `InputError` if the files are missing or hold no such blocks.
     """
 
     in_8_bits = False
 
     def __init__(self, folder: Path, self_ensemble: bool, pictures: bool):
-        noisy = read_blocks(folder / f"{SIDD_NOISY}.mat", SIDD_NOISY)
-        if noisy.ndim != 5 or noisy.shape[-1] != 3 or noisy.dtype != np.uint8:
-            raise InputError(
-                f"{folder / SIDD_NOISY}.mat: {SIDD_NOISY} is {noisy.dtype} {noisy.shape}; expected "
-                "uint8 images×blocks×height×width×3"
-            )
-        target = None
-        if (folder / f"{SIDD_TARGET}.mat").is_file():
-            target = read_blocks(folder / f"{SIDD_TARGET}.mat", SIDD_TARGET)
-            if target.shape != noisy.shape:
+        self.noisy, self.clean = read_blocks(folder / BENCHMARK_FILES["SIDD"], NOISY_BLOCKS), None
+        clean = folder / f"{CLEAN_BLOCKS}.mat"
+        if clean.is_file():
+            self.clean = read_blocks(clean, CLEAN_BLOCKS)
+            if self.clean.shape != self.noisy.shape:
                 raise InputError(
-                    f"{folder / SIDD_TARGET}.mat: is {target.shape}, the noisy blocks "
-                    f"{noisy.shape}; expected the same"
+                    f"{clean}: is {self.clean.shape}, the noisy blocks {self.noisy.shape}; "
+                    "expected the same"
                 )
-        super().__init__(
-            "SIDD", list(np.ndindex(noisy.shape[:2])), SIDD_PROTOCOL, self_ensemble=self_ensemble
-        )
+        blocks = list(np.ndindex(self.noisy.shape[:2]))
+        super().__init__("SIDD", blocks, SIDD_PROTOCOL, self_ensemble=self_ensemble)
         self.folder, self.pictures = folder, pictures
-        self.noisy, self.clean = noisy, target
-        self.restored = np.empty(noisy.shape, np.float32)
+        self.restored = np.empty(self.noisy.shape, np.float32)
 
     @property
     def sources(self) -> list[Path]:
         return [self.folder]
 
-    def label(self, item: tuple[int, int]) -> str:
+    def label(self, item: tuple[int, ...]) -> str:
         return block_name(item)
 
-    def read(self, item: tuple[int, int]) -> np.ndarray:
+    def read(self, item: tuple[int, ...]) -> np.ndarray:
         return self.noisy[item]
 
-    def target(self, item: tuple[int, int]) -> np.ndarray | None:
+    def target(self, item: tuple[int, ...]) -> np.ndarray | None:
         return None if self.clean is None else self.clean[item]
 
     def files(self, folder: Path) -> list[Path]:
         pictures = super().files(folder / "png") if self.pictures else []
         return [folder / "mat" / "Idenoised.mat", *pictures]
 
-    def write(self, folder: Path, item: tuple[int, int], restored: np.ndarray) -> None:
+    def write(self, folder: Path, item: tuple[int, ...], restored: np.ndarray) -> None:
         self.restored[item] = restored
         if self.pictures:
             super().write(folder / "png", item, restored)
@@ -171,7 +155,7 @@ class DND(ImageSet):
     """
 
     def __init__(self, folder: Path, self_ensemble: bool, pictures: bool):
-        boxes = read_boxes(folder / "info.mat")
+        boxes = read_boxes(folder / BENCHMARK_FILES["DND"])
         files = [folder / "images_srgb" / f"{n:04d}.mat" for n in range(1, len(boxes) + 1)]
         if missing := [path for path in files if not path.is_file()]:
             raise InputError(
@@ -206,10 +190,9 @@ class DND(ImageSet):
 
     def finish(self, folder: Path) -> None:
         scores = ", ".join(f"{m} {p} dB / {s}" for m, (p, s) in DND_PUBLISHED.items())
-        print(
-            f"DND: {len(self.inputs)} files for the benchmark's server in {folder / 'mat'} "
-            f"(published: {scores})"
-        )
+        published = f" (published: {scores})" if len(self.inputs) == DND_IMAGES else ""
+        place = folder / "mat"
+        print(f"DND: {len(self.inputs)} files for the benchmark's server in {place}{published}")
 
     def check(self) -> None:
         """Do nothing: the files are there."""

@@ -5,12 +5,12 @@
 The program looks in SOURCE, at any depth, for (in brackets: what it makes of it in DEST):
 
     GoPro       train/SCENE/ and test/SCENE/ with blur (--gamma: blur_gamma) and sharp
-                (train, GoPro/test)
+                (train, GoPro/test, and the latter as val)
     HIDE        a folder test, with sub-folders or without, and a folder GT (HIDE/test)
     RealBlur_J  RealBlur_J_test_list.txt, RealBlur_J_train_list.txt and the files they list
     RealBlur_R  (RealBlur_J/test, RealBlur_J/train); the same for RealBlur_R
     Rain13k     folders with input and target, called Rain13K or train, Rain100L, Rain100H, Test100,
-                Test1200, Test2800 (train, Rain100L ...)
+                Test1200, Test2800 (train, Rain100L ..., and Rain100L as val)
     SIDD        pairs ...NOISY_SRGB_010.PNG and ...GT_SRGB_010.PNG (SIDD/train);
                 ValidationNoisyBlocksSrgb.mat, ValidationGtBlocksSrgb.mat
                 (SIDD/test, and as PNG val)
@@ -19,7 +19,8 @@ The program looks in SOURCE, at any depth, for (in brackets: what it makes of it
 The two images of a pair get one name, in input/ and in target/; it includes the names of their
 folders where file names alone are not unique. Files are hard links to those in SOURCE (they take no
 space, but a change to one changes the other), or copies with --copy and where the disk has no
-links. Nothing is ever overwritten, and an interrupted run continues when it is started again.
+links. Nothing is ever overwritten, nothing outside SOURCE is read, and an interrupted run continues
+when it is started again.
 """
 
 from __future__ import annotations
@@ -30,16 +31,23 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from dgunet.base.errors import InputError, command, first_few
 from dgunet.base.files import replacing
+from dgunet.data.sidd import CLEAN_BLOCKS, NOISY_BLOCKS, block_name, read_blocks, sidd_pairs
 from dgunet.images.files import list_images, pair_by_name, write_image
 
-RAIN_TEST_SETS = ("Rain100L", "Rain100H", "Test100", "Test1200", "Test2800")
-RAIN_TRAINING_SETS = ("Rain13K", "train")
+RAIN_FOLDERS = {  # in SOURCE, in lower case → in DEST
+    **{name.lower(): [name] for name in ("Rain100H", "Test100", "Test1200", "Test2800")},
+    "rain100l": ["Rain100L", "val"],
+    "rain13k": ["train"],
+    "train": ["train"],
+}
 DND_IMAGES = 50
 
 Plan = list[tuple[Path, Path]]  # (existing file, where it is to appear)
@@ -59,11 +67,9 @@ def arrange(
 
     `copy` copies instead of linking; `gamma` takes GoPro's blur_gamma.
 
-    Raises `InputError`, before anything is written, if `source` has an unknown layout or if a file
-    with other content is in the way.
+    Raises `InputError`, before anything is written, if `source` has an unknown layout, a file of
+    the data set lies outside it, or a file with other content is in the way.
     """
-    from tqdm import tqdm
-
     source, dest = Path(source), Path(dest)
     if dataset not in DATASETS:
         raise InputError(f"unknown dataset {dataset}; expected one of {', '.join(DATASETS)}")
@@ -72,111 +78,108 @@ def arrange(
         raise InputError(f"{source}: {found}; expected the folder {dataset} was unpacked to")
     if source.resolve() in (dest.resolve(), *dest.resolve().parents):
         raise InputError(f"{dest}: lies in {source}; expected SOURCE and DEST apart")
-    options = {"gamma": gamma} if dataset == "GoPro" else {}
-    plan = DATASETS[dataset](source, dest, **options)
-    for original, place in tqdm(_to_do(plan), dataset, disable=not progress):
+    plan_of, layout = DATASETS[dataset]
+    plan = plan_of(source, dest, **({"gamma": gamma} if dataset == "GoPro" else {}))
+    if not plan:
+        raise InputError(f"{source}: unknown layout; looked, at any depth, for {layout}")
+    if outside := [original for original, _ in plan if not _lies_in(original, source)]:
+        raise InputError(f"{len(outside)} files are links out of {source}: {first_few(outside)}")
+    to_do = _to_do(plan)
+    pictures = _sidd_validation(plan, dest) if dataset == "SIDD" else {}
+
+    for original, place in tqdm(to_do, dataset, disable=not progress):
         place.parent.mkdir(parents=True, exist_ok=True)
         if copy or not _link(original, place):
-            with replacing(place) as partial:
-                shutil.copy2(original, partial)
-    counts = Counter(place.parent for _, place in plan)
-    if dataset == "SIDD":
-        counts.update(_unpack_sidd_validation(dest, progress))
-    return dict(counts)
-
-
-def sidd_pairs(folder: str | Path) -> list[tuple[Path, Path, str]]:
-    """Return noisy image, ground truth and a name unique in `folder` for each of SIDD's pairs in or
-    below it: `SCENE/0001_NOISY_SRGB_010.PNG`, `SCENE/0001_GT_SRGB_010.PNG`, "SCENE-0001_010".
-
-    Raises `InputError` if there are none, or one lacks its ground truth.
-    """
-    noisy = [path for path in list_images(folder, recursive=True) if "NOISY" in path.name]
-    pairs = [
-        (
-            path,
-            path.with_name(path.name.replace("NOISY", "GT")),
-            f"{path.parent.name}-{path.stem.replace('NOISY_SRGB_', '')}",
-        )
-        for path in noisy
-    ]
-    if not pairs:
-        raise InputError(f"{folder}: found no *NOISY*.PNG; expected SIDD's NOISY and GT images")
-    _require_files([truth for _, truth, _ in pairs], "ground truth")
-    return pairs
+            with replacing(place) as unfinished:
+                shutil.copy2(original, unfinished)
+    for place, block in tqdm(pictures.items(), "val", disable=not progress):
+        if not place.exists():
+            write_image(place, block)
+    return dict(Counter(place.parent for place in (*(place for _, place in plan), *pictures)))
 
 
 def _gopro(source: Path, dest: Path, gamma: bool) -> Plan:
-    blur = "blur_gamma" if gamma else "blur"
+    parts = {"train": [dest / "train"], "test": [dest / "GoPro" / "test", dest / "val"]}
     plan: Plan = []
     for scene in sorted(sharp.parent for sharp in source.rglob("sharp") if sharp.is_dir()):
-        parts = {"train": dest / "train", "test": dest / "GoPro" / "test"}
-        part = parts.get(scene.parent.name)
-        if part and (scene / blur).is_dir():
-            for blurred, sharp in pair_by_name(scene / blur, scene / "sharp"):
-                plan += _pair(blurred, sharp, part, f"{scene.name}-{blurred.stem}")
-    return _found(plan, source, f"train/SCENE/{blur} and sharp, test/SCENE/{blur} and sharp")
+        blur = scene / ("blur_gamma" if gamma else "blur")
+        if scene.parent.name in parts and blur.is_dir():
+            for blurred, sharp in pair_by_name(blur, scene / "sharp"):
+                for folder in parts[scene.parent.name]:
+                    plan += _pair(blurred, sharp, folder, f"{scene.name}-{blurred.stem}")
+    return plan
 
 
 def _hide(source: Path, dest: Path) -> Plan:
     truths = {path.name: path for path in _images_below(source, "GT")}
     blurred = _images_below(source, "test") if truths else []
-    missing = [path for path in blurred if path.name not in truths]
-    if missing:
+    if missing := [path for path in blurred if path.name not in truths]:
         raise InputError(f"{len(missing)} images of HIDE have no image in GT: {first_few(missing)}")
+    pairs = [_pair(path, truths[path.name], dest / "HIDE/test", path.stem) for path in blurred]
+    return [step for pair in pairs for step in pair]
+
+
+def _realblur(source: Path, dest: Path, camera: str) -> Plan:
     plan: Plan = []
-    for path in blurred:
-        plan += _pair(path, truths[path.name], dest / "HIDE" / "test", path.stem)
-    return _found(plan, source, "a folder test of blurred images and a folder GT")
-
-
-def _realblur(camera: str) -> Callable[[Path, Path], Plan]:
-    def plan_of(source: Path, dest: Path) -> Plan:
-        plan: Plan = []
-        for part in ("test", "train"):
-            for listing in sorted(source.rglob(f"{camera}_{part}_list.txt")):
-                for sharp, blurred in _listed_pairs(listing, source):
-                    name = f"{blurred.parent.parent.name}-{blurred.stem}"
-                    plan += _pair(blurred, sharp, dest / camera / part, name)
-        return _found(plan, source, f"{camera}_test_list.txt with lines 'sharp blurred'")
-
-    return plan_of
+    for part in ("test", "train"):
+        for listing in sorted(source.rglob(f"{camera}_{part}_list.txt")):
+            for sharp, blurred in _listed_pairs(listing, source):
+                name = f"{blurred.parent.parent.name}-{blurred.stem}"
+                plan += _pair(blurred, sharp, dest / camera / part, name)
+    return plan
 
 
 def _listed_pairs(listing: Path, source: Path) -> Iterator[list[Path]]:
     """Yield the two files of every line, given relative to `source` or to the list's folder."""
-    bases = (source, listing.parent)
-    for line in listing.read_text(encoding="utf-8").splitlines():
-        entries = line.split()
-        found = [base / entry for entry in entries for base in bases if (base / entry).is_file()]
-        found = list(dict.fromkeys(found))
-        if entries and len(found) != 2:
-            raise InputError(f"{listing}: lists '{line}'; expected two files below {source}")
-        if entries:
-            yield found
+    if not _lies_in(listing, source):
+        raise InputError(f"{listing}: is a link out of {source}; expected a file in it")
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{listing}: is not UTF-8 ({error}); expected a list of files") from error
+    for line in filter(str.strip, lines):
+        paths = dict.fromkeys(base / e for e in line.split() for base in (source, listing.parent))
+        try:
+            found = [path for path in paths if path.is_file() and _lies_in(path, source)]
+        except (OSError, ValueError):  # a name too long, or with a null
+            found = []
+        if len(found) != 2:
+            raise InputError(f"{listing}: lists {line[:200]!r}; expected two files in {source}")
+        yield found
 
 
 def _rain13k(source: Path, dest: Path) -> Plan:
-    places = {name.lower(): dest / name for name in RAIN_TEST_SETS}
-    places |= {name.lower(): dest / "train" for name in RAIN_TRAINING_SETS}
     plan: Plan = []
     for folder in sorted(part.parent for part in source.rglob("input") if part.is_dir()):
-        place = places.get(folder.resolve().name.lower())
-        if place and (folder / "target").is_dir():
-            for rainy, clean in pair_by_name(folder / "input", folder / "target"):
-                plan += _pair(rainy, clean, place, rainy.stem)
-    sets = ", ".join((*RAIN_TRAINING_SETS, *RAIN_TEST_SETS))
-    return _found(plan, source, f"folders input and target in one of {sets}")
+        for name in RAIN_FOLDERS.get(folder.resolve().name.lower(), []):
+            if (folder / "target").is_dir():
+                for rainy, clean in pair_by_name(folder / "input", folder / "target"):
+                    plan += _pair(rainy, clean, dest / name, rainy.stem)
+    return plan
 
 
 def _sidd(source: Path, dest: Path) -> Plan:
     plan: Plan = []
-    if any("NOISY" in path.name for path in _images(source)):
-        for noisy, truth, name in sidd_pairs(source):
-            plan += _pair(noisy, truth, dest / "SIDD" / "train", name)
-    for blocks in ("ValidationNoisyBlocksSrgb.mat", "ValidationGtBlocksSrgb.mat"):
+    for noisy, truth, name in sidd_pairs(source):
+        plan += _pair(noisy, truth, dest / "SIDD" / "train", name)
+    for blocks in (f"{NOISY_BLOCKS}.mat", f"{CLEAN_BLOCKS}.mat"):
         plan += [(path, dest / "SIDD" / "test" / blocks) for path in source.rglob(blocks)]
-    return _found(plan, source, "*NOISY_SRGB*.PNG with *GT_SRGB*.PNG, or Validation*BlocksSrgb.mat")
+    return plan
+
+
+def _sidd_validation(plan: Plan, dest: Path) -> dict[Path, np.ndarray]:
+    """Return the blocks of SIDD's validation by the PNG files that they become, such as
+    `val/input/0001_01.png` (image, block); none unless both files are there."""
+    files = {place.stem: path for path, place in plan if place.suffix == ".mat"}
+    parts = {"input": NOISY_BLOCKS, "target": CLEAN_BLOCKS}
+    if not files.keys() >= set(parts.values()):
+        return {}
+    pictures = {}
+    for part, name in parts.items():
+        blocks = read_blocks(files[name], name)
+        for index in np.ndindex(blocks.shape[:2]):
+            pictures[dest / "val" / part / f"{block_name(index)}.png"] = blocks[index]
+    return pictures
 
 
 def _dnd(source: Path, dest: Path) -> Plan:
@@ -184,20 +187,23 @@ def _dnd(source: Path, dest: Path) -> Plan:
     for info in source.rglob("info.mat"):
         images = [info.parent / "images_srgb" / f"{n:04d}.mat" for n in range(1, DND_IMAGES + 1)]
         if images[0].parent.is_dir():
-            _require_files(images, "image of DND")
+            if missing := [path for path in images if not path.is_file()]:
+                raise InputError(f"{len(missing)} files missing of DND: {first_few(missing)}")
             plan += [(path, dest / "DND/test/images_srgb" / path.name) for path in images]
             plan.append((info, dest / "DND/test/info.mat"))
-    return _found(plan, source, "info.mat beside images_srgb/0001.mat")
+    return plan
 
 
-DATASETS: dict[str, Callable[..., Plan]] = {
-    "GoPro": _gopro,
-    "HIDE": _hide,
-    "RealBlur_J": _realblur("RealBlur_J"),
-    "RealBlur_R": _realblur("RealBlur_R"),
-    "Rain13k": _rain13k,
-    "SIDD": _sidd,
-    "DND": _dnd,
+DATASETS: dict[str, tuple[Callable[..., Plan], str]] = {  # name → plan, and what it looks for
+    "GoPro": (_gopro, "train/SCENE and test/SCENE with blur (--gamma: blur_gamma) and sharp"),
+    "HIDE": (_hide, "a folder test of blurred images and a folder GT"),
+    **{
+        name: (partial(_realblur, camera=name), f"{name}_test_list.txt with lines 'sharp blurred'")
+        for name in ("RealBlur_J", "RealBlur_R")
+    },
+    "Rain13k": (_rain13k, "input and target in Rain13K or train, Rain100L, Rain100H, Test100 ..."),
+    "SIDD": (_sidd, "*NOISY_SRGB*.PNG with *GT_SRGB*.PNG, or Validation*BlocksSrgb.mat"),
+    "DND": (_dnd, "info.mat beside images_srgb/0001.mat"),
 }
 
 
@@ -211,26 +217,11 @@ def _pair(degraded: Path, target: Path, folder: Path, name: str) -> Plan:
 def _images_below(source: Path, name: str) -> list[Path]:
     """Return the images in all folders of a name, at any depth."""
     folders = sorted(folder for folder in source.rglob(name) if folder.is_dir())
-    return [path for folder in folders for path in _images(folder)]
+    return [path for folder in folders for path in list_images(folder, recursive=True)]
 
 
-def _images(folder: Path) -> list[Path]:
-    try:
-        return list_images(folder, recursive=True)
-    except InputError:
-        return []
-
-
-def _require_files(paths: list[Path], what: str) -> None:
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise InputError(f"{len(missing)} files missing, each {what}: {first_few(missing)}")
-
-
-def _found(plan: Plan, source: Path, looked_for: str) -> Plan:
-    if not plan:
-        raise InputError(f"{source}: unknown layout; looked, at any depth, for {looked_for}")
-    return plan
+def _lies_in(path: Path, source: Path) -> bool:
+    return path.resolve().is_relative_to(source.resolve())
 
 
 def _to_do(plan: Plan) -> Plan:
@@ -239,15 +230,14 @@ def _to_do(plan: Plan) -> Plan:
     doubled = [place for place, count in Counter(place for _, place in plan).items() if count > 1]
     if doubled:
         raise InputError(f"{len(doubled)} names stand for two files: {first_few(doubled)}")
-    present = [(original, place) for original, place in plan if place.exists()]
-    in_the_way = [place for original, place in present if not _same(original, place)]
+    present = {place: original for original, place in plan if place.exists()}
+    in_the_way = [place for place, original in present.items() if not _same(original, place)]
     if in_the_way:
         raise InputError(
             f"{len(in_the_way)} files with other content are in the way, nothing done: "
             f"{first_few(in_the_way)}"
         )
-    done = {place for _, place in present}
-    return [(original, place) for original, place in plan if place not in done]
+    return [(original, place) for original, place in plan if place not in present]
 
 
 def _same(first: Path, second: Path) -> bool:
@@ -265,58 +255,17 @@ def _link(original: Path, place: Path) -> bool:
     return True
 
 
-def _unpack_sidd_validation(dest: Path, progress: bool) -> dict[Path, int]:
-    """Write SIDD's validation blocks as PNG pairs `val/input/0001_01.png` (image, block), if both
-    files are there, and return how many each folder then has."""
-    from tqdm import tqdm
-
-    parts = {"input": "ValidationNoisyBlocksSrgb", "target": "ValidationGtBlocksSrgb"}
-    files = {part: dest / "SIDD" / "test" / f"{name}.mat" for part, name in parts.items()}
-    if not all(file.is_file() for file in files.values()):
-        return {}
-    counts = {}
-    for part, file in files.items():
-        folder = dest / "val" / part
-        for name, block in tqdm(_blocks(file), f"val/{part}", disable=not progress):
-            if not (folder / name).exists():
-                write_image(folder / name, block)
-            counts[folder] = counts.get(folder, 0) + 1
-    return counts
-
-
-def _blocks(file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    from scipy.io import loadmat
-
-    try:
-        blocks = loadmat(file)[file.stem]
-    except (KeyError, ValueError, NotImplementedError, OSError) as error:
-        raise InputError(f"{file}: holds no {file.stem} as MAT v5 ({error})") from error
-    if blocks.ndim != 5 or blocks.shape[-1] != 3 or blocks.dtype != "uint8":
-        raise InputError(
-            f"{file}: {file.stem} is {blocks.dtype} {blocks.shape}; expected uint8 "
-            "(images, blocks, height, width, 3)"
-        )
-    for image, of_image in enumerate(blocks, 1):
-        for number, block in enumerate(of_image, 1):
-            yield f"{image:04d}_{number:02d}.png", block
-
-
 @command
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0],
-        epilog=__doc__.partition("\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", choices=list(DATASETS))
     parser.add_argument("source", help="the folder the release was unpacked to")
     parser.add_argument("dest", help="the task's Datasets folder")
     parser.add_argument("--copy", action="store_true", help="copy instead of hard-linking")
     parser.add_argument("--gamma", action="store_true", help="GoPro: blur_gamma instead of blur")
-    args = parser.parse_args(arguments)
-    counts = arrange(
-        args.dataset, args.source, args.dest, copy=args.copy, gamma=args.gamma, progress=True
-    )
+    counts = arrange(**vars(parser.parse_args(arguments)), progress=True)
     for folder, count in counts.items():
         print(f"{folder}: {count} files")
 
