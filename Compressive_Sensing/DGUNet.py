@@ -24,7 +24,6 @@ from dgunet.model.network import Network
 
 TASK = "Compressive_Sensing"
 BLOCK = 32
-RATIOS = (1, 4, 10, 25, 30, 40, 50)  # percent
 
 
 def conv(in_width: int, out_width: int, kernel: int = 3, bias: bool = True) -> nn.Conv2d:
@@ -218,8 +217,6 @@ class DGUNet(Network):
     ):
         sizes = {"width": width, "width_step": width_step, "last_extra": last_extra}
         super().__init__(cs_ratio=cs_ratio, **sizes, stages=stages)
-        if cs_ratio not in RATIOS:
-            raise ValueError(f"cs_ratio is {cs_ratio}, must be one of {RATIOS}")
         widths = [width + width_step * i for i in range(4)]
         distinct = stages if self.separate_stages else min(stages, 3)
         slope = PReLU()

@@ -1,6 +1,6 @@
 """Compressive sensing trains on grey photographs alone: the network measures them itself.
 
-They are decoded once and held as uint8, on the GPU if there is one. Crops are cut there, a whole
+They are decoded once and held in memory, on the GPU if there is one. Crops are cut there, a whole
 batch at a time, so that no loader's workers are needed. Which image, where and how turned follows
 from (seed, epoch, position) alone: neither from the number of processes nor from interruptions.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,6 @@ from dgunet.images.files import (
     to_tensor,
     to_uint8,
 )
-from dgunet.scoring.protocols import limited_range_luma
 
 BLOCK = 32
 HELD_OUT_CROP = 256  # pixels: the size of most of Set11's images
@@ -40,10 +40,8 @@ def training_data(cfg: CfgNode) -> Photographs:
     `TRAINING.HOLD_OUT` photographs to validate on.
 
     Raises `InputError` for a folder that cannot be trained on."""
-    keys = cfg.TRAINING
-    train, _ = hold_out(list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR)
-    images, names, unreadable = _read_all(train, read_luma, keys.SKIP_CORRUPT)
-    return Photographs(images, names, keys.TRAIN_PS, cfg.SEED, unreadable)
+    images, names, unreadable = _read_all(_photographs(cfg)[0], read_luma, cfg)
+    return Photographs(images, names, cfg.TRAINING.TRAIN_PS, cfg.SEED, unreadable)
 
 
 def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
@@ -53,15 +51,12 @@ def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
     Raises `InputError` for a folder without readable images."""
     keys = cfg.TRAINING
     if keys.HOLD_OUT:
-        paths = hold_out(
-            list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR
-        )[1]
-        images, names, unreadable = _read_all(paths, read_luma, keys.SKIP_CORRUPT)
-        images = [centre(image, HELD_OUT_CROP) for image in images]
-        return ValidationPhotographs(images, names, keys.VAL_PS, unreadable)
-    if not keys.VAL_DIR:
+        read = partial(_centre_of_luma, size=HELD_OUT_CROP)
+        images, names, unreadable = _read_all(_photographs(cfg)[1], read, cfg)
+    elif keys.VAL_DIR:
+        images, names, unreadable = _read_all(list_images(keys.VAL_DIR), read_gray, cfg)
+    else:
         return None
-    images, names, unreadable = _read_all(list_images(keys.VAL_DIR), read_gray, keys.SKIP_CORRUPT)
     return ValidationPhotographs(images, names, keys.VAL_PS, unreadable)
 
 
@@ -72,7 +67,7 @@ class Photographs(Dataset):
     transposed, each with probability ½.
 
     Args:
-        images: uint8, H×W.
+        images: H×W in 0 … 255, uint8 or float32 (then all are held as float32).
         names: of the images, for messages.
         patch_size: side of the square crop in pixels; smaller images are reflect-padded.
         seed: see the module.
@@ -198,21 +193,18 @@ class ValidationPhotographs(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: int) -> dict:
-        image = to_tensor(self.images[key])
+        image = to_tensor(self.images[key].astype(np.float32) / 255)
         return {"degraded": image, "target": image, "name": self.names[key]}
 
 
 def read_luma(path: str | Path) -> np.ndarray:
-    """Return an image as uint8 H×W, as the published training does: of a colour one Y of BT.601 in
-    limited range (16 … 235), a grey one as it is. (Testing takes Y in full range, `read_gray`.)"""
+    """Return an image H×W in 0 … 255 as the published training does: of a colour one Y of BT.601 in
+    limited range (16 … 235), float32, not rounded; a grey one as it is, uint8. (Testing takes Y in
+    full range, `read_gray`.)"""
     image = to_uint8(read_image(path))
-    return image if image.ndim == 2 else limited_range_luma(image[..., :3])
-
-
-def centre(image: np.ndarray, size: int) -> np.ndarray:
-    """Return the central part of H×W pixels, at most size×size."""
-    top, left = (max(0, side - size) // 2 for side in image.shape)
-    return image[top : top + size, left : left + size]
+    if image.ndim == 2:
+        return image
+    return (16 + image[..., :3] @ np.array([65.481, 128.553, 24.966]) / 255).astype(np.float32)
 
 
 def principal_components(photographs: Photographs, count: int, blocks: int = PCA_BLOCKS) -> Tensor:
@@ -235,21 +227,32 @@ def principal_components(photographs: Photographs, count: int, blocks: int = PCA
     return torch.from_numpy((vectors * np.sign(largest)).astype(np.float32))
 
 
-def _read_all(paths, read, skip_corrupt: bool) -> tuple[list[np.ndarray], list[str], list[str]]:
+def _photographs(cfg: CfgNode) -> tuple[list[Path], list[Path]]:
+    """Return the files to train on, and those held out."""
+    keys = cfg.TRAINING
+    return hold_out(list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR)
+
+
+def _centre_of_luma(path: Path, size: int) -> np.ndarray:
+    """Return the central part of an image as `read_luma` does, at most size×size."""
+    image = read_luma(path)
+    top, left = (max(0, side - size) // 2 for side in image.shape)
+    return image[top : top + size, left : left + size]
+
+
+def _read_all(paths, read, cfg: CfgNode) -> tuple[list[np.ndarray], list[str], list[str]]:
     """Return images, their names, and the messages on those that could not be read."""
 
-    def attempt(path: Path) -> np.ndarray | InputError:
+    def attempt(path: Path) -> np.ndarray | str:
         try:
             return read(path)
         except (InputError, OSError) as error:
-            return error if isinstance(error, InputError) else InputError(f"{path}: {error}")
+            return str(error) if isinstance(error, InputError) else f"{path}: {error}"
 
     with ThreadPoolExecutor() as pool:
-        outcomes = list(pool.map(attempt, paths))
-    problems = [outcome for outcome in outcomes if isinstance(outcome, InputError)]
-    if problems and (not skip_corrupt or len(problems) == len(paths)):
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(f"{problems[0]}{more}")
-    images = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
-    names = [p.name for p, i in zip(paths, outcomes, strict=True) if isinstance(i, np.ndarray)]
-    return images, names, [str(problem) for problem in problems]
+        outcomes = list(zip(paths, pool.map(attempt, paths), strict=True))
+    problems = [outcome for _, outcome in outcomes if isinstance(outcome, str)]
+    if problems and (not cfg.TRAINING.SKIP_CORRUPT or len(problems) == len(paths)):
+        raise InputError(first_few(problems, 1))
+    read_ones = [(path.name, image) for path, image in outcomes if not isinstance(image, str)]
+    return [image for _, image in read_ones], [name for name, _ in read_ones], problems

@@ -13,7 +13,8 @@ bits, which costs 0.07 dB at 41 dB and nothing at 31 dB.
 from dataclasses import replace
 
 from dgunet.base.errors import command
-from dgunet.Compressive_Sensing.DGUNet import RATIOS, TASK
+from dgunet.Compressive_Sensing.DGUNet import TASK
+from dgunet.model.registry import MODELS
 from dgunet.scoring.evaluate import Benchmark, EvaluationSet, evaluate_folders, make_parser
 
 PROTOCOL = "compressive_sensing_y"
@@ -39,10 +40,10 @@ TEST_SETS = {
         name,
         PROTOCOL,
         images,
-        dict(zip(("DGUNet", "DGUNet_plus"), PUBLISHED[name].get(ratio, ()), strict=False)),
+        dict(zip(MODELS, PUBLISHED[name].get(ratio, ()), strict=False)),
     )
     for name, images in SETS.items()
-    for ratio in RATIOS
+    for ratio in range(1, 101)
 }
 BENCHMARK = Benchmark(TASK, TEST_SETS, default_sets=(), protocol=PROTOCOL)
 

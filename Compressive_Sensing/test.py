@@ -1,9 +1,10 @@
 """Measure and reconstruct images, and score the results.
 
-Set11 and BSD68, in Datasets/Set11 and Datasets/BSD68; results in results/Set11_25 (at ratio 25 %):
+Set11 and BSD68, in Datasets/Set11 and Datasets/BSD68; results in results/Set11_25 (at ratio 25 %).
+As published, each image is a grid of tiles of 128×128, measured and reconstructed on their own:
     python test.py --weights FILE
-As the published script does, in a grid of tiles, each measured and reconstructed on its own:
-    python test.py --dataset Set11 --weights FILE --tile 128
+Whole images, whose blocks see all their neighbours:
+    python test.py --dataset Set11 --weights FILE --tile 0
 Your own images, of any size and number:
     python test.py --input_dir FOLDER --weights FILE
 
@@ -23,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command
-from dgunet.Compressive_Sensing.DGUNet import RATIOS
 from dgunet.Compressive_Sensing.evaluate import BENCHMARK, PROTOCOL, SETS
 from dgunet.Compressive_Sensing.measure import RATIO, bundled_weights
 from dgunet.images.files import list_images, read_gray, read_image, read_rgb
@@ -34,9 +34,10 @@ from dgunet.scoring.test import ImageSet, load_restorer, make_parser, run_sets
 @dataclass
 class PhotoSet(ImageSet):
     """Photographs, which the network itself measures: Y, or with `color` R, G and B. Results are
-    scored before they are rounded."""
+    scored before they are rounded to files, or with `truncate` rounded down."""
 
     color: bool = False
+    truncate: bool = False
 
     in_8_bits = False
     scores_inputs = False
@@ -47,12 +48,17 @@ class PhotoSet(ImageSet):
     def target(self, item: Path) -> np.ndarray:
         return self.read(item)
 
+    def write(self, folder: Path, item: Path, restored: np.ndarray) -> None:
+        super().write(folder, item, np.floor(restored * 255) / 255 if self.truncate else restored)
+
 
 def find_sets(
-    input_dir: Path, names: Sequence[str] | None, ratio: int, color: bool = False
+    input_dir: Path, names: Sequence[str] | None, ratio: int, **options: bool
 ) -> list[PhotoSet]:
     """Return the sets named, folders in `input_dir`; else `input_dir` itself if it holds images;
-    else those of `SETS` that exist. Raises `InputError` where there are none."""
+    else those of `SETS` that exist. The options are those of `PhotoSet`.
+
+    Raises `InputError` where there are none."""
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: does not exist; expected the data (--input_dir DIR)")
     if names:
@@ -66,28 +72,30 @@ def find_sets(
             f"{input_dir}: found no images; expected them in it, or in {' or '.join(SETS)} "
             "(--input_dir DIR)"
         )
-    settings = {"cs_ratio": ratio, "color": color}
     return [
         PhotoSet(
             name=f"{folder.resolve().name}_{ratio}",
             inputs=list_images(folder),
             protocol=PROTOCOL,
-            settings=settings,
-            color=color,
+            settings={"cs_ratio": ratio, **options},
+            **options,
         )
         for folder in folders
     ]
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = make_parser(__doc__, BENCHMARK, tile_overlap=0)
+    parser = make_parser(__doc__, BENCHMARK, tile=128, tile_overlap=0)
     add = parser.add_argument
     text = f"folders in --input_dir (default: {', '.join(SETS)}, unless --input_dir holds images)"
-    add("--dataset", nargs="+", metavar="SET", help=text)
+    add("--dataset", "--test_name", nargs="+", metavar="SET", help=text)
+    add("--im_size", dest="tile", type=int, default=argparse.SUPPRESS, help="--tile, as published")
+    add("--patch_size", help="without effect: it only names a file of Φ in the published code")
     text = "without --weights: the ratio, in percent, of those in pretrained_models/"
-    add("--cs_ratio", type=int, choices=RATIOS, help=f"{text} (default: {RATIO})")
+    add("--cs_ratio", type=int, metavar="N", help=f"{text} (default: {RATIO})")
     text = "measure and reconstruct R, G and B of colour images, each on its own"
     add("--color", action="store_true", help=text)
+    add("--truncate", action="store_true", help="write PNGs rounded down, as published")
     options = parser.parse_args()
     if options.weights and options.cs_ratio:
         raise InputError("--cs_ratio: the weights have theirs; leave it out, or --weights")
@@ -100,7 +108,8 @@ def main() -> None:
     options = parse_arguments()
     restorer = load_restorer(BENCHMARK, options)
     ratio = restorer.network.sizes["cs_ratio"]
-    sets = find_sets(options.input_dir, options.dataset, ratio, options.color)
+    more = {"color": options.color, "truncate": options.truncate}
+    sets = find_sets(options.input_dir, options.dataset, ratio, **more)
     run_sets(BENCHMARK, restorer, sets, options)
 
 

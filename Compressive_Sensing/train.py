@@ -11,6 +11,7 @@ MODEL.PHI FILE.npy (m×1024) trains for a fixed Φ of your own. docs/training.md
 GPUs and results of a run. All keys, which --opts KEY VALUE … overrides:
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,10 @@ from dgunet.Compressive_Sensing.data import (
     training_data,
     validation_data,
 )
-from dgunet.Compressive_Sensing.DGUNet import BLOCK, RATIOS, DGUNet
+from dgunet.Compressive_Sensing.DGUNet import BLOCK, DGUNet
 from dgunet.model.checkpoint import load_model
 from dgunet.training import trainer as training
-from dgunet.training.configuration import FILE, KEYS, Check, Key, multiple_of, one_of
+from dgunet.training.configuration import FILE, KEYS, Check, Key, multiple_of
 from dgunet.training.losses import clamped_squared_error
 
 RECIPE = {
@@ -43,7 +44,11 @@ RECIPE = {
         "side of the tiles in which images are reconstructed in validation; 0: whole images",
         multiple_of(BLOCK, 0),
     ),
-    "MODEL.CS_RATIO": Key(25, "compressive sensing ratio in percent", one_of(*RATIOS)),
+    "MODEL.CS_RATIO": Key(
+        25,
+        "compressive sensing ratio in percent",
+        Check(lambda v: 1 <= v <= 100, "a percentage, 1 to 100"),
+    ),
     "MODEL.PHI": Key("", "fixed Φ, which is not trained: a file .npy, m×1024", FILE, is_path=True),
     "MODEL.PHI_INIT": Key(
         "",
@@ -82,6 +87,18 @@ def prepare(model: DGUNet, cfg: CfgNode, photographs: Photographs, fresh: bool) 
         phi.data.copy_(principal_components(photographs, len(phi)))
 
 
+def remark(content: Mapping) -> str:
+    """Return what to tell of a configuration file: nothing, unless it is the published one, which
+    knows keys of image restoration and none of compressive sensing."""
+    model, training = (content.get(section) or {} for section in ("MODEL", "TRAINING"))
+    if "VAL_AFTER_EVERY" in training and not {"NAME", "CS_RATIO"} & set(model):
+        return (
+            "seems to be the published training.yml, a leftover that the published scripts for "
+            "compressive sensing never read; their recipe is in ours"
+        )
+    return ""
+
+
 def read_phi(path: str | Path, shape: tuple[int, int], ratio: int) -> Tensor:
     """Return Φ of a .npy file, float32.
 
@@ -108,7 +125,12 @@ TASK = training.Task(
     validation_data,
     paper,
     prepare=prepare,
-    shortcuts={"--cs_ratio": "MODEL.CS_RATIO"},
+    shortcuts={
+        "--cs_ratio": "MODEL.CS_RATIO",
+        "--im_size": "TRAINING.TRAIN_PS TRAINING.VAL_PS",
+        "--patch_size": "",  # which only names a file of Φ in the published code
+    },
+    remark=remark,
 )
 
 

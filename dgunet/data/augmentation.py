@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from PIL import Image, ImageEnhance
 from torch import Tensor
 
 ORIENTATIONS = 9  # of `turn`
@@ -20,12 +21,12 @@ def turn(image: np.ndarray, number: int) -> np.ndarray:
     return np.rot90(image[::-1] if number >= 4 else image, number % 4)
 
 
-def change_saturation(images: tuple[Tensor, Tensor], factor: float) -> tuple[Tensor, Tensor]:
-    """Return both C×H×W images of a pair with their colour saturation scaled by `factor`."""
-    from torchvision.transforms.functional import adjust_saturation  # slow to import
-
-    degraded, target = (adjust_saturation(image, factor) for image in images)
-    return degraded, target
+def change_saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """Return uint8 pixels H×W×3 with their colour saturation scaled by `factor`, rounded as Pillow
+    does (as published); grey ones, H×W×1, as they are."""
+    if image.shape[2] == 1:
+        return image
+    return np.asarray(ImageEnhance.Color(Image.fromarray(image)).enhance(factor))
 
 
 def mixup(

@@ -104,9 +104,11 @@ class CropSource(Dataset):
             number = int(rng.integers(ORIENTATIONS))
             target = turn(target, number)
             degraded = None if degraded is None else turn(degraded, number)
-        degraded, target = self.to_sample(degraded, target, rng)
         if self.saturation and rng.integers(3) == 0:
-            degraded, target = change_saturation((degraded, target), rng.uniform(0.8, 1.2))
+            factor = rng.uniform(0.8, 1.2)
+            target = change_saturation(target, factor)
+            degraded = None if degraded is None else change_saturation(degraded, factor)
+        degraded, target = self.to_sample(degraded, target, rng)
         weight = int(key.position >= 0)
         sample = {"degraded": degraded, "target": target, "name": name}
         return sample | {"skipped": int(skipped and weight), "weight": weight}

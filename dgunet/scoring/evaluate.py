@@ -60,6 +60,12 @@ class Benchmark:
     protocol: str
     published_mean: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
+    def target(self, folder: Path, name: str) -> Path:
+        """Return where the targets of a set lie in a data folder, or in its `test/`, where the
+        published programs for deraining have them."""
+        place, published = (part / self.sets[name].target for part in (folder, folder / "test"))
+        return published if published.is_dir() and not place.exists() else place
+
     @property
     def home(self) -> Path:
         """The folder of the task's data and results."""
@@ -93,7 +99,7 @@ def make_parser(description: str, benchmark: Benchmark) -> argparse.ArgumentPars
     text = "a folder of target images, or the data folder of the sets"
     text += f" (default: {benchmark.home / 'Datasets'})"
     add("--target_dir", "--input_dir", type=Path, help=text)
-    text = f"which of {', '.join(benchmark.sets)} (default: those that are there)"
+    text = f"which of {first_few(list(benchmark.sets), 5)} (default: those that are there)"
     add("--dataset", nargs="+", choices=list(benchmark.sets), metavar="SET", help=text)
     text = f"score by another protocol than the set's: {', '.join(PROTOCOLS)}"
     add("--protocol", choices=list(PROTOCOLS), metavar="NAME", help=text)
@@ -116,6 +122,7 @@ def evaluate_folders(benchmark: Benchmark, options: argparse.Namespace) -> None:
     Raises `InputError` where folders or files are missing or unfit, as `score_folders` says.
     """
     names, sets = options.dataset, benchmark.sets
+    target_of = benchmark.target
     result_dir = options.result_dir or benchmark.home / "results"
     target_dir = options.target_dir or benchmark.home / "Datasets"
     if holds_images(target_dir):
@@ -129,12 +136,12 @@ def evaluate_folders(benchmark: Benchmark, options: argparse.Namespace) -> None:
         folders = {name: (result_dir, target_dir)}
     elif names or benchmark.default_sets:
         if not names:
-            names = [n for n in benchmark.default_sets if (target_dir / sets[n].target).is_dir()]
+            names = [n for n in benchmark.default_sets if target_of(target_dir, n).is_dir()]
             names = names or benchmark.default_sets
         folders = {
             name: (
                 _result_folder(result_dir, name, alone=len(names) == 1),
-                target_dir / sets[name].target,
+                target_of(target_dir, name),
             )
             for name in names
         }

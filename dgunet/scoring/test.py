@@ -54,6 +54,9 @@ def make_parser(
     text = "threads that read, write and score (default: one per core)"
     add("--jobs", type=int, default=-1, metavar="N", help=text)
     add_restorer_options(parser, **{"tile": 0, **restorer_defaults})
+    text = "--device cuda:N, as the published programs call it"
+    cuda, unset = "cuda:{}".format, argparse.SUPPRESS
+    add("--gpus", dest="device", type=cuda, default=unset, metavar="N", help=text)
     return parser
 
 
@@ -178,7 +181,7 @@ def find_sets(
     """
 
     def named(name: str) -> ImageSet:
-        targets = input_dir / benchmark.sets[name].target
+        targets = benchmark.target(input_dir, name)
         inputs = targets.parent / "input"
         if not inputs.is_dir():
             raise InputError(
@@ -193,9 +196,7 @@ def find_sets(
         return [alone]
     defaults = benchmark.default_sets
     existing = [
-        name
-        for name in defaults
-        if (input_dir / benchmark.sets[name].target).parent.joinpath("input").is_dir()
+        name for name in defaults if benchmark.target(input_dir, name).with_name("input").is_dir()
     ]
     if not existing:
         if not input_dir.is_dir():

@@ -268,7 +268,7 @@ def load_config(
             range or a path that does not exist. The message names key, value and file (or --opts).
     """
     file = Path(file)
-    content = _read_yaml(file)
+    content = read_yaml(file)
     if len(opts) % 2:
         raise InputError(f"--opts: {opts[-1]!r} has no value, expected KEY VALUE pairs")
     draft = _Draft(with_recipe(recipe or {}))
@@ -407,7 +407,8 @@ def _leaves(node: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _read_yaml(file: Path) -> Mapping:
+def read_yaml(file: Path) -> Mapping:
+    """Return what a YAML file holds. Raises as `load_config`."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such configuration file")
     try:

@@ -72,7 +72,8 @@ def highest_and_lowest_rate(optim: CfgNode) -> tuple[float, float]:
 def validation_batches(config: CfgNode, epoch: int, batches: int) -> set[int]:
     """Return after how many of its batches to validate in an epoch, counted from 1.
 
-    VAL_TIMES in an epoch is after q, 2q, 3q … batches, q = ⌊batches / VAL_TIMES⌋ − 1, as published.
+    VAL_TIMES in an epoch is after q + 1, 2q + 1, 3q + 1 … batches, q = ⌊batches / VAL_TIMES⌋ − 1:
+    as published, after the batches number q, 2q, 3q … counted from 0.
     """
     keys = config.TRAINING
     if keys.VAL_EPOCHS:
@@ -82,7 +83,7 @@ def validation_batches(config: CfgNode, epoch: int, batches: int) -> set[int]:
     every = batches // keys.VAL_TIMES - 1
     if keys.VAL_TIMES == 1 or every < 1:
         return {batches} if due else set()
-    return {every * number for number in range(1, keys.VAL_TIMES + 1)} if due else set()
+    return {every * number + 1 for number in range(1, keys.VAL_TIMES + 1)} if due else set()
 
 
 def _cosine(highest: float, lowest: float, share: float) -> float:

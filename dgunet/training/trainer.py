@@ -58,6 +58,7 @@ from dgunet.training.configuration import (
     help_text,
     load_config,
     model_sizes,
+    read_yaml,
     with_recipe,
 )
 from dgunet.training.devices import Devices
@@ -87,7 +88,8 @@ class Task:
             configuration that returns them.
         prepare: (model, configuration, training data, whether the model is fresh) changes the model
             before training; it is not fresh if it has weights of a file, or is about to get some.
-        shortcuts: command-line option → the key that it sets, beside "--minutes".
+        shortcuts: command-line option → the keys that it sets, beside "--minutes".
+        remark: content of the configuration file → what to tell of it, or nothing.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Task:
     paper: tuple[int, int, int] | Callable[[CfgNode], tuple[int, int, int]]
     prepare: Callable[[nn.Module, CfgNode, Dataset, bool], None] | None = None
     shortcuts: Mapping[str, str] = field(default_factory=dict)
+    remark: Callable[[Mapping], str] = lambda content: ""
 
 
 def main(task: Task, folder: str | os.PathLike, description: str | None = None) -> None:
@@ -113,14 +116,24 @@ def main(task: Task, folder: str | os.PathLike, description: str | None = None) 
     )
     shortcuts = {"--minutes": "TRAINING.MINUTES", **task.shortcuts}
     for option, key in shortcuts.items():
-        parser.add_argument(option, dest=key, metavar="N", help=f"--opts {key} N")
+        text = " ".join(f"{name} N" for name in key.split())
+        text = f"--opts {text}" if text else "without effect; the published programs have it"
+        parser.add_argument(option, dest=option, metavar="N", help=text)
     arguments = parser.parse_args()
-    given = {key: getattr(arguments, key) for key in shortcuts.values()}
-    opts = [word for key, value in given.items() if value is not None for word in (key, value)]
+    opts = [
+        word
+        for option, keys in shortcuts.items()
+        if (value := getattr(arguments, option)) is not None
+        for key in keys.split()
+        for word in (key, value)
+    ]
     config = load_config(arguments.config, opts + arguments.opts, task.recipe)
     config.MODEL.MODE = config.MODEL.MODE or task.name
     keep_freed_memory()
-    trainer = Trainer(task, config, Path(arguments.config))
+    file = Path(arguments.config)
+    trainer = Trainer(task, config, file)
+    if remark := task.remark(read_yaml(file)):
+        trainer.log.line(f"{file}: {remark}")
     trainer.run()
     trainer.devices.close()
 
@@ -321,8 +334,6 @@ class Trainer:
         self.log.epoch(self, self.loss_sum / self.samples_done, int(self.skipped), rate)
         if self.batch < self.sampler.batches:
             return self.save_latest()
-        if self.psnr is not None and self.config.TRAINING.KEEP_EPOCHS:
-            self.save(self.folder / f"model_epoch_{self.epoch}.pth", psnr=self.psnr)
         self.begin_epoch(self.epoch + 1)
         self.save_latest()
 
@@ -456,6 +467,8 @@ class Trainer:
     def validate_if_due(self) -> None:
         if self.validation_due:
             self.validate()
+            if self.config.TRAINING.KEEP_EPOCHS:
+                self.save(self.folder / f"model_epoch_{self.epoch}.pth", psnr=self.psnr)
 
     @torch.no_grad()
     def validate(self) -> None:

@@ -163,8 +163,8 @@ def test_deraining_sets_beside_published_scores(few_images, tmp_path, monkeypatc
 
 def test_sets_that_are_there_are_scored(tmp_path, monkeypatch, capsys):
     results, data = tmp_path / "results", tmp_path / "data"
-    for name in ("Rain100L", "Test100"):
-        write_pairs(results / name, data / name / "target", ["1", "2"])
+    for name, place in (("Rain100L", data), ("Test100", data / "test")):  # as published: in test/
+        write_pairs(results / name, place / name / "target", ["1", "2"])
     folders = ["--result_dir", results, "--input_dir", data]
     code, out, _ = run_main("Deraining", monkeypatch, capsys, *folders)
     assert code == 0 and "Rain100L" in out and "Test100" in out and "Rain100H" not in out

@@ -126,7 +126,7 @@ def settings_of(folder):
 def test_sets_are_restored_and_scored(weights, restore, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     make_pairs(data / "Rain100L", ["1", "2", "10"])
-    make_pairs(data / "Test100", ["x y", "ü"])
+    make_pairs(data / "test" / "Test100", ["x y", "ü"])  # where the published programs have them
     printed = restore(deraining_test, "Deraining", data)
     for row in ("| Rain100L | 3 ", "| Test100 | 2 ", "| mean | 5 "):
         assert row in squeezed(printed)

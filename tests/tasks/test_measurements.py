@@ -133,7 +133,7 @@ def test_unusable_files_are_refused_in_one_line(tmp_path):
         (good | {"height": 70}, "expected 1×103×3×2 .* for ratio 10 and 70×40 pixels"),
         (good | {"height": -1}, "height is -1, expected a whole number, 1 or more"),
         (good | {"width": 40.5}, r"width is 40\.5, expected a whole number"),
-        (good | {"ratio": 11}, "ratio is 11, expected one of 1, 4, 10"),
+        (good | {"ratio": 101}, "ratio is 101, expected a percentage"),
         (good | {"version": 2}, "version is 2, expected 1"),
         (good | {"y": good["y"].astype(str)}, "y is <U"),
         (good | {"y": good["y"].astype(complex)}, "y is complex128, expected numbers"),
@@ -244,7 +244,7 @@ def test_scores_are_of_the_unrounded_result(tmp_path):
         assert settings["cs_ratio"] == 50 and "unfinished" not in settings
         return rows_of(results)
 
-    whole = scores_of("whole")
+    whole = scores_of("whole", "--tile", 0)
     assert list(whole) == ["colour", "grey", "palette"]
     luma = np.rint(colour @ [0.299, 0.587, 0.114]).astype(np.uint8)
     for name, image in (("colour", luma), ("grey", picture(33, 64)), ("palette", picture(40, 40))):
@@ -253,8 +253,12 @@ def test_scores_are_of_the_unrounded_result(tmp_path):
         assert whole[name] == pytest.approx(expected, abs=0.02 if name == "colour" else 1e-4)
         written = read_image(tmp_path / "whole" / "images_50" / f"{name}.png")
         assert abs(written - result * 255).max() <= (1.6 if name == "colour" else 0.501)
+    assert scores_of("truncated", "--tile", 0, "--truncate") == whole
+    written = read_image(tmp_path / "truncated" / "images_50" / "grey.png")
+    lost = alone(model, picture(33, 64) / 255).clip(0, 1) * 255 - written
+    assert lost.min() > -0.01 and lost.max() > 0.9
 
-    coloured = scores_of("colour", "--color")
+    coloured = scores_of("colour", "--color", "--tile", 0)
     result = np.dstack([alone(model, plane / 255) for plane in np.moveaxis(colour, 2, 0)])
     expected = compressive_sensing_y(result.clip(0, 1), colour)[0]
     assert coloured["colour"] == pytest.approx(expected, abs=1e-4)
@@ -277,6 +281,8 @@ def test_tiles_of_the_published_grid_are_reconstructed_alone(tmp_path):
     assert run(test, *common, "--tile", 64) == 0
     assert rows_of(tmp_path / "out/images_50")["a"] == pytest.approx(expected, abs=1e-4)
     assert run(test, *common) == 0
+    settings = json.loads((tmp_path / "out/images_50/settings.json").read_text())
+    assert settings["tile"] == 128
     assert abs(rows_of(tmp_path / "out/images_50")["a"] - expected) > 1e-3
 
 

@@ -128,7 +128,8 @@ def test_validation_schedule_is_the_published(task, data, tmp_path):
         found[epoch] = validation_batches(config, epoch, trainer.sampler.batches)
     if task == "Denoising":
         due = [1, 25, 45, *range(61, 81)]
-        expected = {32, 64, 96}  # q = ⌊100 / 3⌋ − 1
+        expected = {33, 65, 97}  # q = ⌊100 / 3⌋ − 1, batches counted from 0
+        assert validation_batches(config, 1, 6000) == {2000, 3999, 5998}
     else:
         due = range(10, 81, 10) if task == "Deblurring" else range(5, 81, 5)
         expected = {100}
@@ -234,7 +235,7 @@ def test_a_run_stopped_in_its_validation_resumes_exactly(times, data, tmp_path, 
     expected.run()
     stopped = trainer_for(data, tmp_path / "b", **keys)
     stop_during_validation(stopped, signal.SIGTERM)
-    at = 7 if times == 1 else 1
+    at = 7 if times == 1 else 2
     assert f"terminated: saved epoch 1 after batch {at}" in output(capsys)
     resumed = trainer_for(data, tmp_path / "b", **keys, TRAINING__RESUME=True)
     assert (resumed.batch, resumed.validated, resumed.psnr) == (at, 0, None)
@@ -729,6 +730,14 @@ def test_an_exact_image_counts_as_100_db(data, tmp_path):
     trainer.validation = [{"degraded": image, "target": image}] * 2
     trainer.validate()
     assert trainer.psnr == pytest.approx(100)
+
+
+def test_an_epochs_weights_are_those_of_its_last_validation(data, tmp_path):
+    keys = {"OPTIM__BATCH_SIZE": 1, "OPTIM__NUM_EPOCHS": 1, "TRAINING__VAL_TIMES": 3}
+    trainer = trainer_for(data, tmp_path, **keys)
+    trainer.run()
+    kept = read_checkpoint(trainer.folder / "model_epoch_1.pth")
+    assert kept["samples"] == 4 and kept["psnr"] > 0  # validated after 2, 3 and 4 of 7
 
 
 def test_best_epoch_and_latest_are_kept(data, tmp_path, capsys):
