@@ -5,8 +5,7 @@ Every parameter below has the value, on a coarse grid, with the best mean PSNR o
 BSD400 that the networks were not trained on.
 
 For rain no library that is kept up has a method; `opening` stands for what a line of code does.
-BM3D (PyPI: bm3d) is free for non-commercial use only, so this project does not depend on it; the
-wavelets need PyWavelets.
+BM3D (PyPI: bm3d) is free for non-commercial use only, so this project does not depend on it.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from skimage import morphology, restoration
 from torch import Tensor
 
 from dgunet.Compressive_Sensing.DGUNet import DGUNet
@@ -35,59 +35,36 @@ MARGIN = 24  # pixels by which an image is continued before deconvolution; no ke
 def restorations(preset: str) -> dict[str, Callable]:
     """Return the methods tuned for a degradation, by name: functions of a sample, which has the
     image `degraded` and a `name`. BM3D needs no tuning: it is told σ, whatever that is."""
-    found: dict[str, Callable] = {}
     if preset == "blur_mild":
-        found["Richardson–Lucy, Gaussian"] = lambda sample: richardson_lucy(
-            sample.degraded, gaussian_kernel(1.1), 8
-        )
-        found["unsupervised Wiener, true kernel"] = lambda sample: unsupervised_wiener(
-            sample.degraded, true_kernel(sample.name, preset)
-        )
-        found["Richardson–Lucy, true kernel"] = lambda sample: richardson_lucy(
-            sample.degraded, true_kernel(sample.name, preset), 80
-        )
-    elif preset == "rain_medium":
-        found["opening"] = lambda sample: opening(sample.degraded)
-    elif isinstance(PRESETS[preset], Noise):
-        sigma = PRESETS[preset].sigma / 255
-        if preset == "gaussian25":
-            found["total variation"] = lambda sample: total_variation(sample.degraded)
-            found["wavelets"] = lambda sample: wavelet(sample.degraded, sigma)
-            found["non-local means"] = lambda sample: non_local_means(sample.degraded, sigma)
-        found["BM3D"] = lambda sample: bm3d(sample.degraded, sigma)
-    return found
+        return {
+            "Richardson–Lucy, Gaussian": lambda s: richardson_lucy(
+                s.degraded, gaussian_kernel(1.1), 8
+            ),
+            "Richardson–Lucy, true kernel": lambda s: richardson_lucy(
+                s.degraded, true_kernel(s.name, preset), 80
+            ),
+        }
+    if preset == "rain_medium":
+        return {"opening": lambda s: opening(s.degraded)}
+    noise = PRESETS[preset]
+    if not isinstance(noise, Noise):
+        return {}
+    tuned = {"non-local means": lambda s: non_local_means(s.degraded, noise.sigma / 255)}
+    return {
+        **(tuned if preset == "gaussian25" else {}),
+        "BM3D": lambda s: bm3d(s.degraded, noise.sigma / 255),
+    }
 
 
 def opening(rainy: np.ndarray) -> np.ndarray:
     """Remove what is brighter than its surroundings and less than three pixels wide, as upright
     streaks are: a grey opening with a horizontal line of three pixels."""
-    from skimage.morphology import opening
-
-    return opening(rainy, np.ones((1, 3, 1)))
-
-
-def total_variation(noisy: np.ndarray) -> np.ndarray:
-    """Denoise each channel by total variation (Chambolle, 2004)."""
-    from skimage.restoration import denoise_tv_chambolle
-
-    return denoise_tv_chambolle(noisy, weight=0.065, channel_axis=-1)
-
-
-def wavelet(noisy: np.ndarray, sigma: float) -> np.ndarray:
-    """Shrink wavelet coefficients in YCbCr (BayesShrink: Chang, Yu and Vetterli, 2000). `sigma` of
-    1."""
-    from skimage.restoration import denoise_wavelet
-
-    return denoise_wavelet(
-        noisy, sigma, wavelet="db2", convert2ycbcr=True, rescale_sigma=True, channel_axis=-1
-    )
+    return morphology.opening(rainy, np.ones((1, 3, 1)))
 
 
 def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
     """Average pixels whose 5×5 patches look alike (Buades, Coll and Morel, 2005). `sigma` of 1."""
-    from skimage.restoration import denoise_nl_means
-
-    return denoise_nl_means(
+    return restoration.denoise_nl_means(
         noisy,
         h=0.8 * sigma,
         sigma=sigma,
@@ -107,18 +84,14 @@ def bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def richardson_lucy(blurred: np.ndarray, kernel: np.ndarray, iterations: int) -> np.ndarray:
-    """Deconvolve (Richardson, 1972; Lucy, 1974) in linear light, where the blur happened."""
-    from skimage.restoration import richardson_lucy
-
-    return _in_linear_light(blurred, lambda light: richardson_lucy(light, kernel, iterations))
-
-
-def unsupervised_wiener(blurred: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Deconvolve with a Wiener filter that estimates its own parameters (Orieux, Giovannelli and
-    Rodet, 2010), in linear light."""
-    from skimage.restoration import unsupervised_wiener
-
-    return _in_linear_light(blurred, lambda light: unsupervised_wiener(light, kernel, rng=0)[0])
+    """Deconvolve (Richardson, 1972; Lucy, 1974) each channel in linear light, where the blur
+    happened, continued by reflection beyond the borders."""
+    light = srgb_to_linear(blurred)
+    light = np.pad(light, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="reflect")
+    channels = np.moveaxis(light, -1, 0)
+    sharp = [restoration.richardson_lucy(channel, kernel, iterations) for channel in channels]
+    light = np.stack(sharp, axis=-1)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return linear_to_srgb(np.clip(light, 0, 1))
 
 
 def true_kernel(name: str, preset: str) -> np.ndarray:
@@ -146,33 +119,24 @@ def minimum_norm(network: DGUNet, y: Tensor) -> Tensor:
 
 
 def little_variation(network: DGUNet, y: Tensor) -> Tensor:
-    """Return an image of little total variation whose measurements are y: denoising and the
-    projection onto Φx = y in turn."""
-    from skimage.restoration import denoise_tv_chambolle
-
+    """Return an image of little total variation whose measurements are y: denoising (Chambolle,
+    2004) and the projection onto Φx = y in turn."""
     x = minimum_norm(network, y)
     for _ in range(20):
-        smooth = torch.from_numpy(denoise_tv_chambolle(x[0, 0].numpy(), weight=0.02))
-        x = smooth.float()[None, None]
+        smooth = restoration.denoise_tv_chambolle(x[0, 0].numpy(), weight=0.02)
+        x = torch.from_numpy(smooth).float()[None, None]
         x = x + minimum_norm(network, y - network.measure(x))
     return x
-
-
-@torch.inference_mode()
-def reconstruct(method: Callable, network: DGUNet, image: np.ndarray) -> np.ndarray:
-    """Measure an image, float32 H×W in [0,1], and return what a method makes of that, clamped to
-    [0,1]."""
-    height, width = image.shape
-    padded = zero_pad(to_tensor(image)[None])
-    return method(network, network.measure(padded))[0, 0, :height, :width].clamp(0, 1).numpy()
 
 
 RECONSTRUCTIONS = {"linear": minimum_norm, "total variation": little_variation}
 
 
-def _in_linear_light(image: np.ndarray, restore: Callable) -> np.ndarray:
-    """Apply a method to each channel's light, continued by reflection beyond the borders."""
-    light = srgb_to_linear(image)
-    light = np.pad(light, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="reflect")
-    light = np.stack([restore(channel) for channel in np.moveaxis(light, -1, 0)], axis=-1)
-    return linear_to_srgb(np.clip(light[MARGIN:-MARGIN, MARGIN:-MARGIN], 0, 1))
+@torch.inference_mode()
+def reconstruct(method: str, network: DGUNet, image: np.ndarray) -> np.ndarray:
+    """Measure an image, float32 H×W in [0,1], and return what a method of RECONSTRUCTIONS makes of
+    that, clamped to [0,1]."""
+    height, width = image.shape
+    measured = network.measure(zero_pad(to_tensor(image)[None]))
+    made = RECONSTRUCTIONS[method](network, measured)
+    return made[0, 0, :height, :width].clamp(0, 1).numpy()

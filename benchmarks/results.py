@@ -45,7 +45,7 @@ from dgunet.Compressive_Sensing.evaluate import TEST_SETS as SENSING_SETS
 from dgunet.data.degradations import PRESETS, Noise, degrade, pair_generator
 from dgunet.images.files import list_images, read_gray, read_rgb, to_uint8
 from dgunet.inference.restorer import Restorer
-from dgunet.model.registry import MODELS, TASKS
+from dgunet.model.registry import TASKS
 from dgunet.scoring.protocols import Score, get_protocol, mean_score
 from dgunet.tools.synthesize import bundled_photos
 
@@ -68,9 +68,8 @@ DATA = {
     "Denoising": (PHOTOS, "CBSD68", "CBSD68" + UNCLIPPED),
     SENSING: (PHOTOS, "Set11", "BSD68"),
 }
-NEEDS = {"wavelets": ("PyWavelets", "pywt"), "BM3D": ("bm3d", "bm3d")}  # not installed with this
+BM3D = "BM3D"  # not installed with this project; it aborts when two threads call it
 NOT_ASKED, WRITTEN = "not asked for", "written already"
-ONE_AT_A_TIME = ("BM3D",)  # it aborts when two threads call it
 
 Method = Callable[["Sample"], np.ndarray]
 
@@ -106,17 +105,17 @@ class Case:
     @functools.cached_property
     def methods(self) -> dict[str, Method]:
         """What makes an image of a sample, by name; the first is what gains are counted from."""
-        networks = {path.stem: functools.partial(_restored, path) for path in self.weights}
+        networks = {p.stem: lambda s, p=p: restorer(p)(s.degraded) for p in self.weights}
         if self.task == SENSING:
             others = {
-                name: lambda s, m=method: baselines.reconstruct(
+                name: lambda s, m=name: baselines.reconstruct(
                     m, restorer(self.weights[0]).network, s.degraded
                 )
-                for name, method in baselines.RECONSTRUCTIONS.items()
+                for name in baselines.RECONSTRUCTIONS
             }
             return others | networks
-        others = {"input": lambda sample: sample.degraded, **baselines.restorations(self.condition)}
-        methods = others | networks
+        methods = {"input": lambda s: s.degraded, **baselines.restorations(self.condition)}
+        methods |= networks
         return {name: lambda s, f=method: to_uint8(f(s)) for name, method in methods.items()}
 
     def samples(self, data: Path | None) -> list[Sample]:
@@ -140,10 +139,6 @@ class Case:
 @functools.cache
 def restorer(weights: Path) -> Restorer:
     return Restorer.from_checkpoint(weights, device="cpu", tile=0)
-
-
-def _restored(weights: Path, sample: Sample) -> np.ndarray:
-    return restorer(weights)(sample.degraded)
 
 
 def conditions(record: Mapping) -> list[str]:
@@ -196,9 +191,9 @@ def measure(case: Case, samples: list[Sample], method: str, jobs: int) -> tuple[
     def score_one(sample: Sample) -> Score:
         return Score(sample.name, *protocol(restore(sample), sample.target))
 
-    jobs = 1 if method in ONE_AT_A_TIME else jobs
     start = time.process_time()
-    scores = Parallel(n_jobs=jobs, prefer="threads")(delayed(score_one)(s) for s in samples)
+    parallel = Parallel(n_jobs=1 if method == BM3D else jobs, prefer="threads")
+    scores = parallel(delayed(score_one)(sample) for sample in samples)
     return scores, time.process_time() - start
 
 
@@ -215,8 +210,8 @@ def summary(scores: list[Score], before: list[Score]) -> dict:
 
 def weights_of(case: Case, method: str) -> Path | None:
     """Return the weights that a method's results depend on: in compressive sensing all do."""
-    default = case.weights[0] if case.task == SENSING else None
-    return next((path for path in case.weights if path.stem == method), default)
+    others = case.weights[0] if case.task == SENSING else None
+    return {path.stem: path for path in case.weights}.get(method, others)
 
 
 def circumstances(case: Case, method: str, seconds: float) -> dict:
@@ -225,8 +220,8 @@ def circumstances(case: Case, method: str, seconds: float) -> dict:
     if weights := weights_of(case, method):
         made_by = {"weights": weights.relative_to(ROOT).as_posix(), "sha256": sha256(weights)}
         made_by["torch"] = torch.__version__
-    if method not in ("input", "linear", *(path.stem for path in case.weights)):
-        package = NEEDS.get(method, ("scikit-image",))[0]
+    elif method != "input":
+        package = "bm3d" if method == BM3D else "scikit-image"
         made_by[package] = importlib.metadata.version(package)
     return {
         "protocol": PROTOCOLS[case.task],
@@ -273,23 +268,17 @@ def task_table(task: str, rows: Mapping[str, Mapping]) -> str:
     """Return the scores by condition and method, and by data set; in compressive sensing also the
     published ones."""
     lines: dict[tuple[str, str], dict] = {}
-
-    def put(case: Case, method: str, value: str) -> None:
-        line = lines.setdefault(
-            (case.condition, method), {"condition": case.condition, "method": method}
-        )
-        line[case.data.replace("_", ", ")] = value
-
     for case in (case for case in all_cases() if case.task == task):
-        for method in case.methods:
-            ours = method in (path.stem for path in case.weights)
-            row = rows.get(f"{case.name}/{method}")
-            put(case, f"**{method}**" if ours else method, figures(row) if row else "–")
-        for model in MODELS:
-            known = SENSING_SETS.get(f"{case.data}_{case.condition[:-1]}")
-            if known and model in known.published:
-                psnr, ssim = known.published[model]
-                put(case, f"published {model}", f"{psnr:.2f} / {ssim:.4f}")
+        ours = {path.stem: f"**{path.stem}**" for path in case.weights}
+        found = {ours.get(m, m): rows.get(f"{case.name}/{m}") for m in case.methods}
+        values = {name: figures(row) if row else "–" for name, row in found.items()}
+        if known := SENSING_SETS.get(f"{case.data}_{case.condition[:-1]}"):
+            for model, (psnr, ssim) in known.published.items():
+                values[f"published {model}"] = f"{psnr:.2f} / {ssim:.4f}"
+        for method, value in values.items():
+            head = {"condition": case.condition, "method": method}
+            line = lines.setdefault((case.condition, method), head)
+            line[case.data.replace("_", ", ")] = value
     return table(list(lines.values()))
 
 
@@ -317,9 +306,8 @@ def why_not(case: Case, method: str, row: Mapping | None, options: argparse.Name
         return NOT_ASKED
     if case.folder and not options.data:
         return f"needs --data DIR with {case.folder}"
-    package, module = NEEDS.get(method, ("", "sys"))
-    if not importlib.util.find_spec(module):
-        return f"needs {package}"
+    if method == BM3D and not importlib.util.find_spec("bm3d"):
+        return "needs bm3d"
     if options.write:
         weights = weights_of(case, method)
         current = row and row.get("sha256") == (sha256(weights) if weights else None)
@@ -340,30 +328,28 @@ def run(options: argparse.Namespace) -> list[str]:
         known = {f"{case.name}/{method}" for case in cases for method in case.methods}
         wrong += [f"{n}: is in {SCORES.name}, but cannot be made" for n in rows.keys() - known]
     for case in cases:
-        reasons = {m: why_not(case, m, rows.get(f"{case.name}/{m}"), options) for m in case.methods}
-        left_out += [
-            f"{case.name}/{method}: {why}"
-            for method, why in reasons.items()
-            if why not in ("", NOT_ASKED, WRITTEN)
-        ]
-        if all(reasons.values()):
+        why = {m: why_not(case, m, rows.get(f"{case.name}/{m}"), options) for m in case.methods}
+        for method, reason in why.items():
+            if reason not in ("", NOT_ASKED, WRITTEN):
+                left_out.append(f"{case.name}/{method}: {reason}")
+        if all(why.values()):
             continue
-        samples = case.samples(options.data)
-        first = next(iter(case.methods))
+        samples, first = case.samples(options.data), next(iter(why))
         before, seconds = measure(case, samples, first, options.jobs)
-        for method in (method for method, why in reasons.items() if not why):
+        for method in (method for method, reason in why.items() if not reason):
             scores = before
             if method != first:
                 scores, seconds = measure(case, samples, method, options.jobs)
             name, found = f"{case.name}/{method}", summary(scores, before)
             print(f"{name}: {figures(found)}; {seconds:.0f} s of CPU", flush=True)
+            made_by = circumstances(case, method, seconds)
             if options.write:
-                rows[name] = {**found, **circumstances(case, method, seconds)}
+                rows[name] = {**found, **made_by}
                 write(rows)
                 continue
-            weights = weights_of(case, method)
-            if weights and rows[name]["sha256"] != sha256(weights):
-                wrong.append(f"{name}: {weights} is not the file that was scored (--write)")
+            if rows[name].get("sha256") != made_by.get("sha256"):
+                file = made_by.get("weights")
+                wrong.append(f"{name}: {file} is not the file that was scored (--write)")
             wrong += differences(name, found, rows[name])
     if options.write:
         write(rows)

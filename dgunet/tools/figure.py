@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import write_bytes
@@ -21,8 +20,8 @@ from dgunet.images.files import list_images, read_rgb, to_uint8
 from dgunet.images.psnr import psnr
 
 WIDTH, HEADING, CAPTION, GAP = 10.0, 0.26, 0.22, 0.06  # inches
-JPEG_BYTES = 400_000  # at most, if a quality in JPEG_QUALITIES can make it so
-JPEG_QUALITIES = range(93, 40, -4)
+JPEG_BYTES = 400_000  # at most, if one of JPEG_QUALITIES can make it so
+JPEG_QUALITIES = (92, 80, 65, 50)
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path]) -> None:
         rows: from the top, at least one.
         outputs: files of any type that matplotlib writes, the same figure in each.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     widths = [(WIDTH + GAP) / len(row.pictures) - GAP for row in rows]
@@ -58,13 +56,11 @@ def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path]) -> None:
     above = HEADING + CAPTION
     total = sum(heights) + len(rows) * (above + GAP)
     figure, top = Figure(figsize=(WIDTH, total), dpi=150), total
-    canvas = FigureCanvasAgg(figure)
     for row, width, height in zip(rows, widths, heights, strict=True):
-        place = {"x": 0.02 / WIDTH, "y": (top - HEADING / 2) / total}
-        title = figure.text(s=row.title, **place, fontsize=12, weight="bold", va="center")
-        right = title.get_window_extent(canvas.get_renderer()).x1 / figure.dpi
-        place["x"] = (right + 0.15) / WIDTH
-        figure.text(s=row.subtitle, **place, fontsize=11, va="center")
+        y = (top - HEADING / 2) / total
+        title = figure.text(0.02 / WIDTH, y, row.title, fontsize=12, weight="bold", va="center")
+        right = title.get_window_extent().x1 / figure.dpi + 0.15
+        figure.text(right / WIDTH, y, row.subtitle, fontsize=11, va="center")
         bottom = top - above - height
         for index, (caption, pixels) in enumerate(row.pictures):
             box = (index * (width + GAP) / WIDTH, bottom / total, width / WIDTH, height / total)
@@ -74,23 +70,22 @@ def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path]) -> None:
             axes.set_axis_off()
             axes.set_title(caption, fontsize=10, pad=3)
         top = bottom - GAP
-    for output in map(Path, outputs):
-        write_bytes(output, _encoded(figure, output.suffix.lower().removeprefix(".")))
+    for output in outputs:
+        save(figure, output)
 
 
-def _encoded(figure, kind: str) -> bytes:
-    file = io.BytesIO()
-    if kind not in ("jpg", "jpeg"):
-        figure.savefig(file, format=kind)
-        return file.getvalue()
-    figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    for quality in JPEG_QUALITIES:
+def save(figure, output: str | Path) -> None:
+    """Write a matplotlib figure; a JPEG in the best of a few qualities that is small enough."""
+    kind = Path(output).suffix.lower().removeprefix(".")
+    options: list[dict] = [{}]
+    if kind in ("jpg", "jpeg"):
+        options = [{"pil_kwargs": {"quality": quality}} for quality in JPEG_QUALITIES]
+    for option in options:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
+        figure.savefig(file, format=kind, **option)
         if file.tell() <= JPEG_BYTES:
             break
-    return file.getvalue()
+    write_bytes(output, file.getvalue())
 
 
 def before_after(
@@ -113,17 +108,21 @@ def before_after(
         for title, files in folders.items():
             if name not in files:
                 raise InputError(f"{columns[title]}: has no image named {name}")
-        target, pictures = read_rgb(folders[last][name]), []
+        shown = {title: read_rgb(files[name]) for title, files in folders.items()}
+        target = shown[last]
         for title in others:
-            image = read_rgb(folders[title][name])
-            if image.shape != target.shape:
+            if shown[title].shape != target.shape:
                 raise InputError(
-                    f"{folders[title][name]}: is {image.shape[1]}×{image.shape[0]}, expected the "
-                    f"target's {target.shape[1]}×{target.shape[0]}"
+                    f"{folders[title][name]}: is {_size(shown[title])}, expected the target's "
+                    f"{_size(target)}"
                 )
-            pictures.append((f"{title}: {psnr(image, target, 255):.2f} dB", image))
-        rows.append(Row(name, "", [*pictures, (last, target)]))
+        scored = [(f"{t}: {psnr(shown[t], target, 255):.2f} dB", shown[t]) for t in others]
+        rows.append(Row(name, "", [*scored, (last, target)]))
     picture_rows(rows, [output])
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}×{image.shape[0]}"
 
 
 @command

@@ -209,23 +209,17 @@ def test_opening_removes_a_thin_bright_line_only():
     assert np.array_equal(baselines.opening(image), expected)
 
 
-@pytest.mark.parametrize("method", ["total variation", "wavelets", "non-local means"])
-def test_denoisers_take_away_noise(method, clean):
-    if method == "wavelets":
-        pytest.importorskip("pywt")
+def test_non_local_means_take_away_noise(clean):
     noise = np.random.default_rng(0).normal(0, SIGMA, clean.shape).astype(np.float32)
     sample = results.Sample("", clean + noise, clean)
-    restored = baselines.restorations("gaussian25")[method](sample)
+    restored = baselines.restorations("gaussian25")["non-local means"](sample)
     assert np.mean((restored - clean) ** 2) < 0.3 * np.mean(noise**2)
 
 
 def test_deconvolution_undoes_a_blur(clean):
     kernel = baselines.gaussian_kernel(1.0)
     blurred = blur_in_linear_light(clean, kernel)
-    for restored in (
-        baselines.richardson_lucy(blurred, kernel, 30),
-        baselines.unsupervised_wiener(blurred, kernel),
-    ):
-        assert np.mean((restored - clean) ** 2) < 0.75 * np.mean((blurred - clean) ** 2)
+    restored = baselines.richardson_lucy(blurred, kernel, 30)
+    assert np.mean((restored - clean) ** 2) < 0.75 * np.mean((blurred - clean) ** 2)
     unchanged = baselines.richardson_lucy(clean, np.ones((1, 1)), 3)
     assert np.allclose(unchanged, clean, atol=1e-3)
