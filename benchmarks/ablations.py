@@ -48,11 +48,11 @@ from dgunet.training.losses import charbonnier_and_edge, clamped_squared_error
 
 RUNS = RESULTS / "ablations.json"
 REPORT, FIGURE = ROOT / "RESULTS.md", ROOT / "figs" / "ablations.png"
-SIZES = {"width": 16, "width_step": 8, "last_extra": 8}
-STAGES = 4
+SIZES = {"width": 8, "width_step": 4, "last_extra": 8}
+STAGES = 3
 PATCH, BATCH = 64, 4
 RATE, WARM_UP = 2e-3, 0.1  # of Adam, falling to 0 along a cosine; share of the steps
-HELD_OUT, HELD_OUT_SIDE = 20, 192
+HELD_OUT, HELD_OUT_SIDE = 20, 128
 NOISE = 2.55 / 255
 
 
@@ -141,7 +141,7 @@ def true_step(problem: Problem, network: Network) -> None:
     network.fgdm = nn.ModuleList(TrueStep(problem) for _ in network.fgdm)
 
 
-FULL = "DGUNet"
+FULL = "DGUNet, 3 stages"
 VARIANTS = {
     FULL: Variant(seeds=3),
     "no ISFF": Variant(no_fusion, seeds=3),
@@ -150,10 +150,9 @@ VARIANTS = {
     "no gradient step": Variant(no_step, seeds=3),
     "true operator, ρ = 1": Variant(true_step),
     "2 stages": Variant(stages=2),
-    "3 stages": Variant(stages=3),
     "5 stages": Variant(stages=5),
     "7 stages": Variant(stages=7),
-    "own modules for every stage": Variant(own_stages=True),
+    "5 stages, each with its own modules": Variant(stages=5, own_stages=True),
 }
 
 
