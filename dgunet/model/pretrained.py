@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from dgunet.base.errors import InputError
 from dgunet.model.registry import DEFAULT_WEIGHTS, TASKS, task_folder
 
+TEXTURE = 10.0  # σ of 255 that a photograph without noise may seem to have
 PUBLISHED_WEIGHTS = (  # where the paper's authors offer theirs
     "https://github.com/MC-E/Deep-Generalized-Unfolding-Networks-for-Image-Restoration"
 )
@@ -86,3 +88,40 @@ def trained_for(record: Mapping) -> str:
     if "cs_ratio" in record:
         return f"compressive sensing ratio {record['cs_ratio']} %"
     return str(record.get("trained_for") or degradation_of(record))
+
+
+def trained_noise(record: Mapping) -> tuple[float, float] | None:
+    """Return the range of σ, of 255, of the Gaussian noise that weights were trained on; None where
+    the record does not say, or names another noise.
+
+    >>> trained_noise({"training": {"degradation": "gaussian0-50"}})
+    (0.0, 50.0)
+    >>> trained_noise({"training": {"degradation": "rain_light+rain_heavy+clean"}})
+    (0.0, 0.0)
+    """
+    levels: list[float] = []
+    for name in (degradation_of(record) or "unknown").split("+"):
+        noise = re.fullmatch(r"gaussian(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?", name)
+        if not noise and not re.fullmatch("clean|(?:blur|rain)_.*", name):
+            return None
+        levels += [float(noise[1]), float(noise[2] or noise[1])] if noise else [0.0]
+    return min(levels), max(levels)
+
+
+def fits(record: Mapping, noise: float) -> bool:
+    """Tell whether noise of σ (of 255, as `dgunet.images.noise.noise_level` estimates it) is like
+    that of the images which the weights were trained on. True where the record does not say."""
+    trained = trained_noise(record)
+    return not trained or 2 / 3 * trained[0] <= noise <= max(4 / 3 * trained[1], TEXTURE)
+
+
+def advice(record: Mapping, noise: float) -> str:
+    """Return what to do with an image whose noise does not fit the weights."""
+    for name, file in bundled_weights().items():
+        other = read_record(file)
+        if other and other.get("task") == "Denoising" and fits(other, noise):
+            same = record.get("task") == "Denoising"
+            return f"use --weights {name}" if same else f"denoise it first, --weights {name}"
+    if noise < (trained_noise(record) or (0.0,))[0]:
+        return "it may need no denoising"
+    return "no bundled weights are for such noise"

@@ -5,7 +5,8 @@
     python demo.py --weights FILE --input_dir "scans/*.tif" --result_dir out --stages
 
 Without --weights, the task's bundled pretrained weights are used. They are trained on synthetic
-degradations, which the first line of output names; of other degradations expect less.
+degradations, which the first line of output names; of other degradations expect less. Of an image
+whose noise is unlike that of training, a warning says what to use instead.
 
 Results have the inputs' names, folder structure, format, bit depth and colour mode; what a format
 cannot keep, dgunet/images/photographs.py says. An interrupted run goes on where it stopped: images
@@ -30,7 +31,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import iter_modules
@@ -46,6 +47,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dgunet.base.errors import USER_ERRORS, InputError, command, first_few
 from dgunet.base.threads import overlapped
 from dgunet.images.files import IMAGE_SUFFIXES, to_uint8, write_image
+from dgunet.images.noise import noise_level
 from dgunet.images.photographs import (
     MAX_PIXELS,
     Photo,
@@ -58,8 +60,10 @@ from dgunet.inference.restorer import Restorer
 from dgunet.model.network import Network
 from dgunet.model.pretrained import (
     PUBLISHED_WEIGHTS,
+    advice,
     default_weights,
     find_weights,
+    fits,
     read_record,
     trained_for,
 )
@@ -87,6 +91,7 @@ class Report:
     done_before: list[Job] = field(default_factory=list)
     failed: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)  # of no known suffix
+    unlike: list[Path] = field(default_factory=list)  # noisier or less noisy than in training
     doubled: list[Path] = field(default_factory=list)  # other names of images that are restored
     untried: int = 0
     stopped: bool = False
@@ -98,6 +103,17 @@ class Report:
             self.stopped = self.stopped or error.errno in DISK_ERRORS
         self.failed.append(source)
         tqdm.write(" ".join(f"failed: {source}: {reason}".split()), file=sys.stderr)
+
+    def note_noise(self, source: Path, pixels: np.ndarray, record: Mapping | None) -> None:
+        """Warn of an image whose noise is unlike that of training, in words of the first."""
+        noise = noise_level(pixels)
+        if not record or fits(record, noise):
+            return
+        self.unlike.append(source)
+        if len(self.unlike) == 1:
+            text = f"its noise is about σ = {noise:.0f} of 255, the weights were trained for"
+            text += f" {trained_for(record)}; the result may be worse than the input"
+            tqdm.write(f"warning: {source}: {text}: {advice(record, noise)}", file=sys.stderr)
 
     @property
     def exit_code(self) -> int:
@@ -118,6 +134,8 @@ class Report:
             kinds = Counter(path.suffix.lower() or "no suffix" for path in self.left_out)
             text = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(8))
             lines.append(f"left out {len(self.left_out)} of no known image format: {text}")
+        if self.unlike:
+            lines.append(f"warned of noise unlike training's: {first_few(self.unlike)}")
         if self.doubled:
             lines.append(f"left out other names of the same files: {first_few(self.doubled)}")
         if self.untried:
@@ -274,6 +292,7 @@ def restore_images(
 ) -> None:
     """Restore the images into their files; what fails is noted in `report`."""
     limit = int(options.max_megapixels * 1e6) or None  # pixels
+    record = read_record(options.weights)
 
     def read(job: Job) -> Photo | Exception:
         try:
@@ -284,6 +303,7 @@ def restore_images(
     def compute(job: Job, photo: Photo | Exception) -> tuple[Photo, list] | Exception:
         if isinstance(photo, Exception):
             return photo
+        report.note_noise(job.source, photo.pixels, record)
         try:
             if options.stages:
                 return photo, restorer.stages(photo.pixels)
