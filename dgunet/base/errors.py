@@ -7,9 +7,11 @@ such an error in one line and exits with 2; any other exception is a bug and kee
 
 import contextlib
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -33,8 +35,22 @@ def first_few(names: Sequence, limit: int = 3) -> str:
     >>> first_few(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
-    shown = ", ".join(str(name) for name in names[:limit])
+    shown = ", ".join(map(printable, names[:limit]))
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def printable(text: object, limit: int = 300) -> str:
+    """Return what came from a file as it may be printed: on one line, what a terminal would obey
+    escaped, of more than `limit` characters the beginning and the end.
+
+    >>> printable("red: \\x1b[31m"), printable("x" * 10**6, limit=8)
+    ('red: \\\\x1b[31m', 'xxxx…xxxx')
+    """
+    text = str(text)
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}…{text[-limit // 2 :]}"
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:
@@ -44,20 +60,35 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:  # closed: the next file opened would get its number
+                setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
         try:
             main(*args, **kwargs)
             sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_stdout()
             sys.exit(1)
-        except (InputError, OSError) as error:
-            print(f"error: {_in_a_line(error)}", file=sys.stderr)
+        except (InputError, OSError, MemoryError) as error:
+            message = f"error: {_in_a_line(error)}"
+            print(message, file=sys.stderr)
+            if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun prints it at its end
+                Path(file).write_text(json.dumps({"message": message}))
+            _give_up_stdout()
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
     return run
+
+
+def _give_up_stdout() -> None:
+    """Drop what standard output does not take, of which Python would complain at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -77,8 +108,8 @@ def _in_a_line(error: Exception) -> str:
     >>> _in_a_line(PermissionError(13, "Permission denied", "out/a.png"))
     'out/a.png: Permission denied'
     """
-    text = str(error)
+    text = str(error) or "not enough memory"
     if isinstance(error, OSError) and error.strerror:
         name = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
         text = f"{name}: {error.strerror}" if name else error.strerror
-    return " ".join(text.split())
+    return printable(" ".join(text.split()), limit=2000)

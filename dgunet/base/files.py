@@ -1,14 +1,41 @@
-"""Files that appear whole or not at all, and their SHA-256."""
+"""Files: written whole or not at all, read with limits, and folders that one process owns.
+
+Every file of a user is written here, and what is in its place is only replaced if it is of the same
+kind.
+"""
 
 import contextlib
 import hashlib
+import io
+import json
 import os
+import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dgunet.base.errors import naming
+from dgunet.base.errors import InputError, naming, printable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+PARTIAL = ".part"  # ends the name of a file that is being written
+_IMAGE, _ARCHIVE = "an image", "a checkpoint or archive"
+_KINDS = {  # by the first bytes
+    b"\x89PNG": _IMAGE,
+    b"\xff\xd8": _IMAGE,
+    b"II*\0": _IMAGE,
+    b"MM\0*": _IMAGE,
+    b"RIFF": _IMAGE,
+    b"BM": _IMAGE,
+    b"PK": _ARCHIVE,
+    b"\x80": _ARCHIVE,
+    b"\x89HDF": "an HDF5 file",
+}
 
 
 @contextlib.contextmanager
@@ -17,19 +44,39 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     ends without an error, and is deleted otherwise. Parent folders are made; a link called `path`
     is replaced, not followed.
 
-    Raises `IsADirectoryError` if `path` is a folder; the system's errors name `path`.
+    Raises:
+        IsADirectoryError: `path` is a folder.
+        InputError: it is a device or a pipe, or a file of another kind than the one written.
+        OSError: of the system; it names `path`.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder, expected the name of a file")
+    if path.exists():
+        regular_file(path, "the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")  # the name may be as long as names can be
+    partial = path.with_name(
+        f".{uuid.uuid4().hex}{PARTIAL}"
+    )  # `path` may be as long as names can be
     try:
         with naming(path):
             yield partial
+            old, new = _kind(path), _kind(partial)
+            if old not in ("", new):
+                raise InputError(f"{path}: is {old}, and would be replaced by {new}; not written")
             os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error that led here is the one to tell
+            partial.unlink()
+
+
+def _kind(path: Path) -> str:
+    """Return in words what kind of file lies there; nothing of none and of an empty one."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError:
+        return ""
+    found = next((kind for first, kind in _KINDS.items() if start.startswith(first)), "")
+    return found or (start and ("binary data" if b"\0" in start else "text"))
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -39,12 +86,13 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
-    """Call `write` with a binary file that becomes `path` only when it is complete and on disk, so
-    that a process killed in between leaves the old file whole. A link is followed; otherwise as
-    `replacing`."""
-    path = Path(path).resolve()
+    """Call `write` with a binary file, in memory, and write what it holds: `path` gets it only when
+    it is complete and on disk, so that a process killed in between leaves the old file whole. A
+    link is followed; otherwise as `replacing`."""
+    path, content = Path(path).resolve(), io.BytesIO()
+    write(content)
     with replacing(path) as partial, open(partial, "xb") as file:
-        write(file)
+        file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     with contextlib.suppress(OSError, AttributeError):  # where folders can be synchronised
@@ -55,6 +103,96 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
             os.close(folder)
 
 
+def regular_file(path: str | os.PathLike, what: str = "a file") -> Path:
+    """Return the path of a regular file. `what` is expected there, for the message.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is none.
+        InputError: there is a device or a pipe, which may have no end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: does not exist; expected {what}") from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path}: is a folder; expected {what}")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is no regular file; expected {what}")
+    return Path(path)
+
+
+def read_json(path: str | os.PathLike, what: str = "a JSON file", limit: int = 10**7) -> object:
+    """Return what a JSON file of at most `limit` bytes holds.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is none.
+        InputError: it is none, or larger.
+    """
+    file = regular_file(path, what)
+    if file.stat().st_size > limit:
+        raise InputError(f"{path}: has {file.stat().st_size:,} bytes; expected {what}")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # numbers of too many digits among them
+        raise InputError(f"{path}: is no JSON ({printable(error)})") from error
+
+
 def sha256(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+class OwnedFolder:
+    """A folder that no other process owns until `close`, or the end of this one however it comes.
+    It is made if needed; what processes that were killed left half-written in it is removed.
+
+    Raises:
+        InputError: another process owns it, which the message names.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.lock = Path(path) / ".lock"
+        self.file: int | None = None
+        Path(path).mkdir(parents=True, exist_ok=True)
+        if fcntl is not None:
+            self._take()
+        for partial in Path(path).rglob(f".*{PARTIAL}"):
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+    def _take(self) -> None:
+        while self.file is None:
+            file = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                # Not flock: forked processes, such as a loader's workers, would keep that lock.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                owner = printable(os.read(file, 1000).decode(errors="replace"))
+                os.close(file)
+                raise InputError(
+                    f"{self.lock.parent}: {owner or 'another process'} writes there; expected a "
+                    "folder of its own for each"
+                ) from error
+            except OSError:  # a file system without locks
+                return os.close(file)
+            with contextlib.suppress(FileNotFoundError):  # removed by the owner before
+                if os.path.samestat(os.fstat(file), os.stat(self.lock)):
+                    self.file = file
+                    continue
+            os.close(file)
+        os.ftruncate(self.file, 0)
+        owner = f"process {os.getpid()} on {os.uname().nodename}, since {time.ctime()},"
+        os.write(self.file, owner.encode())
+
+    def close(self) -> None:
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.lock.unlink()
+            os.close(self.file)
+            self.file = None
+
+    def __enter__(self) -> "OwnedFolder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

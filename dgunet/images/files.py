@@ -17,8 +17,9 @@ import numpy as np
 from natsort import natsorted
 from PIL import Image, TiffTags
 
-from dgunet.base.errors import InputError, first_few
-from dgunet.base.files import write_bytes
+from dgunet.base.errors import InputError, first_few, printable
+from dgunet.base.files import regular_file, write_bytes
+from dgunet.base.memory import require_memory
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP")  # Pillow's names; MPO is a phone's JPEG
 EXPECTED = "PNG, JPEG, TIFF, WebP or BMP (save it as PNG)"
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "I;16", "I;16B")  # Pillow's
+_DECODING = 6  # bytes of a sample while it is decoded: 16 bits, and two copies
 _JPEG_START_OF_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 
 # A broken file is this module's error to report, once; OpenCV and Pillow would tell of it too.
@@ -64,10 +66,10 @@ def read_image(path: str | Path) -> np.ndarray:
     all grey; an animation as its first frame.
 
     Raises `FileNotFoundError`, and `InputError` for a file that is no image of `FORMATS`, is cut
-    short, or has pixels other than grey or RGB, with or without alpha, of 8 or 16 bits.
+    short, needs more memory than is free, or has pixels other than grey or RGB, with or without
+    alpha, of 8 or 16 bits.
     """
-    path = Path(path)
-    return decode_image(path.read_bytes(), path)
+    return decode_image(regular_file(path, "an image").read_bytes(), path)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
@@ -227,11 +229,15 @@ def decode_image(data: bytes, name: str | Path) -> np.ndarray:
     """Return the pixels of an image file's bytes as `read_image` does. `name` is for messages.
     Raises `InputError`."""
     try:
-        return _decode(open_picture(data, name), data)
+        picture = open_picture(data, name)
+        width, height = picture.size
+        samples = width * height * len(picture.getbands())
+        require_memory(_DECODING * samples, f"{name}: {width}×{height} pixels")
+        return _decode(picture, data)
     except InputError:
         raise
     except Exception as error:  # what a decoder raises on broken files is not documented
-        raise InputError(f"{name}: cannot be read as an image ({error})") from error
+        raise InputError(f"{name}: cannot be read as an image ({printable(error)})") from error
 
 
 def _decode(picture: Image.Image, data: bytes) -> np.ndarray:

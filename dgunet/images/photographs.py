@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence
 
-from dgunet.base.errors import InputError
-from dgunet.base.files import write_bytes
+from dgunet.base.errors import InputError, printable
+from dgunet.base.files import regular_file, write_bytes
 from dgunet.images.files import decode_image, encode_image, open_picture
 
 MAX_PIXELS = 250_000_000
@@ -73,7 +73,7 @@ def read_photo(path: str | Path, max_pixels: int | None = MAX_PIXELS) -> Photo:
             pages, or of a kind that cannot be kept.
     """
     path = Path(path)
-    data = path.read_bytes()
+    data = regular_file(path, "an image").read_bytes()
     try:
         picture = open_picture(data, path)
         width, height = picture.size
@@ -97,7 +97,7 @@ def read_photo(path: str | Path, max_pixels: int | None = MAX_PIXELS) -> Photo:
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error).partition(",")[0], "a smaller image") from error
     except Exception as error:  # what parsers raise on broken files is not documented
-        raise InputError(f"{path}: cannot be read as an image ({error})") from error
+        raise InputError(f"{path}: cannot be read as an image ({printable(error)})") from error
 
     # Decoders turn TIFFs upright.
     orientation = 1 if picture.format == "TIFF" else _orientation(picture)

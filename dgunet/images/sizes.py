@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from dgunet.base.errors import InputError, first_few
+from dgunet.base.files import regular_file
 from dgunet.images.files import read_rgb
 
 _THREADS = 16  # reading headers is mostly waiting, above all on a network disk
@@ -15,6 +16,7 @@ _THREADS = 16  # reading headers is mostly waiting, above all on a network disk
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return height and width of an image from its header, without decoding it where Pillow can
     tell. Raises `InputError`."""
+    regular_file(path, "an image")
     try:
         with Image.open(path) as image:
             return image.height, image.width

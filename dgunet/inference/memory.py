@@ -4,10 +4,10 @@ import contextlib
 import ctypes
 import math
 import sys
-from pathlib import Path
 
 import torch
 
+from dgunet.base import memory as base
 from dgunet.model.network import Network
 
 # Peak memory of a forward pass in floats, per pixel and channel of the U-Net's second level.
@@ -77,17 +77,8 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    free = [_MOST]
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = [int(lines["MemAvailable"].split()[0]) * 1024]
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        lines = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used = int((group / "memory.current").read_text()) - int(lines["inactive_file"])  # a cache
-        free.append(limit - used)
-    return max(0, min(free))
+    free = base.free_memory()
+    return int(free) if math.isfinite(free) else _MOST
 
 
 def is_out_of_memory(error: BaseException) -> bool:

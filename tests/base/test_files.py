@@ -10,7 +10,16 @@ import sys
 
 import pytest
 
-from dgunet.base.files import replacing, sha256, write_atomically, write_bytes
+from dgunet.base.errors import InputError
+from dgunet.base.files import (
+    OwnedFolder,
+    read_json,
+    regular_file,
+    replacing,
+    sha256,
+    write_atomically,
+    write_bytes,
+)
 
 
 def test_an_error_while_writing_leaves_the_old_file(tmp_path):
@@ -27,21 +36,97 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path):
 
 
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    """… and what it left of the new one is gone when the next one owns the folder."""
     file = tmp_path / "a"
     write_bytes(file, b"old")
     program = f"""
 import os, signal
 from dgunet.base.files import write_atomically
-def write(stream):
-    stream.write(b"x" * 100_000)
-    stream.flush()
-    print(sorted(os.listdir({str(tmp_path)!r})))
-    os.kill(os.getpid(), signal.SIGKILL)
-write_atomically({str(file)!r}, write)
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+write_atomically({str(file)!r}, lambda stream: stream.write(b"x" * 100_000))
 """
-    result = subprocess.run([sys.executable, "-uc", program], capture_output=True, text=True)
-    assert result.returncode == -signal.SIGKILL and ".part" in result.stdout, result.stderr
-    assert file.read_bytes() == b"old"
+    assert run(program).returncode == -signal.SIGKILL
+    (partial,) = set(tmp_path.iterdir()) - {file}
+    assert partial.suffix == ".part" and file.read_bytes() == b"old"
+    with OwnedFolder(tmp_path):
+        assert file.exists() and not partial.exists()
+
+
+def run(program: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, **options
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_a_folder_has_one_owner_until_it_is_killed(tmp_path):
+    program = f"""
+import os, signal, sys
+from dgunet.base.files import OwnedFolder
+folder = OwnedFolder({str(tmp_path)!r})
+if not os.fork():  # as a loader's worker, which outlives it
+    signal.pause()
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as owner:
+        number = int(owner.stdout.readline())
+        with pytest.raises(
+            InputError, match=f"{tmp_path}: process {number} on .*, since .* writes"
+        ):
+            OwnedFolder(tmp_path)
+        owner.kill()
+        owner.wait()
+        with OwnedFolder(tmp_path):
+            assert os.listdir(tmp_path) == [".lock"]
+        os.killpg(owner.pid, signal.SIGKILL)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices and pipes with a name")
+def test_devices_pipes_and_files_of_another_kind_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/full")
+    for name in ("pipe", "link"):
+        with pytest.raises(InputError, match=f"{name}: is no regular file"):
+            write_bytes(tmp_path / name, b"text")
+        with pytest.raises(InputError, match="is no regular file"):
+            write_atomically(tmp_path / name, lambda file: file.write(b"text"))
+    table, photo, weights = b"set,image\n", b"\x89PNG\r\n\x1a\n\0\0", b"PK\x03\x04\0\0"
+    for old, new, words in (
+        (photo, table, "is an image, and would be replaced by text"),
+        (weights, table, "is a checkpoint or archive, and would be replaced by text"),
+        (table, photo, "is text, and would be replaced by an image"),
+        (photo, b"\x1f\0", "is an image, and would be replaced by binary data"),
+    ):
+        (tmp_path / "a").write_bytes(old)
+        with pytest.raises(InputError, match=words):
+            write_bytes(tmp_path / "a", new)
+        assert (tmp_path / "a").read_bytes() == old
+        write_bytes(tmp_path / "a", old + b" again")
+    assert sorted(os.listdir(tmp_path)) == ["a", "link", "pipe"]
+
+
+def test_only_regular_files_are_read_and_json_of_a_size(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind, words in (
+        (tmp_path / "pipe", InputError, "pipe: is no regular file; expected an image"),
+        (tmp_path / "none", FileNotFoundError, "none: does not exist; expected an image"),
+        (tmp_path, IsADirectoryError, "is a folder; expected an image"),
+    ):
+        with pytest.raises(kind, match=words):
+            regular_file(path, "an image")
+    for text, words in (
+        ("[" * 100_000, "is no JSON"),
+        ("9" * 5000, "is no JSON"),
+        ('"\x1b[31m', "is no JSON"),
+        ("[" + "1," * 100 + "1]", "has 203 bytes; expected settings"),
+    ):
+        (tmp_path / "a").write_text(text)
+        with pytest.raises(InputError, match=words) as caught:
+            read_json(tmp_path / "a", "settings", limit=200 if "1," in text else 10**6)
+        assert str(caught.value).isprintable()
 
 
 def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
@@ -73,7 +158,7 @@ def test_modes_are_the_users_and_links_are_followed_or_replaced(tmp_path):
 
 
 def test_errors_name_the_file_that_was_to_be_written(tmp_path):
-    with pytest.raises(IsADirectoryError, match="is a folder, expected the name of a file"):
+    with pytest.raises(IsADirectoryError, match="is a folder; expected the name of a file"):
         write_bytes(tmp_path, b"")
     with pytest.raises(OSError) as caught, replacing(tmp_path / "a"):
         raise OSError(errno.ENOSPC, "No space left on device")

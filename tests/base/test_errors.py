@@ -1,0 +1,74 @@
+"""How programs end: one line, whatever becomes of the streams."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dgunet.base.errors import InputError, first_few, printable
+from dgunet.base.memory import require_memory
+
+PROGRAM = """
+import os, sys
+from dgunet.base.errors import InputError, command
+@command
+def main():
+    number = os.open(os.devnull, os.O_RDONLY)
+    assert number > 2, number
+    print("result")
+    {end}
+main()
+"""
+
+
+def run(end: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", PROGRAM.format(end=end)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "err"),
+    [
+        ("", 0, ""),
+        ("raise InputError('a\\n\\x1b[2J' + 'b' * 10**7)", 2, "error: a \\x1b[2Jbbb"),
+        ("raise MemoryError", 2, "error: not enough memory\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("raise PermissionError(13, 'Permission denied', 'a')", 2, "error: a: Permission denied\n"),
+    ],
+)
+def test_a_program_ends_with_a_line_even_if_stdout_is_closed(end, code, err):
+    for options in (
+        {"stdout": subprocess.DEVNULL},
+        {"preexec_fn": lambda: os.close(1)},
+        {"preexec_fn": lambda: (os.close(0), os.close(1))},
+    ):
+        done = run(end, **options)
+        assert done.returncode == code and done.stderr.startswith(err)
+        assert len(done.stderr) < 3000 and done.stderr.count("\n") == bool(err)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
+def test_a_full_disk_behind_stdout_is_told():
+    with open("/dev/full", "w") as full:
+        done = run("", stdout=full)
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
+def test_torchrun_is_told_what_was_wrong(tmp_path):
+    file = tmp_path / "error.json"
+    run("raise InputError('a is wrong')", env={**os.environ, "TORCHELASTIC_ERROR_FILE": str(file)})
+    assert file.read_text() == '{"message": "error: a is wrong"}'
+
+
+def test_what_comes_from_a_file_is_printed_escaped_and_cut():
+    evil = "a\x1b]0;title\x07\x9b31m\u202egnp\n\udcff\0"
+    assert printable(evil) == r"a\x1b]0;title\x07\x9b31m\u202egnp\n\udcff\x00"
+    assert printable("写真 – ü 🙂") == "写真 – ü 🙂"
+    assert len(first_few(["x" * 10**7] * 9)) < 1000 and "\x1b" not in first_few([evil])
+
+
+def test_what_the_memory_does_not_hold_is_refused():
+    require_memory(1000, "a tile")
+    with pytest.raises(InputError, match="^a tile would take about 1,000,000.0 GB of"):
+        require_memory(1e15, "a tile")
