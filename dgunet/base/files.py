@@ -76,7 +76,7 @@ def _kind(path: Path) -> str:
     except OSError:
         return ""
     found = next((kind for first, kind in _KINDS.items() if start.startswith(first)), "")
-    return found or (start and ("binary data" if b"\0" in start else "text"))
+    return found or ("binary data" if b"\0" in start else "text" if start else "")
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
