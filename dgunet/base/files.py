@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dgunet.base.errors import InputError, naming, printable
+from dgunet.base.structures import check
 
 try:
     import fcntl
@@ -46,7 +47,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         IsADirectoryError: `path` is a folder.
-        InputError: it is a device or a pipe, or a file of another kind than the one written.
+        InputError: it is a device or a pipe, or a file of another kind than the one written, and
+            no text.
         OSError: of the system; it names `path`.
     """
     path = Path(path)
@@ -60,7 +62,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         with naming(path):
             yield partial
             old, new = _kind(path), _kind(partial)
-            if old not in ("", new):
+            if old not in ("", "text", new):
                 raise InputError(f"{path}: is {old}, and would be replaced by {new}; not written")
             os.replace(partial, path)
     finally:
@@ -126,15 +128,17 @@ def read_json(path: str | os.PathLike, what: str = "a JSON file", limit: int = 1
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is none.
-        InputError: it is none, or larger.
+        InputError: it is none, larger, or as `dgunet.base.structures.leaves` says.
     """
     file = regular_file(path, what)
     if file.stat().st_size > limit:
         raise InputError(f"{path}: has {file.stat().st_size:,} bytes; expected {what}")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # numbers of too many digits among them
         raise InputError(f"{path}: is no JSON ({printable(error)})") from error
+    check(content, path)
+    return content
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -13,20 +13,26 @@ import os
 import pickletools
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import torch
 from torch import Tensor
 
-from dgunet.base.errors import InputError, first_few
-from dgunet.base.files import write_atomically
+from dgunet.base.errors import InputError, first_few, printable
+from dgunet.base.files import regular_file, write_atomically
+from dgunet.base.memory import require_memory
+from dgunet.base.structures import NUMBER, leaves
 from dgunet.model.network import Network
 from dgunet.model.pretrained import find_weights
 from dgunet.model.published_format import published_names, published_sizes, unused_entries
 from dgunet.model.registry import TASKS, build_model, model_class
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of weights
+LONGEST_NAME = 500  # characters
+_MARK = -1
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 
 
@@ -42,18 +48,21 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         InputError: the file holds no state dict, is damaged, or holds objects that only running
             code could load.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder, expected a checkpoint file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such checkpoint file")
+    path = regular_file(path, "a checkpoint file")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    for value in leaves(content, path):
+        if isinstance(value, Tensor) and not _is_held(value):
+            raise InputError(
+                f"{path}: a tensor of {value.numel():,} values of which the file does not hold all"
+            )
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if state is None:
         content, state = {}, content  # a bare state dict
     if not isinstance(state, Mapping) or not state or not all(map(_is_weight, state.values())):
         raise InputError(f"{path}: holds no state dict, expected names and tensors")
     names = [str(name) for name in state]
+    if (longest := max(map(len, names))) > LONGEST_NAME:
+        raise InputError(f"{path}: the name of an entry has {longest:,} characters")
     while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names)), None):
         names = [name.removeprefix(prefix) for name in names]
     state = dict(zip(names, state.values(), strict=True))
@@ -71,20 +80,28 @@ def _is_weight(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
+def _is_held(value: Tensor) -> bool:
+    """Tell whether a tensor's storage is as large as its shape says: with a stride of 0, few bytes
+    stand for any number of values."""
+    if value.layout != torch.strided or value.is_meta:
+        return True  # no weight, which is refused where one is expected
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
 def _read_safetensors(path: Path) -> dict:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     open(path, "rb").close()  # says what is wrong where it cannot be read
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise InputError(f"{path}: not a readable safetensors file ({printable(error)})") from error
     content: dict = {}
     for key, value in metadata.items():
         content[key] = value
-        with contextlib.suppress(json.JSONDecodeError, RecursionError):  # others' metadata
+        with contextlib.suppress(ValueError, RecursionError):  # others' metadata
             content[key] = json.loads(value)
     return {**content, "state_dict": state}
 
@@ -92,6 +109,8 @@ def _read_safetensors(path: Path) -> dict:
 def _read_pickle(path: Path):
     with open(path, "rb") as file:
         try:
+            _check_pickles(file)
+            file.seek(0)
             with warnings.catch_warnings():  # of pickles that torch.save did not write
                 warnings.simplefilter("ignore")
                 return torch.load(file, map_location="cpu", weights_only=True)
@@ -107,6 +126,51 @@ def _read_pickle(path: Path):
             raise InputError(
                 f"{path}: not a readable checkpoint: cut off, damaged or not written by torch.save"
             ) from error
+
+
+def _check_pickles(file: BinaryIO) -> None:
+    """Raise an error for a file of `torch.save` whose few bytes stand for more than memory or time
+    suffice for: compressed entries, tuples of tuples that are referred to again and again."""
+    if file.read(4) != b"PK\x03\x04":  # as before PyTorch 1.6
+        file.seek(0)
+        for _ in range(5):  # magic number, version, system, content, names of the storages
+            _check_pickle(file)
+        return
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("compressed")
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                with archive.open(entry) as pickle:
+                    _check_pickle(pickle)
+
+
+def _check_pickle(file: IO[bytes]) -> None:
+    """Raise a ValueError if a pickle makes an object of more than `NUMBER` parts, each counted as
+    often as it is referred to. Nothing is made: the stack holds the objects' numbers of parts."""
+    stack: list[int] = []
+    memo: dict[int, int] = {}
+    for opcode, argument, _ in pickletools.genops(file):
+        takes, gives = opcode.stack_before, opcode.stack_after
+        if opcode.name.endswith("PUT") or opcode.name == "MEMOIZE":
+            memo[len(memo) if argument is None else int(argument)] = stack[-1]
+        elif opcode.name.endswith("GET"):
+            stack.append(memo[int(argument or 0)])
+        elif opcode.name == "MARK":
+            stack.append(_MARK)
+        else:
+            start = len(stack)
+            if (
+                pickletools.markobject in takes
+            ):  # all above the mark, and what `takes` has before it
+                start -= 1 + stack[::-1].index(_MARK)
+                takes = takes[: takes.index(pickletools.markobject)]
+            start -= len(takes)
+            size = 1 + sum(part for part in stack[start:] if part != _MARK)
+            stack[start:] = [size] * len(gives)
+            if size > NUMBER:
+                raise ValueError(f"more than {NUMBER:,} values")
 
 
 def _imported(file: BinaryIO) -> str:
@@ -188,6 +252,8 @@ def network_from(
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     state = _fitting_state(network, checkpoint, path)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    require_memory(size, f"{path}: a network of these sizes")
     network.to_empty(device="cpu").load_state_dict(state)
     return network.eval()
 
@@ -250,22 +316,28 @@ def _fitting_state(model: Network, checkpoint: dict, path: str | os.PathLike) ->
 
     expected = {names[name]: tuple(value.shape) for name, value in own.items()}
     expected |= unused_entries(model) if published else {}
+    shared = [name for name in expected if name in state]
+    fitting = {
+        name
+        for name in shared
+        if tuple(state[name].shape) == expected[name] and state[name].dtype in DTYPES
+    }
     misfits = {
         "missing": [name for name in expected if name not in state],
         "left over": [name for name in state if name not in expected],
         "of another shape": [
-            f"{name} is {tuple(state[name].shape)}, expected {shape}"
-            for name, shape in expected.items()
-            if name in state and tuple(state[name].shape) != shape
+            f"{name} is {tuple(state[name].shape)}, expected {expected[name]}"
+            for name in shared
+            if tuple(state[name].shape) != expected[name]
         ],
-        "not floating-point": [
-            name for name in expected if name in state and not state[name].is_floating_point()
+        "not floating-point of 16 to 64 bits": [
+            name for name in shared if state[name].dtype not in DTYPES
         ],
         "one parameter, but of different values": [
             f"{group[0]} and {name}"
             for group in tied
             for name in group[1:]
-            if {name, group[0]} <= state.keys() and not torch.equal(state[name], state[group[0]])
+            if {name, group[0]} <= fitting and not torch.equal(state[name], state[group[0]])
         ],
     }
     if any(misfits.values()):

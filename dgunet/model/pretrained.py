@@ -5,13 +5,13 @@ They lie in `<task>/pretrained_models`, a safetensors file and a JSON record eac
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dgunet.base.errors import InputError
+from dgunet.base.errors import InputError, printable
+from dgunet.base.files import read_json
 from dgunet.model.registry import DEFAULT_WEIGHTS, TASKS, task_folder
 
 TEXTURE = 10.0  # σ of 255 that a photograph without noise may seem to have
@@ -62,11 +62,12 @@ def find_weights(name: str | os.PathLike) -> Path:
 def read_record(weights: str | Path) -> dict | None:
     """Return the JSON record beside a file of weights, None where there is none of this project."""
     try:
-        record = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # others may keep what they like there
+        record = read_json(Path(weights).with_suffix(".json"))
+    except (OSError, InputError):  # others may keep what they like there
         return None
-    known = isinstance(record, dict) and (degradation_of(record) or "cs_ratio" in record)
-    return record if known else None
+    if isinstance(record, dict) and (degradation_of(record) or "cs_ratio" in record):
+        return record
+    return None
 
 
 def degradation_of(record: Mapping) -> str | None:
@@ -86,8 +87,8 @@ def trained_for(record: Mapping) -> str:
     'compressive sensing ratio 10 %'
     """
     if "cs_ratio" in record:
-        return f"compressive sensing ratio {record['cs_ratio']} %"
-    return str(record.get("trained_for") or degradation_of(record))
+        return f"compressive sensing ratio {printable(record['cs_ratio'])} %"
+    return printable(record.get("trained_for") or degradation_of(record))
 
 
 def trained_noise(record: Mapping) -> tuple[float, float] | None:

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import torch
 
-from dgunet.base.errors import InputError, first_few
-from dgunet.base.files import sha256, write_bytes
+from dgunet.base.errors import InputError, first_few, printable
+from dgunet.base.files import OwnedFolder, read_json, sha256, write_bytes
 from dgunet.images.files import IMAGE_SUFFIXES
 from dgunet.inference.options import restorer_options
 from dgunet.inference.restorer import Restorer
@@ -129,13 +129,15 @@ class ResultsFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Note the settings, `unfinished` among them until the block ends without an error."""
+        """Note the settings, `unfinished` among them until the block ends without an error. Until
+        then no other process may write there (`InputError`)."""
         unfinished: dict = {"unfinished": True}
         if self._overwritten_since is not None:
             unfinished["overwritten_since"] = self._overwritten_since
-        write_settings(self.path, {**self.settings, **unfinished})
-        yield
-        write_settings(self.path, self.settings)
+        with OwnedFolder(self.path):
+            write_settings(self.path, {**self.settings, **unfinished})
+            yield
+            write_settings(self.path, self.settings)
 
     def write_scores(self, scores: Mapping[str, Sequence[Score]], protocol: str) -> Path:
         """Write `scores.csv`: every image's score in full precision, by set. Return its path."""
@@ -174,18 +176,18 @@ def read_settings(*folders: str | Path) -> dict | None:
     """Return what the first `settings.json` in `folders` says, None if there is none.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is no JSON object, or not of this program.
     """
     for folder in folders:
         path = Path(folder) / SETTINGS_FILE
-        if not path.is_file():
+        if not path.exists():
             continue
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: is no JSON ({error})") from error
+        settings = read_json(path, "settings of this program")
         if not isinstance(settings, dict):
             raise InputError(f"{path}: holds a {type(settings).__name__}; expected a JSON object")
+        since = settings.get("overwritten_since")
+        if not isinstance(since, (int, float, type(None))):
+            raise InputError(f"{path}: overwritten_since is no number of seconds")
         return settings
     return None
 
@@ -220,6 +222,6 @@ def _as_text(settings: Mapping | None) -> str:
         return f"unknown (no {SETTINGS_FILE} beside the results)"
     switches = {True: "on", False: "off"}
     return ", ".join(
-        f"{key} {switches[value] if isinstance(value, bool) else value}"
+        f"{printable(key)} {switches[value] if isinstance(value, bool) else printable(value)}"
         for key, value in settings.items()
     )

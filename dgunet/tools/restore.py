@@ -44,7 +44,7 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dgunet.base.errors import USER_ERRORS, InputError, command, first_few
+from dgunet.base.errors import USER_ERRORS, InputError, command, first_few, printable
 from dgunet.base.threads import overlapped
 from dgunet.images.files import IMAGE_SUFFIXES, to_uint8, write_image
 from dgunet.images.noise import noise_level
@@ -102,7 +102,7 @@ class Report:
             reason = error.strerror
             self.stopped = self.stopped or error.errno in DISK_ERRORS
         self.failed.append(source)
-        tqdm.write(" ".join(f"failed: {source}: {reason}".split()), file=sys.stderr)
+        tqdm.write(f"failed: {printable(source)}: {printable(reason, 1000)}", file=sys.stderr)
 
     def note_noise(self, source: Path, pixels: np.ndarray, record: Mapping | None) -> None:
         """Warn of an image whose noise is unlike that of training, in words of the first."""
@@ -132,7 +132,7 @@ class Report:
             lines.append(f"skipped {len(self.done_before)} that were restored before")
         if self.left_out:
             kinds = Counter(path.suffix.lower() or "no suffix" for path in self.left_out)
-            text = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(8))
+            text = ", ".join(f"{printable(kind)} {n}" for kind, n in kinds.most_common(8))
             lines.append(f"left out {len(self.left_out)} of no known image format: {text}")
         if self.unlike:
             lines.append(f"warned of noise unlike training's: {first_few(self.unlike)}")
@@ -166,8 +166,7 @@ def find_images(
             continue
         elif glob.has_magic(name):
             base = _fixed_part(path)
-            files = [Path(match) for match in glob.glob(name, recursive=True)]
-            files = [file for file in files if file.is_file()]
+            files = _matching(name)
         else:
             raise FileNotFoundError(
                 f"{name}: does not exist; expected an image, a folder or a pattern"
@@ -204,6 +203,22 @@ def _walk(folder: Path, recursive: bool, report: Report) -> list[Path]:
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     return files
+
+
+def _matching(pattern: str) -> list[Path]:
+    """Return the files that a pattern names, hidden ones only where it names them. Its ** does not
+    go through links to folders, which may go round."""
+    base = _fixed_part(Path(pattern))
+    if "**" not in pattern:
+        found = [Path(match) for match in glob.glob(pattern)]
+    else:
+        found = [
+            path
+            for path in base.glob(str(Path(pattern).relative_to(base)))
+            if "/." in pattern
+            or not any(part.startswith(".") for part in path.relative_to(base).parts)
+        ]
+    return [path for path in found if path.is_file()]
 
 
 def _real(path: Path) -> Path:
@@ -272,9 +287,9 @@ def describe_weights(path: Path) -> str:
     if record is None:
         return ""
     if "cs_ratio" in record:
-        return f"weights {path.stem}: trained for {trained_for(record)}"
+        return f"weights {printable(path.stem)}: trained for {trained_for(record)}"
     text = "of other degradations expect less"
-    return f"weights {path.stem}: trained for synthetic {trained_for(record)}; {text}"
+    return f"weights {printable(path.stem)}: trained for synthetic {trained_for(record)}; {text}"
 
 
 def count_measurements(network: Network, shape: Sequence[int]) -> int:
@@ -291,7 +306,7 @@ def restore_images(
     restorer: Restorer, jobs: Sequence[Job], options: argparse.Namespace, report: Report
 ) -> None:
     """Restore the images into their files; what fails is noted in `report`."""
-    limit = int(options.max_megapixels * 1e6) or None  # pixels
+    limit = options.max_megapixels * 1e6 or None  # pixels
     record = read_record(options.weights)
 
     def read(job: Job) -> Photo | Exception:
@@ -446,11 +461,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with folder.writing(), logging_redirect_tqdm():
             restore_images(restorer, jobs, options, report)
     except KeyboardInterrupt:
-        print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
         without = ", without --overwrite," if options.overwrite else ""
         print(f"the same command{without} goes on from here", file=sys.stderr)
         raise
-    print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
+    finally:
+        print(report.summary(restorer.network, options.result_dir, time.monotonic() - start))
     if report.exit_code:
         sys.exit(report.exit_code)
 

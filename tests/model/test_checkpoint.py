@@ -1,10 +1,15 @@
 """Checkpoints: every format there and back, and every way in which a file can be the wrong one."""
 
+import io
 import json
+import math
 import os
 import pickle
 import re
+import subprocess
+import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -195,15 +200,14 @@ def test_loading_takes_no_random_numbers_and_keeps_sharing(tmp_path):
 @pytest.fixture(scope="module")
 def published_files(tmp_path_factory, synthetic) -> dict[tuple[str, str], Path]:
     """A file in the published format of each task and model; Deblurring's and Denoising's DGUNet
-    are of the same sizes. The weights are zeros that share their memory."""
+    are of the same sizes. The weights are zeros, of one storage."""
     folder = tmp_path_factory.mktemp("published")
     files = {}
     for task, model in CASES:
         manifest = json.loads((ROOT / f"tests/fixtures/manifests/{task}.{model}.json").read_text())
-        state = {
-            f"module.{entry['name']}": torch.zeros(1).expand(entry["shape"])
-            for entry in manifest["entries"]
-        }
+        shapes = {f"module.{entry['name']}": entry["shape"] for entry in manifest["entries"]}
+        zeros = torch.zeros(max(map(math.prod, shapes.values())))
+        state = {name: zeros[: math.prod(shape)].view(shape) for name, shape in shapes.items()}
         files[task, model] = folder / f"{task}.{model}.pth"
         sensing = task == "Compressive_Sensing"
         torch.save(state if sensing else published_dict(state), files[task, model])
@@ -386,7 +390,7 @@ def test_missing_left_over_and_misshapen_entries_are_named(tmp_path, own):
     def integers(state):
         state[prefix + step] = torch.ones(1, dtype=torch.int64)
 
-    assert damaged(tmp_path, integers, own) == f"1 not floating-point: {step}"
+    assert damaged(tmp_path, integers, own) == f"1 not floating-point of 16 to 64 bits: {step}"
 
     def several(state):
         remove(state)
@@ -521,9 +525,111 @@ def test_files_without_a_state_dict(tmp_path, content):
 
 def test_missing_files_and_folders(tmp_path):
     message = error_of(read_checkpoint, tmp_path / "no.pth", kind=FileNotFoundError)
-    assert message == f"{tmp_path}/no.pth: no such checkpoint file"
+    assert message == f"{tmp_path}/no.pth: does not exist; expected a checkpoint file"
     message = error_of(read_checkpoint, tmp_path, kind=IsADirectoryError)
-    assert message == f"{tmp_path}: is a folder, expected a checkpoint file"
+    assert message == f"{tmp_path}: is a folder; expected a checkpoint file"
+    os.mkfifo(tmp_path / "pipe.pth")
+    message = error_of(load_model, tmp_path / "pipe.pth")
+    assert message == f"{tmp_path}/pipe.pth: is no regular file; expected a checkpoint file"
+
+
+# Files whose few bytes stand for more than memory or time suffice for
+
+
+def nested() -> list:
+    """2⁶⁰ values, in 60 lists."""
+    value = ["value"]
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+def compressed(content) -> bytes:
+    stored, packed = io.BytesIO(), io.BytesIO()
+    torch.save(content, stored)
+    with zipfile.ZipFile(stored) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": torch.zeros(1).expand(10**6, 20480)}, "a tensor of 20,480,000,000 values of which"),
+        ({"state_dict": {"a": torch.zeros(7).as_strided((4, 4), (1, 1))}}, "of 16 values of which"),
+        ({"a": torch.zeros(1), "note": nested()}, "nested more than 32 deep"),
+        ({"a": torch.zeros(1), "epoch": 10**5000}, "an integer of 16,610 bits"),
+        ({"x" * 10**6: torch.zeros(1)}, "the name of an entry has 1,000,000 characters"),
+        ({"\x1b[2J\x07": torch.zeros(1)}, r"its entries: \\x1b\[2J\\x07$"),
+    ],
+    ids=["stride 0", "overlapping", "lists", "integer", "name", "escapes"],
+)
+def test_few_bytes_that_stand_for_much(tmp_path, content, message, legacy):
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+    assert re.search(message, error_of(load_model, tmp_path / "a.pth"))
+
+
+def nested_key() -> bytes:
+    """A pickle of a dict whose key is 2⁶⁰ tuples, to hash which would not end."""
+    return b"\x80\x02}(" + b")q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"Nu."
+
+
+def in_zip(pickled: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/version", b"3\n")
+    return packed.getvalue()
+
+
+def test_compressed_entries_and_keys_that_cannot_be_hashed_are_refused(tmp_path):
+    header = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {})]
+    for data in (
+        compressed({"a": torch.zeros(10**6)}),
+        in_zip(nested_key()),
+        b"".join([*header, nested_key(), pickle.dumps([], 2)]),
+    ):
+        (tmp_path / "a.pth").write_bytes(data)
+        assert "not a readable checkpoint" in error_of(load_model, tmp_path / "a.pth")
+
+
+def test_numbers_that_are_no_weights_and_long_ones_in_metadata(tmp_path):
+    from safetensors.torch import save_file
+
+    model = small()
+    state = {name: value.to(torch.float8_e4m3fn) for name, value in model.state_dict().items()}
+    torch.save({"config": model.config, "state_dict": state}, tmp_path / "a.pth")
+    message = error_of(load_model, tmp_path / "a.pth")
+    assert f"{len(state)} not floating-point of 16 to 64 bits" in message
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    metadata = {"config": json.dumps(model.config), "epoch": "9" * 5000, "psnr": "9" * 4000}
+    save_file(state, tmp_path / "a.safetensors", metadata)
+    assert "an integer of 13,288 bits" in error_of(load_model, tmp_path / "a.safetensors")
+    metadata.pop("psnr")
+    save_file(state, tmp_path / "a.safetensors", metadata)
+    assert load_model(tmp_path / "a.safetensors")[1]["epoch"] == "9" * 5000
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
+    """What torch.save makes of it names neither the disk nor the file."""
+    file = tmp_path / "a.pth"
+    save_checkpoint(file, small())
+    before = file.read_bytes()
+    program = f"""
+import resource
+from dgunet.model.checkpoint import load_model, save_checkpoint
+model, _ = load_model({str(file)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_checkpoint({str(file)!r}, model)
+except OSError as error:
+    print(error.filename, error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{file} File too large\n", "")
+    assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
 
 
 def test_what_cannot_be_saved_leaves_the_old_file(tmp_path):

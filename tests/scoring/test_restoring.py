@@ -264,7 +264,7 @@ def test_weights_that_do_not_fit_are_refused(run, restore, tmp_path):
     line = run(denoising_test, *folders)
     assert "--weights is missing; expected a checkpoint of Denoising" in line and "http" in line
     for name, more, message in (
-        (tmp_path / "none.pth", (), "none.pth: no such checkpoint"),
+        (tmp_path / "none.pth", (), "none.pth: does not exist"),
         ("small_noise", (), "small_noise: neither a file nor"),
         ("Deblurring", (), "this is a Deblurring DGUNet checkpoint"),
         ("Denoising", ("--model", "DGUNet_plus"), "this is a Denoising DGUNet checkpoint"),

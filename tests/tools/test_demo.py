@@ -80,9 +80,10 @@ def save(path, array=None, **options):
 
 
 def files(folder):
-    """The files below a folder, but for the settings; half-written ones would be among them."""
+    """The files below a folder, but for the settings and the lock; half-written ones would be among
+    them."""
     found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return sorted(name for name in found if Path(name).name != "settings.json")
+    return sorted(name for name in found if Path(name).name not in ("settings.json", ".lock"))
 
 
 def test_a_photo_is_restored_as_by_the_network_alone(run, weights, tmp_path):
@@ -157,7 +158,7 @@ BAD = [
         "1000×1001 pixels; expected at most",
     ),
     ("round.png", lambda path: path.symlink_to("round.png"), "symbolic links"),
-    ("lost.png", lambda path: path.symlink_to("nowhere.png"), "No such file"),
+    ("lost.png", lambda path: path.symlink_to("nowhere.png"), "does not exist; expected an image"),
 ]
 
 
@@ -254,6 +255,7 @@ def test_orientation_is_seen_by_the_network_and_kept(run, weights, tmp_path):
         ("photos", ["--device", "cuda:99"], "device 'cuda:99' is not available"),
         ("photos", ["--jobs", "0"], "--jobs is 0; expected 1 or more"),
         ("photos", ["--max_megapixels", "nan"], "--max_megapixels is nan"),
+        ("photos", ["--max_megapixels", "-1"], "--max_megapixels is -1.0; expected 0 or more"),
         ("photos", ["--max_megapixels", "inf"], "--max_megapixels is inf"),
         ("photos", ["--task", "Deraining"], "this is a Denoising DGUNet checkpoint"),
         ("photos", ["--model", "DGUNet_plus"], "this is a Denoising DGUNet checkpo"),
@@ -261,7 +263,7 @@ def test_orientation_is_seen_by_the_network_and_kept(run, weights, tmp_path):
         ("photos/a.png", ["--result_dir", "photos"], "choose another --result_dir"),
         ("photos", ["--result_dir", "photos/a.png"], "is a file; expected a folder"),
         ("photos", ["--weights", "photos/a.png"], "not a readable checkpoint"),
-        ("photos", ["--weights", "none.pth"], "no such checkpoint file"),
+        ("photos", ["--weights", "none.pth"], "does not exist; expected a checkpoint file"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(
