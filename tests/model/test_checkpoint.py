@@ -560,7 +560,7 @@ def compressed(content) -> bytes:
         ({"a": torch.zeros(1).expand(10**6, 20480)}, "a tensor of 20,480,000,000 values of which"),
         ({"state_dict": {"a": torch.zeros(7).as_strided((4, 4), (1, 1))}}, "of 16 values of which"),
         ({"a": torch.zeros(1), "note": nested()}, "nested more than 32 deep"),
-        ({"a": torch.zeros(1), "epoch": 10**5000}, "an integer of 16,610 bits"),
+        ({"a": torch.zeros(1), "epoch": 10**5000}, "not a readable checkpoint"),
         ({"x" * 10**6: torch.zeros(1)}, "the name of an entry has 1,000,000 characters"),
         ({"\x1b[2J\x07": torch.zeros(1)}, r"its entries: \\x1b\[2J\\x07$"),
     ],
