@@ -200,7 +200,7 @@ def load_weights(model: Network, path: str | os.PathLike) -> dict:
             can be told, what the file is for instead. The model is then unchanged.
     """
     checkpoint = read_checkpoint(path)
-    model.load_state_dict(_fitting_state(model, checkpoint, path))
+    model.load_state_dict(fitting_state(model, checkpoint, path))
     return checkpoint
 
 
@@ -251,7 +251,7 @@ def network_from(
             network = build_model(**fitting[0])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    state = _fitting_state(network, checkpoint, path)
+    state = fitting_state(network, checkpoint, path)
     size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     require_memory(size, f"{path}: a network of these sizes")
     network.to_empty(device="cpu").load_state_dict(state)
@@ -296,7 +296,7 @@ def _sample(checkpoint: dict) -> str:
     return first_few(list(checkpoint["state_dict"]))
 
 
-def _fitting_state(model: Network, checkpoint: dict, path: str | os.PathLike) -> dict[str, Tensor]:
+def fitting_state(model: Network, checkpoint: dict, path: str | os.PathLike) -> dict[str, Tensor]:
     """Return the checkpoint's tensors under the model's names.
 
     Raises:

@@ -5,6 +5,7 @@ and adds keys of its own (its recipe); the YAML file and then `--opts KEY VALUE 
 `--help` and the key reference in docs/training.md are made of the same table.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -16,8 +17,10 @@ from typing import Any, NamedTuple
 import yaml
 from yacs.config import CfgNode
 
-from dgunet.base.errors import InputError
+from dgunet.base.errors import InputError, printable
+from dgunet.base.files import regular_file
 from dgunet.base.folders import working_folder
+from dgunet.base.structures import check
 from dgunet.data.degradations import NAMES, is_degradation
 from dgunet.model.network import SIZES
 from dgunet.model.registry import MODELS
@@ -72,7 +75,9 @@ ONE_OR_MORE = Check(lambda v: v >= 1, "at least 1")
 ZERO_OR_MORE = Check(lambda v: 0 <= v < math.inf, "0 or more")
 ABOVE_ZERO = Check(lambda v: 0 < v < math.inf, "above 0")
 SHARE = Check(lambda v: 0 <= v < 1, "from 0 to below 1")
-FOLDER_NAME = Check(lambda v: v and Path(v).name == v and v != "..", "a folder's name")
+FOLDER_NAME = Check(
+    lambda v: v.isprintable() and v and Path(v).name == v and v != "..", "a folder's name"
+)
 FILE = Check(lambda v: not v or os.path.isfile(v), "a file that exists")
 
 KEYS: dict[str, Key] = {
@@ -192,7 +197,12 @@ KEYS: dict[str, Key] = {
         "and VAL_DIR, the one on the command line replaces the file's",
         ZERO_OR_MORE,
     ),
-    "TRAINING.SAVE_DIR": Key("./checkpoints", "where runs are kept", is_path=True),
+    "TRAINING.SAVE_DIR": Key(
+        "./checkpoints",
+        "where runs are kept",
+        Check(str.isprintable, "the name of a folder"),
+        is_path=True,
+    ),
     "TRAINING.TRAIN_PS": Key(256, "side of the training crops, pixels", multiple_of(8, 16)),
     "TRAINING.VAL_PS": Key(256, "side of the validation crops, pixels", multiple_of(8, 16)),
     "TRAINING.VAL_AFTER_EVERY": Key(1, "validate every so many epochs", ONE_OR_MORE),
@@ -203,7 +213,9 @@ KEYS: dict[str, Key] = {
     ),
     "TRAINING.VAL_ALWAYS_AFTER": Key(0, "see VAL_EPOCHS", ZERO_OR_MORE),
     "TRAINING.VAL_TIMES": Key(
-        1, "validations in such an epoch; with MINUTES: in the whole run", ONE_OR_MORE
+        1,
+        "validations in such an epoch; with MINUTES: in the whole run",
+        Check(lambda v: 1 <= v <= 10_000, "from 1 to 10,000"),
     ),
     "TRAINING.SAVE_IMAGES": Key(False, "without effect, as in the published code"),
     "TRAINING.KEEP_EPOCHS": Key(True, "keep `model_epoch_N.pth` of every epoch validated"),
@@ -235,18 +247,23 @@ RELATIONS: dict[str, Callable[[CfgNode], str]] = {
         "0 where TRAINING.VAL_DIR is given" if c.TRAINING.HOLD_OUT and c.TRAINING.VAL_DIR else ""
     ),
 }
+LARGEST_FILE = 10**6  # bytes
 TYPES = {str: "text", bool: "True or False", int: "a whole number", float: "a number"}
 Recipe = Mapping[str, Any]  # dotted key → another default, or a whole `Key`
 
 
 class _Loader(yaml.SafeLoader):
-    """As YAML demands, and PyYAML does not: no key twice."""
+    """As YAML demands, and PyYAML does not: no key twice. Keys are plain values; `<<` merges."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if doubled := [str(key) for key in keys if keys.count(key) > 1]:
-            place = node.start_mark
-            raise yaml.YAMLError(f"{doubled[0]} is there twice, from line {place.line + 1} on")
+        known: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"a key is no plain value, line {key.start_mark.line + 1}")
+            if key.value in known:
+                place = node.start_mark.line + 1
+                raise yaml.YAMLError(f"{key.value} is there twice, from line {place} on")
+            known.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -371,13 +388,16 @@ class _Draft:
             raise InputError(f"{source}: unknown key {key}{similar}")
         default, given = self.keys[key].default, value
         if isinstance(value, str):  # as yacs reads 1e-4, which is a string to YAML, and [0,1]
-            value = CfgNode._decode_cfg_value(value)
+            with contextlib.suppress(RecursionError, MemoryError):
+                value = CfgNode._decode_cfg_value(value)
         if isinstance(default, str):
             value = "" if value is None else value if isinstance(value, str) else given
         if isinstance(default, float) and type(value) is int:
             value = float(value)
         if isinstance(default, list) and (type(value) is int or isinstance(value, tuple)):
             value = list(value) if isinstance(value, tuple) else [value]
+        if isinstance(value, int) and abs(value) >= 2**32:
+            raise InputError(f"{source}: {key} is {printable(given)}, expected less than 2³²")
         if type(value) is not type(default):
             expected = TYPES.get(type(default), "a list")
             raise InputError(f"{source}: {key} is {given!r}, expected {expected}")
@@ -409,12 +429,13 @@ def _leaves(node: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def read_yaml(file: Path) -> Mapping:
     """Return what a YAML file holds. Raises as `load_config`."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such configuration file")
+    if (size := regular_file(file, "a configuration file").stat().st_size) > LARGEST_FILE:
+        raise InputError(f"{file}: has {size:,} bytes; expected a configuration file")
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a YAML file ({' '.join(str(error).split())})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of numbers, dates, nesting
+        raise InputError(f"{file}: not a YAML file ({printable(error)})") from error
+    check(content, file)
     if content is not None and not isinstance(content, Mapping):
         raise InputError(f"{file}: holds a {type(content).__name__}, expected keys and values")
     return content or {}

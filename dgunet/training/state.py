@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from dgunet.base.errors import InputError
-from dgunet.model.checkpoint import load_weights, save_checkpoint
+from dgunet.model.checkpoint import fitting_state, read_checkpoint, save_checkpoint
 from dgunet.training.configuration import changes, plain
 
 if TYPE_CHECKING:
@@ -17,7 +20,39 @@ if TYPE_CHECKING:
 POSITION = (
     "epochs", "epoch", "batch", "validated", "psnr", "best", "loss_sum", "samples_done", "skipped",
 )  # fmt: skip
-STATE = {*POSITION, "optimizer", "scaler", "random", "samples", "seconds", "config"}
+LONGEST = 10**9  # epochs, batches, samples
+
+
+def _count(value) -> bool:
+    return type(value) is int and 0 <= value <= LONGEST
+
+
+def _number(value) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _random(value, like: Tensor) -> bool:
+    return isinstance(value, Tensor) and (value.dtype, value.shape) == (like.dtype, like.shape)
+
+
+# What each part of the state must be like, by itself.
+STATE: dict[str, Callable[[Any], bool]] = {
+    "epochs": _number,
+    "epoch": lambda v: _count(v) and v > 0,
+    "batch": _count,
+    "validated": _count,
+    "psnr": lambda v: v is None or _number(v),
+    "best": lambda v: v.keys() == {"epoch", "psnr"} and _count(v["epoch"]) and v["psnr"] <= 100,
+    "loss_sum": _number,
+    "samples_done": _number,
+    "skipped": _number,
+    "optimizer": lambda v: isinstance(v["state"], dict),
+    "scaler": lambda v: isinstance(v, dict) and all(map(_number, v.values())),
+    "random": lambda v: _random(v["torch"], torch.get_rng_state()),
+    "samples": lambda v: _count(v) and v > 0,
+    "seconds": _number,
+    "config": lambda v: _number(v["TRAINING"]["MINUTES"]),
+}
 
 
 def save_state(run: Trainer) -> None:
@@ -49,7 +84,7 @@ def load_state(run: Trainer) -> None:
     """
     if not run.latest.exists():
         return run.log.line(f"nothing to resume from in {run.folder}: starting anew")
-    state = _load_weights(run)
+    state = _checked(run)
     for name in POSITION:
         setattr(run, name, state[name])
     run.spent = state["seconds"]
@@ -73,25 +108,75 @@ def load_state(run: Trainer) -> None:
     _tell(run, state)
 
 
-def _load_weights(run: Trainer) -> dict:
-    """Load the weights, and the moving average where there is one; return the state."""
-    fixed = {n: p.clone() for n, p in run.model.named_parameters() if not p.requires_grad}
-    state = load_weights(run.weights, run.latest).get("training")
-    if state is None:
+def _checked(run: Trainer) -> dict:
+    """Return the state once all of it, the weights too, is found to fit the model and the
+    configuration; then load the weights, and the moving average where there is one."""
+    checkpoint = read_checkpoint(run.latest)
+    weights = fitting_state(run.weights, checkpoint, run.latest)
+    state = checkpoint.get("training")
+    if not isinstance(state, dict):
         raise InputError(f"{run.latest}: holds weights only, no state to resume from")
-    if missing := STATE - state.keys():
+    if missing := STATE.keys() - state.keys():
         raise InputError(f"{run.latest}: its training state lacks {', '.join(sorted(missing))}")
-    loaded = dict(run.weights.named_parameters())
-    if other := [name for name, value in fixed.items() if not loaded[name].equal(value)]:
+    fixed = [(n, p) for n, p in run.model.named_parameters() if not p.requires_grad]
+    if other := [name for name, value in fixed if not weights[name].equal(value.cpu())]:
         raise InputError(f"{run.latest}: holds another {', '.join(other)} than is fixed now")
+    if run.average is not None and "model" not in state:
+        raise InputError(f"{run.latest}: holds no moving average, but OPTIM.EMA is set")
+    if run.average is None and "model" in state:
+        raise InputError(f"{run.latest}: holds a moving average, but OPTIM.EMA is 0")
+    if damaged := _damaged(run, state):
+        raise InputError(f"{run.latest}: the {damaged} of its training state does not fit the run")
+    run.weights.load_state_dict(weights)
     if run.average is not None:
-        if "model" not in state:
-            raise InputError(f"{run.latest}: holds no moving average, but OPTIM.EMA is set")
         run.model.load_state_dict(state["model"])
         run.average.n_averaged.copy_(state["averaged"])
-    elif "model" in state:
-        raise InputError(f"{run.latest}: holds a moving average, but OPTIM.EMA is 0")
     return state
+
+
+def _damaged(run: Trainer, state: dict) -> str:
+    """Return the name of a part of the state that cannot be gone on from; nothing if all can."""
+    for name, holds in STATE.items():
+        try:
+            good = holds(state[name])
+        except (TypeError, LookupError, AttributeError):
+            good = False
+        if not good:
+            return name
+    if state["epoch"] > max(1, state["epochs"] + 1):
+        return "epoch"
+    if state["batch"] > state["samples"]:
+        return "batch"
+    parameters = dict(enumerate(run.model.parameters()))
+    trained = {number for number, value in parameters.items() if value.requires_grad}
+    moments = state["optimizer"]["state"]
+    if moments.keys() != trained and (moments or (state["epoch"], state["batch"]) != (1, 0)):
+        return "optimizer"
+    for number, values in moments.items():
+        like = {"exp_avg": parameters[number], "exp_avg_sq": parameters[number]}
+        if not _fit(values, {**like, "step": torch.zeros(())}):
+            return "optimizer"
+    if run.average is None:
+        return ""
+    average = {"averaged": run.average.n_averaged}
+    good = _fit(state["model"], run.model.state_dict()) and _fit(
+        {"averaged": state.get("averaged")}, average
+    )
+    return "" if good else "moving average"
+
+
+def _fit(values: object, like: Mapping[str, Tensor]) -> bool:
+    """Tell whether these are finite tensors of the same names and shapes."""
+    return (
+        isinstance(values, dict)
+        and values.keys() == like.keys()
+        and all(
+            isinstance(value, Tensor)
+            and value.shape == like[name].shape
+            and value.isfinite().all().item()
+            for name, value in values.items()
+        )
+    )
 
 
 def _tell(run: Trainer, state: dict) -> None:

@@ -46,6 +46,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError
+from dgunet.base.files import OwnedFolder
 from dgunet.data.augmentation import mixup
 from dgunet.data.loading import Batches
 from dgunet.data.sampler import EpochBatchSampler
@@ -63,6 +64,7 @@ from dgunet.training.configuration import (
 )
 from dgunet.training.devices import Devices
 from dgunet.training.log import RunLog, made
+from dgunet.training.memory import require_training_memory
 from dgunet.training.schedule import Schedule
 from dgunet.training.signals import STOPPED, Stop, outliving
 from dgunet.training.state import load_state, save_state
@@ -173,6 +175,7 @@ class Trainer:
         self.stop = Stop()  # signals to this process
         self.stopping = False  # whether any process was asked
         self.made = made(self.devices, recipe)
+        self.owned = OwnedFolder(self.folder) if self.devices.main else None
         self.log = RunLog(self.folder, self.devices.main, config.VERBOSE)
         if config.TRAINING.RESUME:
             load_state(self)
@@ -219,6 +222,7 @@ class Trainer:
 
     def build_model(self) -> None:
         config, optim = self.config, self.config.OPTIM
+        require_training_memory(self.task.name, config)
         self.model = build_model(self.task.name, config.MODEL.NAME, model_sizes(config))
         if config.MODEL.ZERO_IMAGE_CONVOLUTIONS:
             self.model.zero_image_convolutions()
@@ -261,6 +265,8 @@ class Trainer:
         finally:
             self.loader = None  # ends its workers
             self.log.close()
+            if self.owned:
+                self.owned.close()
         if self.best["epoch"]:
             self.log.line(f"best: epoch {self.best['epoch']}, PSNR {self.best['psnr']:.2f} dB")
 

@@ -51,6 +51,11 @@ TRAINING:
 """
 
 
+BILLION = "a0: &a0 [1]\n" + "".join(  # 2³⁰ values of 30 lines
+    f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 31)
+)
+
+
 @pytest.fixture
 def data(tmp_path):
     folder = tmp_path / "data"
@@ -220,6 +225,21 @@ def test_relative_paths_start_at_the_file_or_the_current_folder(tmp_path, monkey
         ("OPTIM:\n  EMA: 0.9\nOPTIM: {}\n", "not a YAML file (OPTIM is there twice"),
         ("- GPU\n- VERBOSE\n", "holds a list, expected keys and values"),
         ("training", "holds a str, expected keys and values"),
+        ("? [a, b]\n: 1", "not a YAML file (a key is no plain value"),
+        ("SEED: !!int abc", "not a YAML file (invalid literal for int"),
+        ("SEED: !!float x", "not a YAML file (could not convert string to float"),
+        ("SEED: 2024-13-45", "not a YAML file (month must be in 1..12"),
+        ("SEED: " + "9" * 5000, "not a YAML file (Exceeds the limit"),
+        ("SEED: " + "9" * 4000, "an integer of 13,288 bits"),
+        ("GPU: " + "[" * 3000, "not a YAML file (maximum recursion depth exceeded"),
+        ("GPU: '" + "[" * 300 + "'", "GPU is '[[["),
+        ("OPTIM: {BATCH_SIZE: 99999999999999999999}", "an integer of 67 bits"),
+        ("OPTIM: {BATCH_SIZE: 9999999999999}", "OPTIM.BATCH_SIZE is 9999999999999, expected less"),
+        ("TRAINING: {VAL_TIMES: 4000000000}", "TRAINING.VAL_TIMES is 4000000000, expected from"),
+        (r'MODEL: {SESSION: "a\0b"}', r"MODEL.SESSION is 'a\x00b', expected a folder's name"),
+        (r'TRAINING: {SAVE_DIR: "a\ud800"}', "TRAINING.SAVE_DIR is '"),
+        ("A: &a [&b [1]]\n" * 2, "not a YAML file"),
+        (BILLION, "nested more than 32 deep, or more than 1,000,000 values"),
     ],
 )
 def test_errors_name_key_value_and_file(tmp_path, data, text, message):
@@ -228,6 +248,12 @@ def test_errors_name_key_value_and_file(tmp_path, data, text, message):
         load_config(file, ["TRAINING.TRAIN_DIR", str(data)])
     assert str(error.value).startswith(f"{file}: {message}")
     assert "\n" not in str(error.value)
+
+
+def test_merge_keys_merge(tmp_path, data):
+    sections = "OPTIM: &o {BATCH_SIZE: 3, NUM_EPOCHS: 7}\nDATA: {<<: {REPEATS: 5}, GREY: True}"
+    config = load_config(write(tmp_path, sections), ["TRAINING.TRAIN_DIR", str(data)])
+    assert (config.DATA.REPEATS, config.DATA.GREY, config.OPTIM.NUM_EPOCHS) == (5, True, 7)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +307,7 @@ def test_errors_of_opts_name_opts(tmp_path, data):
 
 def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path):
     file = tmp_path / "training.yml"
-    with pytest.raises(FileNotFoundError, match=f"{file}: no such configuration file"):
+    with pytest.raises(FileNotFoundError, match=f"{file}: does not exist; expected a conf"):
         load_config(file)
     file.write_bytes(b"\xff\xfe\x00GPU")
     with pytest.raises(InputError, match="not a YAML file"):
