@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgunet.base.errors import InputError, command
-from dgunet.base.files import write_atomically
+from dgunet.base.errors import InputError, command, printable
+from dgunet.base.files import regular_file, write_atomically
+from dgunet.base.memory import require_memory
 from dgunet.Compressive_Sensing.DGUNet import BLOCK, TASK, DGUNet
 from dgunet.images.files import read_gray, read_rgb, to_tensor
 from dgunet.inference.device import pick_device
@@ -42,6 +45,9 @@ FOLDER = Path(__file__).resolve().parent
 VERSION = 1
 RATIO = 25  # percent, where none is given
 FIELDS = ("version", "y", "ratio", "height", "width", "phi")
+QUANTIZED = ("offset", "step")  # the further fields with --bits
+LARGEST_NUMBER = 2**16  # bytes of a field that is not y
+_READING = 8  # bytes in memory for a byte of y: unpacked, copied and as float32
 
 
 @dataclass(frozen=True)
@@ -138,14 +144,11 @@ def read_measurements(path: str | Path) -> Measurements:
         InputError: the file is damaged or no measurement file, its fields do not fit together, or
             its values are not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such measurement file")
+    path = regular_file(path, "a measurement file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            fields = {name: file[name] for name in file.files}
+        fields = _read_fields(path)
     except Exception as error:  # a damaged archive can raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = printable(error) or type(error).__name__
         raise InputError(f"{path}: not a readable measurement file ({reason})") from error
     if missing := [name for name in FIELDS if name not in fields]:
         raise InputError(f"{path}: holds no {', '.join(missing)}; expected {', '.join(FIELDS)}")
@@ -153,7 +156,7 @@ def read_measurements(path: str | Path) -> Measurements:
     def number(name: str, holds, expected: str) -> int:
         value = fields[name]
         if value.shape or value.dtype.kind not in "iu" or not holds(int(value)):
-            raise InputError(f"{path}: {name} is {value}, expected {expected}")
+            raise InputError(f"{path}: {name} is {printable(value)}, expected {expected}")
         return int(value)
 
     number("version", lambda v: v == VERSION, f"{VERSION}")
@@ -179,7 +182,28 @@ def read_measurements(path: str | Path) -> Measurements:
         y = torch.from_numpy(y.astype(np.float32))
     if broken := int((~y.isfinite()).sum()):
         raise InputError(f"{path}: {broken} of the {y.numel()} measurements are not finite")
-    return Measurements(y, ratio, height, width, str(fields["phi"]))
+    return Measurements(y, ratio, height, width, printable(fields["phi"]))
+
+
+def _read_fields(path: Path) -> dict[str, np.ndarray]:
+    """Return the known fields of a measurement file. Others are not unpacked, and none before its
+    size is known: an archive may say of few bytes that they are any number."""
+    fields = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in (*FIELDS, *QUANTIZED):
+            if f"{name}.npy" not in archive.namelist():
+                continue
+            with archive.open(f"{name}.npy") as file:
+                first = np.lib.format.read_magic(file) == (1, 0)
+                header = "read_array_header_1_0" if first else "read_array_header_2_0"
+                shape, _, dtype = getattr(np.lib.format, header)(file)
+            size = math.prod(shape) * dtype.itemsize
+            if size > LARGEST_NUMBER and name != "y":
+                raise ValueError(f"{name} has {size:,} bytes")
+            require_memory(_READING * size, f"{path}: {name} of {_by(shape)} values")
+            with archive.open(f"{name}.npy") as file:
+                fields[name] = np.lib.format.read_array(file, allow_pickle=False)
+    return fields
 
 
 def add_network_options(parser: argparse.ArgumentParser, ratio: bool = True) -> None:

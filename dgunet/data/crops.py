@@ -23,7 +23,7 @@ from yacs.config import CfgNode
 from dgunet.base.errors import InputError
 from dgunet.data.augmentation import ORIENTATIONS, change_saturation, turn
 from dgunet.data.degradations import Degradation, degradation, pair_generator
-from dgunet.data.packed import PACKED_SUFFIXES, dataset_name, open_packed, read_index
+from dgunet.data.packed import PACKED_SUFFIXES, image, open_packed, read_index
 from dgunet.data.sampler import SampleKey
 from dgunet.images.files import (
     list_images,
@@ -215,18 +215,20 @@ class PackedPairs(CropSource):
         top, left = place(*(max(side, self.patch_size) for side in size))
         degraded = None
         try:
-            target = self._read_part(dataset_name("target", number), size, top, left)
+            target = self._read_part("target", number, size, top, left)
             if self.paired and self.degrade is None:
-                degraded = self._read_part(dataset_name("degraded", number), size, top, left)
-        except (OSError, KeyError) as error:
+                degraded = self._read_part("degraded", number, size, top, left)
+        except OSError as error:
             raise InputError(f"{self.path}: {name}: {error}") from error
         return name, degraded, target
 
-    def _read_part(self, dataset: str, size: tuple[int, int], top: int, left: int) -> np.ndarray:
+    def _read_part(
+        self, kind: str, number: int, size: tuple[int, int], top: int, left: int
+    ) -> np.ndarray:
         # A handle inherited by fork is not used: a worker opens the file anew.
         if self._file is None or self._opened_by != os.getpid():
             self._file, self._opened_by = open_packed(self.path), os.getpid()
-        stored = self._file[dataset]
+        stored = image(self._file, kind, number, size)
         if min(size) < self.patch_size:
             stored = self._pad(stored[...])
         crop = self._crop(stored, top, left)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command
+from dgunet.base.files import replacing
 from dgunet.data.packed import FORMAT, PACKED_SUFFIXES, VERSION, dataset_name, read_index
 from dgunet.images.files import list_images, pair_by_name, read_rgb
 from dgunet.images.sizes import by
@@ -60,11 +60,9 @@ def pack(
     else:
         kinds, files = ("target",), [(photograph,) for photograph in list_images(folder)]
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     sizes = np.empty((len(files), 2), np.int32)
-    try:
-        # v110 is read by every HDF5 since 2016 and finds a chunk faster than the oldest format.
+    # v110 is read by every HDF5 since 2016 and finds a chunk faster than the oldest format.
+    with replacing(path) as partial:
         with h5py.File(partial, "x", libver=("v110", "v110")) as packed:
             # Strings of fixed length: in the heap of others, HDF5 loops forever if it is damaged.
             packed.attrs["format"], packed.attrs["version"] = np.bytes_(FORMAT), VERSION
@@ -79,9 +77,6 @@ def pack(
             packed["sizes"] = sizes
         with partial.open("rb") as written:
             os.fsync(written.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return len(files)
 
 

@@ -396,8 +396,8 @@ class _Draft:
             value = float(value)
         if isinstance(default, list) and (type(value) is int or isinstance(value, tuple)):
             value = list(value) if isinstance(value, tuple) else [value]
-        if isinstance(value, int) and abs(value) >= 2**32:
-            raise InputError(f"{source}: {key} is {printable(given)}, expected less than 2³²")
+        if isinstance(value, int) and abs(value) > 2**32:
+            raise InputError(f"{source}: {key} is {printable(given)}, expected at most 2³²")
         if type(value) is not type(default):
             expected = TYPES.get(type(default), "a list")
             raise InputError(f"{source}: {key} is {given!r}, expected {expected}")

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dgunet.Compressive_Sensing import evaluate, test
 from dgunet.Compressive_Sensing import measure as measuring
 from dgunet.Compressive_Sensing import reconstruct as reconstructing
 from dgunet.Compressive_Sensing.measure import (
+    Measurements,
     measure,
     quantize,
     read_measurements,
@@ -168,6 +170,39 @@ def test_unusable_files_are_refused_in_one_line(tmp_path):
             reconstruct(wrong, read_measurements(tmp_path / "good.npz"))
 
 
+def test_only_known_fields_are_unpacked_and_none_of_a_size_it_has_not(tmp_path):
+    file = tmp_path / "a.npz"
+    write_measurements(file, Measurements(torch.rand(1, 11, 1, 2), 1, 20, 40, "\x1b[2J"))
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+
+    def header(shape, kind):
+        return (
+            np.lib.format.magic(1, 0)
+            + b"\x76\0"
+            + (
+                f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117)
+                + "\n"
+            ).encode()
+        )
+
+    for change, message in (
+        ({"note.npy": header((10**12,), "<f8"), "other": b"no array"}, ""),
+        ({"y.npy": header((1, 11, 10**6, 10**6), "<f4")}, "y of 1×11×1000000×1000000 values would"),
+        ({"y.npy": header((1, 11, 1, 2), "|O")}, "not a readable measurement file"),
+        ({"phi.npy": header((10**9,), "<U16")}, "phi has 64,000,000,000 bytes"),
+        ({"ratio.npy": header((), "<i8") + bytes(8)}, "ratio is 0, expected one of"),
+    ):
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, data in (entries | change).items():
+                archive.writestr(name, data)
+        if not message:
+            assert read_measurements(file).phi == r"\x1b[2J"
+            continue
+        with pytest.raises(InputError, match=rf"a\.npz: .*{message}"):
+            read_measurements(file)
+
+
 def test_programs_measure_reconstruct_and_refuse_in_a_line(tmp_path, capsys):
     save_checkpoint(tmp_path / "net.pth", network())
     weights = ["--weights", tmp_path / "net.pth", "--device", "cpu"]
@@ -195,7 +230,10 @@ def test_programs_measure_reconstruct_and_refuse_in_a_line(tmp_path, capsys):
     to_file = [measuring, tmp_path / "a.png", "-o", "b.npz", *weights]
     for arguments, message in (
         ([reconstructing, tmp_path / "cut.npz", *weights], "cut.npz: not a readable measurement"),
-        ([reconstructing, tmp_path / "none.npz", *weights], "none.npz: no such measurement file"),
+        (
+            [reconstructing, tmp_path / "none.npz", *weights],
+            "none.npz: does not exist; expected a meas",
+        ),
         (
             [reconstructing, tmp_path / "a.npz", "--weights", tmp_path / "other.pth"],
             "a.npz: measured with Φ",

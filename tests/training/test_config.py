@@ -234,7 +234,7 @@ def test_relative_paths_start_at_the_file_or_the_current_folder(tmp_path, monkey
         ("GPU: " + "[" * 3000, "not a YAML file (maximum recursion depth exceeded"),
         ("GPU: '" + "[" * 300 + "'", "GPU is '[[["),
         ("OPTIM: {BATCH_SIZE: 99999999999999999999}", "an integer of 67 bits"),
-        ("OPTIM: {BATCH_SIZE: 9999999999999}", "OPTIM.BATCH_SIZE is 9999999999999, expected less"),
+        ("OPTIM: {BATCH_SIZE: 9999999999999}", "OPTIM.BATCH_SIZE is 9999999999999, expected at"),
         ("TRAINING: {VAL_TIMES: 4000000000}", "TRAINING.VAL_TIMES is 4000000000, expected from"),
         (r'MODEL: {SESSION: "a\0b"}', r"MODEL.SESSION is 'a\x00b', expected a folder's name"),
         (r'TRAINING: {SAVE_DIR: "a\ud800"}', "TRAINING.SAVE_DIR is '"),
