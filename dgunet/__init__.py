@@ -13,9 +13,12 @@ In a checkout the task folders lie beside this package, in the installed wheel i
 they are `dgunet.Deblurring`, `dgunet.Deraining`, `dgunet.Denoising`, `dgunet.Compressive_Sensing`.
 """
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dgunet.base.errors import end_interrupted_imports_in_a_line
 
 if TYPE_CHECKING:
     from dgunet.inference.optimize import optimize_for_inference
@@ -44,6 +47,11 @@ __all__ = [
 _CHECKOUT = Path(__file__).resolve().parents[1]
 if (_CHECKOUT / "Deraining" / "DGUNet.py").is_file():
     __path__.append(str(_CHECKOUT))
+
+# Only in our programs: `python -m dgunet.…`, `dgunet`, and those of the checkout.
+_PROGRAM = Path(sys.argv[0]).resolve() if sys.argv else Path()
+if "-m" in sys.argv[:1] or _PROGRAM.name == "dgunet" or _CHECKOUT in _PROGRAM.parents:
+    end_interrupted_imports_in_a_line()
 
 
 def __getattr__(name: str):

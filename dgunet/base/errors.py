@@ -83,6 +83,19 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def end_interrupted_imports_in_a_line() -> None:
+    """Make Ctrl-C before `main` begins, while torch is imported, end the program as after it."""
+    before = sys.excepthook
+
+    def hook(kind, error, trace) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+
+
 def _give_up_stdout() -> None:
     """Drop what standard output does not take, of which Python would complain at the end."""
     try:

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import torch
 
-from dgunet.base.errors import USER_ERRORS, InputError, command, first_few
+from dgunet.base.errors import USER_ERRORS, InputError, command, first_few, printable
 from dgunet.base.files import write_atomically
 from dgunet.model.checkpoint import (
     identify,
     is_of_published_size,
-    load_model,
+    network_from,
     read_checkpoint,
     save_checkpoint,
 )
@@ -57,12 +57,13 @@ def read_network(
         InputError: the file is no checkpoint, not whole, of another task or model than asked for,
             or holds values that are not finite.
     """
+    checkpoint = read_checkpoint(path)
     tasks = [
         config["task"]
-        for config in identify(read_checkpoint(path))
+        for config in identify(checkpoint)
         if task in (None, config["task"]) and model in (None, config["model"])
     ]
-    network, checkpoint = load_model(path, tasks[0] if tasks else task, model)
+    network = network_from(checkpoint, path, tasks[0] if tasks else task, model)
     state = checkpoint["state_dict"]
     if broken := [name for name, value in state.items() if not value.float().isfinite().all()]:
         raise InputError(
@@ -95,11 +96,14 @@ def describe(path: str | os.PathLike, network: Network, checkpoint: dict, tasks:
     if unused := [name for name in unused_entries(network) if name in state]:
         values = sum(state[name].numel() for name in unused)
         lines.append(f"unused, dropped: {first_few(unused, 1)} ({values:,} values)")
-    lines += [f"{key}: {_shown(key, value)}" for key, value in sorted(_notes(checkpoint).items())]
+    lines += [
+        f"{printable(key)}: {_shown(key, value)}"
+        for key, value in sorted(_notes(checkpoint).items())
+    ]
     if any(checkpoint.get(key) is not None for key in TRAINING_STATE):
         lines.append("training state: yes, left out when converted")
     lines.append(f"checked: all {len(state)} entries belong and fit, all values are finite")
-    return "\n  ".join([str(path), *lines])
+    return "\n  ".join([printable(path), *lines])
 
 
 def write_published(path: str | os.PathLike, network: Network, epoch: int | None = None) -> None:
@@ -189,8 +193,7 @@ def _is_plain(value: object) -> bool:
 def _shown(key: str, value: object) -> str:
     if key == "psnr" and isinstance(value, float):
         return f"{value:.2f} dB in validation"
-    text = json.dumps(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+    return printable(json.dumps(value, ensure_ascii=False), _LONGEST_VALUE)
 
 
 def _container(path: Path) -> str:
@@ -260,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if len(outputs) == 1:
                 raise
             failed += 1
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {printable(error, 2000)}", file=sys.stderr)
     if failed:
         raise InputError(f"{failed} of {len(outputs)} files failed, named above")
 

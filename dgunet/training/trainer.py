@@ -166,6 +166,7 @@ class Trainer:
                 "another MODEL.SESSION starts beside it"
             )
         self.devices = Devices(config.GPU)
+        require_training_memory(task.name, config)
         torch.manual_seed(config.SEED)
         self.build_data()
         self.build_model()
@@ -222,7 +223,6 @@ class Trainer:
 
     def build_model(self) -> None:
         config, optim = self.config, self.config.OPTIM
-        require_training_memory(self.task.name, config)
         self.model = build_model(self.task.name, config.MODEL.NAME, model_sizes(config))
         if config.MODEL.ZERO_IMAGE_CONVOLUTIONS:
             self.model.zero_image_convolutions()

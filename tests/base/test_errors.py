@@ -1,14 +1,17 @@
 """How programs end: one line, whatever becomes of the streams."""
 
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dgunet.base.errors import InputError, first_few, printable
 from dgunet.base.memory import require_memory
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys
 from dgunet.base.errors import InputError, command
@@ -46,6 +49,23 @@ def test_a_program_ends_with_a_line_even_if_stdout_is_closed(end, code, err):
         done = run(end, **options)
         assert done.returncode == code and done.stderr.startswith(err)
         assert len(done.stderr) < 3000 and done.stderr.count("\n") == bool(err)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("program", [["demo.py"], ["-m", "dgunet.tools.convert"]])
+def test_control_c_while_torch_is_imported_ends_in_a_line(program, tmp_path):
+    (tmp_path / "torch.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\ntime.sleep(9)"
+    )
+    done = subprocess.run(
+        [sys.executable, *program, "--help"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")

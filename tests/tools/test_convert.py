@@ -112,7 +112,7 @@ def test_own_files_are_recognised(tmp_path, capsys, task, model):
     assert "as published" not in lines[2]
     assert "this project's names" in lines[4]
     assert lines[5:7] == ["  epoch: 5", "  psnr: 31.25 dB in validation"]
-    assert lines[7:9] == [f'  remark: "{"x" * 69}…', "  seconds: 60"]
+    assert lines[7:9] == [f'  remark: "{"x" * 34}…{"x" * 34}"', "  seconds: 60"]
     assert not any("training state" in line for line in lines)
 
 
@@ -168,6 +168,20 @@ def test_published_files_need_nothing_that_pytorch_1_1_has_not(tmp_path, capsys)
         "torch._utils _rebuild_tensor_v2",
     }
     assert all(value <= 2 for part in parts for code, value, _ in part if code.name == "PROTO")
+
+
+def test_what_the_file_says_cannot_move_the_terminal_nor_fill_it(tmp_path, capsys):
+    notes = {"\x1b]0;title\x07": "\x9b2J", "x" * 10**6: "y" * 10**6, "\u202e": 10**300}
+    path = tmp_path / "a\x1b[31m.pth"
+    torch.save({"config": small().config, "state_dict": small().state_dict(), **notes}, path)
+    with pytest.raises(SystemExit):
+        main([str(path), "--info"])
+    assert capsys.readouterr().err.rstrip("\n").isprintable()
+    del notes["\u202e"]
+    torch.save({"config": small().config, "state_dict": small().state_dict(), **notes}, path)
+    text = run(capsys, path, "--info")
+    assert all(line.isprintable() and len(line) < 500 for line in text.splitlines())
+    assert r'\x1b]0;title\x07: "\x9b2J"' in text
 
 
 def test_training_state_is_left_out(tmp_path, capsys):

@@ -1,19 +1,25 @@
 """Inputs of every kind, good and broken, made by hypothesis: what is documented comes out, or an
-error that is documented.
+error that is documented. Files are broken in their bytes, and in the structures that they hold.
 
 The suite tries the same few thousand every time. `make fuzz`, or
 
     python tests/tools/test_fuzz.py --minutes 10
 
-tries others for as long, in processes of their own, so that a crash of a decoder is told with the
-file that caused it.
+tries others for as long, in processes of their own whose memory is limited, so that a crash of a
+decoder is told with the file that caused it. No input may take longer than `SECONDS`.
 """
 
 import argparse
 import atexit
+import contextlib
+import copy
+import faulthandler
 import io
+import json
+import math
 import multiprocessing
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -22,6 +28,7 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import h5py
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -31,6 +38,7 @@ import yaml
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from dgunet.base.errors import InputError
@@ -47,12 +55,15 @@ from dgunet.images.photographs import Photo, read_photo, write_photo
 from dgunet.inference.restorer import Restorer
 from dgunet.inference.tiling import spans
 from dgunet.model.checkpoint import load_model, save_checkpoint
+from dgunet.model.pretrained import read_record, trained_for
 from dgunet.model.registry import build_model
-from dgunet.scoring.evaluate import read_settings
+from dgunet.scoring.results_folder import ResultsFolder, describe_settings, read_settings
+from dgunet.tools.convert import describe, read_network
 from dgunet.tools.pack import pack
 from dgunet.training.configuration import KEYS, load_config
 
-SECONDS_A_ROUND = 900
+SECONDS_A_ROUND, SECONDS = 900, 60  # of which no input may take more
+MEMORY = 2 * 10**9  # bytes that a process may take for an input
 COUNTS: Counter = Counter()  # property → inputs tried
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))  # where the file in hand lies
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
@@ -318,21 +329,298 @@ def changed(data, changes):
 
 
 def broken_files(files, read):
-    """Return a property and what it is of: of a file, however it was changed, `read` makes
+    """Return a property and what it is of: of a file, however its bytes were changed, `read` makes
     something, or one of the documented errors."""
 
     def check(drawn):
         number, changes = drawn
         suffix, data = files()[number % len(files())]
-        path = FOLDER / f"hand{sum(COUNTS.values())}{suffix}"
-        path.write_bytes(changed(data, changes))
-        try:
-            read(path)
-        except (InputError, FileNotFoundError) as error:
-            assert str(error)
-        path.unlink()
+        with in_hand(suffix) as path:
+            path.write_bytes(changed(data, changes))
+            read_or_refuse(read, path)
 
     return check, st.tuples(st.integers(0, 17), CHANGES)
+
+
+@contextlib.contextmanager
+def in_hand(suffix):
+    """Yield the name of a file to be tried. It stays if that fails."""
+    path = FOLDER / f"hand{sum(COUNTS.values())}{suffix}"
+    yield path
+    path.unlink()
+
+
+def read_or_refuse(read, path):
+    try:
+        read(path)
+    except (InputError, FileNotFoundError) as error:
+        assert str(error)
+
+
+def bomb(depth=60):
+    value = [1]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+TEXTS = [
+    "",
+    "x" * 10**5,
+    "\x1b[2J\x07",
+    "\0",
+    "../..",
+    "/dev/zero",
+    "nan",
+    "9" * 5000,
+    "[" * 5000,
+    "1e-3",
+]
+NUMBERS = [None, True, -1, 0, 3, 10**6, 2**31, 2**64, 10**400, 10**5000, 0.5, math.nan, math.inf]
+PLAIN = [*TEXTS, *NUMBERS, [], {}, [[]], {"a": [1]}, {"": {}}, bomb(10), bomb()]
+TENSORS = [
+    lambda: torch.zeros(()),
+    lambda: torch.zeros(0),
+    lambda: torch.zeros(3, 3).to_sparse(),
+    lambda: torch.zeros(3, device="meta"),
+    lambda: torch.zeros(1).expand(10**5, 10**5),
+    lambda: torch.zeros(8).as_strided((8, 8), (1, 0)),
+    lambda: torch.full((3,), math.nan),
+    lambda: torch.nn.Parameter(torch.ones(2)),
+    lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    *(
+        lambda dtype=dtype: torch.zeros(4, dtype=dtype)
+        for dtype in (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint16)
+    ),
+]
+ALTERATIONS = st.lists(
+    st.tuples(
+        st.integers(0, 10**4),
+        st.sampled_from(["replace", "delete", "rename", "wrap", "share", "tensor", "cast"]),
+        st.integers(0, 10**4),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def slots(content):
+    """Return (container, key) of the first places in nested dicts and lists."""
+    found, waiting = [], [content]
+    while waiting and len(found) < 5000:
+        container = waiting.pop(0)
+        pairs = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in list(pairs):
+            found.append((container, key))
+            if isinstance(value, dict | list):
+                waiting.append(value)
+    return found
+
+
+def altered(content, alterations, tensors=False):
+    """Return nested dicts and lists after a few changes of what they hold."""
+    content = copy.deepcopy(content)
+    for place, action, number in alterations:
+        places = slots(content)
+        if not places:
+            break
+        container, key = places[place % len(places)]
+        value = container[key]
+        if action == "delete" or (action == "rename" and isinstance(container, dict)):
+            del container[key]
+        if action == "rename" and isinstance(container, dict):
+            names = [*TEXTS, 7, None, (1, 2), 0.5] if tensors else TEXTS
+            container[names[number % len(names)]] = value
+        elif action == "wrap":
+            container[key] = [value] if number % 2 else {str(key): value}
+        elif action == "share":
+            other, source = places[number % len(places)]
+            if not isinstance(other[source], dict | list):  # which might hold the place itself
+                container[key] = other[source]
+        elif action == "tensor" and tensors:
+            container[key] = TENSORS[number % len(TENSORS)]()
+        elif action == "cast" and isinstance(value, torch.Tensor):
+            kinds = [torch.float16, torch.float64, torch.int32, torch.float8_e5m2, torch.complex64]
+            container[key] = value.to(kinds[number % len(kinds)])
+        elif action != "delete":
+            container[key] = PLAIN[number % len(PLAIN)]
+    return content
+
+
+def altered_files(contents, write, read, tensors=False):
+    """Return a property and what it is of: of a file of altered content, `read` makes something, or
+    one of the documented errors."""
+
+    def check(drawn):
+        number, alterations = drawn
+        name, content = contents()[number % len(contents())]
+        with in_hand(name) as path:
+            try:
+                write(path, altered(content, alterations, tensors))
+            except (TypeError, ValueError, RecursionError, RuntimeError, NotImplementedError):
+                return path.write_bytes(b"")  # no such file can be written
+            read_or_refuse(read, path)
+
+    return check, st.tuples(st.integers(0, 17), ALTERATIONS)
+
+
+def small_network():
+    torch.manual_seed(0)
+    return build_model("Denoising", "DGUNet", {"width": 4, "width_step": 0, "stages": 2})
+
+
+@cache
+def checkpoint_contents():
+    network = small_network()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    whole = {"state_dict": state, "config": network.config, "epoch": 3, "psnr": 30.0, "made": {}}
+    return [(".pth", whole), (".legacy.pth", whole), (".pth", state), (".safetensors", whole)]
+
+
+def write_checkpoint(path, content):
+    if path.suffix == ".pth":
+        return torch.save(content, path, _use_new_zipfile_serialization=".legacy" not in path.name)
+    if weigh(content) > 10**6:
+        raise ValueError("JSON that would not end")
+    state = {name: value.contiguous() for name, value in content.pop("state_dict").items()}
+    metadata = {str(key): json.dumps(value) for key, value in content.items()}
+    save_file(state, path, metadata)
+
+
+def weigh(content, most=10**6):
+    """Return how many values there are, each counted as often as it is referred to."""
+    waiting, count = [content], 0
+    while waiting and count <= most:
+        value = waiting.pop()
+        count += 1
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+    return count
+
+
+def read_any_checkpoint(path):
+    network, checkpoint, tasks = read_network(path)
+    assert all(
+        line.isprintable() for line in describe(path, network, checkpoint, tasks).split("\n")
+    )
+
+
+@cache
+def config_contents():
+    return [(".yml", yaml.safe_load(data)) for _, data in config_files()]
+
+
+def write_yaml(path, content):
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+YAML_NODES = (
+    """
+!!int abc;!!float x;2024-13-45;2024-01-01;!!timestamp x;!!binary x;!!set {a};!!omap [a]
+!!python/object/apply:os.system [exit];&a [*a];*none;{<<: [1]};? [1];{<<: {a: 1}};!!null 3;!!bool x
+1e999;-.inf;'\\ud800';"\\ud800";|;%TAG;~;=;&a {a: &b [*a, *b]};{a: 1, a: 2}
+!!str {};!!seq x;!!map []
+""".replace("\n", ";")
+    .strip(";")
+    .split(";")
+)
+YAML_NODES += ["[" * 3000, "{a: " * 3000, "9" * 5000, "0x" + "f" * 5000, "1:" * 2000 + "1", "\t"]
+
+
+def check_yaml_node(drawn):
+    """Of a configuration file, with any YAML in the place of a value."""
+    place, node, more = drawn
+    keys = [*KEYS, "OPTIM", "UNKNOWN", "MODEL.X"]
+    section, _, last = keys[place % len(keys)].rpartition(".")
+    node = YAML_NODES[node % len(YAML_NODES)] if more is None else more
+    with in_hand(".yml") as path:
+        text = f"{section}: {{{last}: {node}}}" if section else f"{last}: {node}"
+        path.write_text(f"TRAINING: {{TRAIN_DIR: {FOLDER}}}\n{text}\n", "utf-8", "replace")
+        read_or_refuse(load_config, path)
+
+
+def settings_contents():
+    made = {"program": "demo.py", "tile": 0, "sizes": {"width": 20}, "overwritten_since": 1.5}
+    record = {"trained_for": "x", "training": {"degradation": "fog"}, "cs_ratio": 10, "scores": {}}
+    return [(".json", made), (".json", record)]
+
+
+def write_json(path, content):
+    if weigh(content) > 10**6:
+        raise ValueError("JSON that would not end")
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def measurement_contents():
+    y = np.zeros((1, 11, 1, 2), np.float32)
+    fields = {"version": 1, "y": y, "ratio": 1, "height": 20, "width": 40, "phi": "0" * 16}
+    coded = {**fields, "y": y.astype(np.uint8)} | dict.fromkeys(("offset", "step"), y[0, :, 0, 0])
+    return [(".npz", fields), (".npz", coded)]
+
+
+def write_npz(path, content):
+    """Odd values as they are, arrays of objects among them; shapes that the data does not have."""
+    if weigh(content) > 10**6 or not all(map(str.isalnum, content)):
+        raise ValueError("no such archive")
+    np.savez(path, **content)
+
+
+PARTS = ("names", "sizes", "target", "degraded", "target/000000", "degraded/000000")
+LAYOUTS = (
+    "plain",
+    "chunks",
+    "gzip",
+    "external",
+    "virtual",
+    "soft",
+    "link",
+    "huge",
+    "none",
+    "attribute",
+)
+DTYPES = ("u1", "i8", "f4", "S20", "O", "u1,f8", "(3,)u1", "?", "c8", "V9")
+SHAPES = ((), (0,), (1,), (1, 2), (24, 20, 3), (3, 24, 20), (1, 1, 1), (2,) * 32)
+
+
+def check_packed(drawn):
+    """Of a packed file with other data sets, links and attributes in the place of its own."""
+    data = packed_files()[0][1]
+    with in_hand(".h5") as path:
+        path.write_bytes(data)
+        with h5py.File(path, "r+") as file:
+            for change in drawn:
+                with contextlib.suppress(TypeError, ValueError, KeyError, RuntimeError, OSError):
+                    alter_packed(file, *change)
+        read_or_refuse(read_any_packed, path)
+
+
+def alter_packed(file, part, layout, dtype, shape, name):
+    dtype = h5py.string_dtype() if dtype == "O" else np.dtype(dtype)
+    if layout == "attribute":
+        value = b"dgunet-pairs" if dtype == "S20" else np.zeros(shape, dtype)
+        return file.attrs.create(("format", "version")[len(shape) % 2], value)
+    if layout == "soft":
+        link = h5py.SoftLink("/" + name)
+    elif layout == "link":
+        link = h5py.ExternalLink(str(FOLDER / "seed.h5"), name)
+    else:
+        link = None
+    del file[part]
+    if link is not None:
+        file[part] = link
+    elif layout == "virtual":
+        source = h5py.VirtualLayout(shape, dtype)
+        source[...] = h5py.VirtualSource(str(FOLDER / "seed.h5"), name, shape)
+        file.create_virtual_dataset(part, source)
+    elif layout != "none":
+        huge = tuple(10**4 * side for side in shape) if layout == "huge" else shape
+        options = {
+            "chunks": {"chunks": True},
+            "gzip": {"compression": 9},
+            "external": {"external": [(str(FOLDER / "seed.h5"), 0, 10**6)]},
+        }.get(layout, {})
+        file.create_dataset(part, huge, dtype, **options)
 
 
 def read_any_image(path):
@@ -356,8 +644,16 @@ def read_any_packed(path):
 
 
 def read_any_settings(path):
-    path.with_name("settings.json").write_bytes(path.read_bytes())
-    read_settings(path.parent)
+    beside = path.with_name("settings.json")
+    beside.write_bytes(path.read_bytes())
+    settings = read_settings(path.parent)
+    assert all(c.isprintable() for c in describe_settings({"a": settings, "b": None}))
+    ResultsFolder(path.parent, {"program": "demo.py", "tile": 0}).finished([], overwrite=False)
+
+
+def read_any_record(path):
+    record = read_record(path.with_suffix(".pth"))
+    assert record is None or trained_for(record).isprintable()
 
 
 PROPERTIES = {  # name → what must hold, of what, and how many of them the suite tries
@@ -373,6 +669,31 @@ PROPERTIES = {  # name → what must hold, of what, and how many of them the sui
     "packed files": (*broken_files(packed_files, read_any_packed), 200),
     "measurements": (*broken_files(measurement_files, read_measurements), 200),
     "settings": (*broken_files(settings_files, read_any_settings), 100),
+    "altered checkpoints": (
+        *altered_files(checkpoint_contents, write_checkpoint, read_any_checkpoint, tensors=True),
+        150,
+    ),
+    "altered configurations": (*altered_files(config_contents, write_yaml, load_config), 150),
+    "YAML nodes": (
+        check_yaml_node,
+        st.tuples(st.integers(0, 99), st.integers(0, 99), st.none() | st.text(max_size=40)),
+        200,
+    ),
+    "altered packed files": (
+        check_packed,
+        st.lists(
+            st.tuples(*map(st.sampled_from, (PARTS, LAYOUTS, DTYPES, SHAPES, PARTS))),
+            min_size=1,
+            max_size=3,
+        ),
+        150,
+    ),
+    "altered measurements": (
+        *altered_files(measurement_contents, write_npz, read_measurements),
+        150,
+    ),
+    "altered settings": (*altered_files(settings_contents, write_json, read_any_settings), 150),
+    "altered records": (*altered_files(settings_contents, write_json, read_any_record), 100),
 }
 
 
@@ -382,7 +703,9 @@ def check(name, count, number=None):
 
     def counted(drawn):
         COUNTS[name] += 1
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
         holds(drawn)
+        faulthandler.cancel_dump_traceback_later()
 
     counted.__qualname__ = name
     test = settings(
@@ -404,6 +727,10 @@ def test_property(name):
 def run_round(name, count, number, results):
     messages = (FOLDER / "messages").open("w")  # decoders write to it too, past Python
     os.dup2(messages.fileno(), sys.stderr.fileno())
+    build_model("Denoising")  # what torch maps at first is no part of the limit
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
         check(name, count, number)
     finally:

@@ -1,0 +1,124 @@
+"""The state that a run goes on from is checked whole before any of it is loaded."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from training_runs import ONE_THREAD, ROOT, options, trainer_for, write_pairs
+
+from dgunet.base.errors import InputError
+from dgunet.base.files import OwnedFolder
+from dgunet.training.state import load_state
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that has ended, and one like it that has not begun."""
+    folder = tmp_path_factory.mktemp("state")
+    data = write_pairs(folder / "data")
+    ended = trainer_for(data, folder / "ended", OPTIM__NUM_EPOCHS=1)
+    ended.run()
+    return trainer_for(data, folder / "new"), torch.load(ended.latest, weights_only=True)
+
+
+def moments(state):
+    return state["optimizer"]["state"]
+
+
+def without_a_parameter(state):
+    del moments(state)[3]
+
+
+def other_name(state):
+    moments(state)[2]["momentum"] = moments(state)[2].pop("exp_avg")
+
+
+CHANGES = {  # what is damaged → how
+    **{
+        f"{key} {value!r}": lambda state, key=key, value=value: state.update({key: value})
+        for key, values in {
+            "epoch": (10**18, 2**40, 500, 0, -1, 1.0, True, "2", None, [2]),
+            "epochs": (float("nan"), float("inf"), -1, "3"),
+            "batch": (-1, 10**12, 1.5, 1000),
+            "validated": (-1, None),
+            "psnr": ("30", float("nan")),
+            "best": ({}, {"epoch": 1}, {"epoch": -1, "psnr": 30.0}, {"epoch": 1, "psnr": "x"}, 3),
+            "loss_sum": (float("nan"), torch.zeros(3)),
+            "samples": (0, 2**70, "7"),
+            "seconds": (float("-inf"), "1"),
+            "scaler": ([], {"scale": "x"}),
+            "random": ({}, {"torch": torch.zeros(3)}, {"torch": "x"}),
+            "config": ({}, [], {"TRAINING": {"MINUTES": "x"}}, {"TRAINING": 3}),
+            "optimizer": ({}, [], {"state": []}, {"state": {}}),
+        }.items()
+        for value in values
+    },
+    "optimizer: a parameter is missing": without_a_parameter,
+    "optimizer: one too many": lambda state: moments(state).update({10**6: moments(state)[0]}),
+    "optimizer: another shape": lambda state: moments(state)[1].update(exp_avg=torch.zeros(1, 7)),
+    "optimizer: another name": other_name,
+    "optimizer: no numbers": lambda state: moments(state)[0]["exp_avg_sq"].fill_(float("nan")),
+    "optimizer: a step of text": lambda state: moments(state)[0].update(step="x"),
+}
+
+
+def test_a_damaged_state_is_refused_and_nothing_of_it_loaded(run):
+    trainer, whole = run
+    before = copy.deepcopy(trainer.model.state_dict())
+    place = trainer.epoch, trainer.batch, trainer.best
+    trainer.latest.parent.mkdir(parents=True, exist_ok=True)
+    for name, change in CHANGES.items():
+        damaged = copy.deepcopy(whole)
+        change(damaged["training"])
+        torch.save(damaged, trainer.latest)
+        with pytest.raises(InputError) as caught:
+            load_state(trainer)
+        part = name.partition(" ")[0].strip(":")
+        message = str(caught.value)
+        assert message.startswith(f"{trainer.latest}: "), name
+        assert (
+            f"the {part} of its training state does not fit" in message or "an integer" in message
+        )
+    assert all(map(torch.equal, before.values(), trainer.model.state_dict().values()))
+    assert place == (trainer.epoch, trainer.batch, trainer.best)
+    torch.save(whole, trainer.latest)
+    load_state(trainer)
+    assert trainer.epoch == 2 and trainer.best["epoch"] == 1
+
+
+def test_a_damaged_moving_average_is_refused(tmp_path):
+    data = write_pairs(tmp_path / "data")
+    trainer = trainer_for(data, tmp_path / "runs", OPTIM__EMA=0.9)
+    trainer.save_latest()
+    whole = torch.load(trainer.latest, weights_only=True)
+    for change in ({"averaged": "x"}, {"averaged": torch.zeros(3)}, {"model": {}}, {"model": 3}):
+        torch.save({**whole, "training": {**whole["training"], **change}}, trainer.latest)
+        with pytest.raises(InputError, match="the moving average of its training state"):
+            load_state(trainer)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    data, save_dir = write_pairs(tmp_path / "data"), tmp_path / "runs"
+    folder = save_dir / "Denoising" / "models" / "DGUNet"
+    command = [sys.executable, ROOT / "Denoising" / "train.py", "--opts", *options(data, save_dir)]
+    with OwnedFolder(folder):
+        done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert done.stderr.startswith(f"error: {folder}: process ")
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"TRAINING__WORKERS": 100_000},
+        {"TRAINING__TRAIN_PS": 99_999_992},
+        {"MODEL__WIDTH": 4096, "MODEL__STAGES": 100},
+    ],
+    ids=str,
+)
+def test_what_the_memory_does_not_hold_is_refused_first(tmp_path, keys):
+    with pytest.raises(InputError, match=r"would take about [\d,.]+ GB of memory; [\d,.]+ GB are"):
+        trainer_for(write_pairs(tmp_path / "data"), tmp_path / "runs", **keys)
