@@ -1,1 +1,1 @@
-"""What every room uses and what knows nothing of images: errors, files, folders, threads."""
+"""What every room uses and what knows nothing of images: errors, files, limits, memory, threads."""

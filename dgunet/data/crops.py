@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
-from dgunet.base.errors import InputError
+from dgunet.base.errors import InputError, printable
 from dgunet.data.augmentation import ORIENTATIONS, change_saturation, turn
 from dgunet.data.degradations import Degradation, degradation, pair_generator
 from dgunet.data.packed import PACKED_SUFFIXES, image, open_packed, read_index
@@ -131,7 +131,7 @@ class CropSource(Dataset):
             except InputError as error:
                 if not self.skip_corrupt:
                     raise
-                warnings.warn(f"left out: {error}", RuntimeWarning, stacklevel=3)
+                warnings.warn(f"left out: {printable(error)}", RuntimeWarning, stacklevel=3)
         raise InputError(f"none of the {len(self)} images can be read")
 
     def _read(self, path: Path) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from dgunet.base.errors import printable
 from dgunet.base.files import write_bytes
 from dgunet.scoring.protocols import Protocol, Score, mean_score
 
@@ -26,6 +27,7 @@ def markdown(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     | a     |       30.00 |
     | b     |           – |
     """
+    rows = [[printable(cell) for cell in row] for row in rows]  # names of files among them
     columns = list(zip(*rows, strict=True))
     numbers = [False, *(all(map(_NUMBER.fullmatch, column)) for column in columns[1:])]
     return tabulate(

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dgunet.base.errors import InputError, command, first_few
+from dgunet.base.errors import InputError, command, first_few, printable
 from dgunet.base.threads import in_parallel
 from dgunet.images.files import list_images, read_image
 
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     for folder in find_sets(args.folder):
         report = check_folder(folder, jobs=args.jobs, progress=True)
         for problem in report.problems:
-            print(f"  {problem}")
+            print(f"  {printable(problem)}")
         print(report)
         problems += len(report.problems)
     if problems:

@@ -31,7 +31,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import iter_modules
@@ -48,12 +48,7 @@ from dgunet.base.errors import USER_ERRORS, InputError, command, first_few, prin
 from dgunet.base.threads import overlapped
 from dgunet.images.files import IMAGE_SUFFIXES, to_uint8, write_image
 from dgunet.images.noise import noise_level
-from dgunet.images.photographs import (
-    MAX_PIXELS,
-    Photo,
-    read_photo,
-    write_photo,
-)
+from dgunet.images.photographs import MAX_PIXELS, Photo, read_photo, write_photo
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.inference.options import add_restorer_options, restorer_options
 from dgunet.inference.restorer import Restorer
@@ -244,8 +239,9 @@ def plan(
     An image whose result would lie outside `result_dir`, where another's lies or (with `stages`)
     among the stages of another fails. Raises `InputError` where results would replace inputs.
     """
-    root, jobs, taken = _real(result_dir), [], {}
+    root = _real(result_dir)
     sources = {_real(source) for source, _ in images}
+    jobs: dict[Path, Job] = {}  # by where the result really lies
     for source, relative in images:
         result = result_dir / relative
         place = _real(result.parent) / result.name
@@ -255,25 +251,23 @@ def plan(
             )
         if not place.is_relative_to(root) or ".." in relative.parts:
             report.fail(source, InputError(f"its result, {result}, would lie outside {result_dir}"))
-        elif place in taken:
-            other = taken[place]
+        elif place in jobs:
+            other = jobs[place].source
             report.fail(source, InputError(f"its result, {result}, would replace that of {other}"))
         else:
-            taken[place] = source
-            jobs.append(Job(source, result))
-    if stages:
-        folders = {stages_folder(place): source for place, source in taken.items()}
-        if inside := [source for source in sources if source.parent in folders]:
-            raise InputError(
-                f"{first_few(inside)}: would be replaced by stages of another image; choose "
-                "another --result_dir"
-            )
-        for job in list(jobs):
-            if other := folders.get(_real(job.result.parent)):
-                text = f"its result, {job.result}, would lie among the stages of {other}"
-                report.fail(job.source, InputError(text))
-                jobs.remove(job)
-    return natsorted(jobs, key=lambda job: str(job.source))
+            jobs[place] = Job(source, result)
+    folders = {stages_folder(place): job.source for place, job in jobs.items() if stages}
+    if inside := [source for source in sources if source.parent in folders]:
+        raise InputError(
+            f"{first_few(inside)}: would be replaced by stages of another image; choose another "
+            "--result_dir"
+        )
+    for place, job in list(jobs.items()):
+        if other := folders.get(place.parent):
+            text = f"its result, {job.result}, would lie among the stages of {other}"
+            report.fail(job.source, InputError(text))
+            del jobs[place]
+    return natsorted(jobs.values(), key=lambda job: str(job.source))
 
 
 def stages_folder(result: Path) -> Path:
@@ -310,21 +304,14 @@ def restore_images(
     record = read_record(options.weights)
 
     def read(job: Job) -> Photo | Exception:
-        try:
-            return read_photo(job.source, limit)
-        except FAILURES as error:
-            return error
+        return _attempt(lambda: read_photo(job.source, limit))
 
     def compute(job: Job, photo: Photo | Exception) -> tuple[Photo, list] | Exception:
         if isinstance(photo, Exception):
             return photo
         report.note_noise(job.source, photo.pixels, record)
-        try:
-            if options.stages:
-                return photo, restorer.stages(photo.pixels)
-            return photo, [restorer(photo.pixels)]
-        except FAILURES as error:
-            return error
+        run = restorer.stages if options.stages else lambda pixels: [restorer(pixels)]
+        return _attempt(lambda: (photo, run(photo.pixels)))
 
     def write(job: Job, made: tuple[Photo, list] | Exception) -> None:
         if isinstance(made, Exception):
@@ -349,6 +336,14 @@ def restore_images(
                     break
 
 
+def _attempt(function: Callable):
+    """Return what a function returns, or the failure that it raises."""
+    try:
+        return function()
+    except FAILURES as error:
+        return error
+
+
 def write_stages(folder: Path, degraded: np.ndarray, stages: Sequence[np.ndarray]) -> None:
     """Write the stage images, 1.png, 2.png, …, and contact_sheet.png, on which each one's caption
     says how far it is from the one before (root mean square, of 255). Raises `InputError` for a
@@ -357,20 +352,21 @@ def write_stages(folder: Path, degraded: np.ndarray, stages: Sequence[np.ndarray
         raise InputError(f"{folder}: is a link; expected a folder, or nothing")
     for number, image in enumerate(stages, 1):
         write_image(folder / f"{number}.png", image)
-    captions, images = ["input"], [degraded, *stages]
-    for number, (before, image) in enumerate(zip(images, stages, strict=False), 1):
+    pictures = [("input", _thumbnail(degraded))]
+    for number, (before, image) in enumerate(zip([degraded, *stages], stages, strict=False), 1):
         change = np.sqrt(np.mean((image.astype(np.float32) - before) ** 2))
         change *= 255 / np.iinfo(image.dtype).max
-        captions.append(f"stage {number}, changed by {change:.2f}")
-    small = [Image.fromarray(to_uint8(image)) for image in images]
-    for picture in small:
-        picture.thumbnail((400, 400))
-    pictures = list(zip(captions, map(np.asarray, small), strict=True))
+        pictures.append((f"stage {number}, changed by {change:.2f}", _thumbnail(image)))
     columns = math.ceil(len(pictures) / math.ceil(len(pictures) / 4))
-    rows = [
-        Row("", "", pictures[start : start + columns]) for start in range(0, len(pictures), columns)
-    ]
+    starts = range(0, len(pictures), columns)
+    rows = [Row("", "", pictures[start : start + columns]) for start in starts]
     picture_rows(rows, [folder / "contact_sheet.png"])
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    small = Image.fromarray(to_uint8(image))
+    small.thumbnail((400, 400))
+    return np.asarray(small)
 
 
 def choose_weights(weights: str | None, task: str | None) -> Path:

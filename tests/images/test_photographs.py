@@ -260,22 +260,19 @@ def transparent_grey(path):
     Image.fromarray(pixels(8, 9)).save(path, transparency=7)
 
 
-def thumbnail_after(path):
-    with tifffile.TiffWriter(path) as file:
-        file.write(pixels(8, 9), metadata=None)
-        file.write(pixels(4, 4), metadata=None, subfiletype=1)
+def grey_with_alpha(path):
+    save(path, np.dstack([pixels(5, 7, dtype=np.uint16)] * 2))
 
 
 REFUSED = [
     ("a.webp", animation, "is an animation of 2 images; expected one"),
     ("a.png", animation, "is an animation of 2 images"),
     ("a.tif", animation, "has 2 pages; expected one"),
-    ("a.tif", lambda p: bad_tiff(p, np.float32, 0.5), "expected grey or RGB of 8 or 16 bits"),
     ("a.tif", lambda p: bad_tiff(p, np.int16, 5), "int16; expected 8 or 16 bits"),
     ("a.tif", lambda p: bad_tiff(p, np.uint32, 5), "expected 8 or 16 bits"),
-    ("a.gif", lambda p: Image.new("L", (4, 4)).save(p), "is a GIF image; expected PNG, JPEG"),
+    ("a.tif", grey_with_alpha, "expected PNG, JPEG, TIFF"),  # it would be read with 8 bits
+    ("a.tif", lambda p: p.write_bytes(b"II*\0\0\0\0\0"), ""),
     ("a.png", transparent_grey, "one of its grey values is transparent; expected alpha"),
-    ("a.png", lambda p: p.write_text("hello"), "5 bytes of no known image format; expected PNG"),
     ("a.png", lambda p: p.write_bytes(b""), r"is empty \(0 bytes\); expected PNG"),
 ]
 
@@ -288,27 +285,11 @@ def test_refused(tmp_path, name, make, message):
     assert str(tmp_path / name) in str(error.value)
 
 
-def test_16_bit_grey_tiff_with_alpha_is_not_read_with_8(tmp_path):
-    both = np.dstack([pixels(5, 7, dtype=np.uint16)] * 2)
-    save(tmp_path / "a.tif", both)
-    with pytest.raises(InputError, match=r"a\.tif: .* expected PNG, JPEG, TIFF"):
-        read_photo(tmp_path / "a.tif")
-
-
 def test_a_thumbnail_is_no_page(tmp_path):
-    thumbnail_after(tmp_path / "a.tif")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(pixels(8, 9), metadata=None)
+        file.write(pixels(4, 4), metadata=None, subfiletype=1)
     assert np.array_equal(read_photo(tmp_path / "a.tif").pixels, pixels(8, 9))
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp"])
-def test_cut_short(tmp_path, suffix, capfd):
-    save(tmp_path / f"a{suffix}", pixels(64, 64, 3))
-    data = (tmp_path / f"a{suffix}").read_bytes()
-    for length in (len(data) // 2, len(data) - 20, 10):
-        (tmp_path / f"a{suffix}").write_bytes(data[:length])
-        with pytest.raises(InputError, match=rf"a\{suffix}"):
-            read_photo(tmp_path / f"a{suffix}")
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -333,13 +314,6 @@ def test_pillows_own_limit(tmp_path, monkeypatch):
         read_photo(tmp_path / "a.png")
 
 
-def test_missing(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        read_photo(tmp_path / "missing.png")
-    with pytest.raises(IsADirectoryError):
-        read_photo(tmp_path)
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (3, 5000, 3), (5000, 3)])
 def test_odd_sizes(tmp_path, shape):
     for suffix in (".png", ".tif", ".jpg", ".bmp"):
@@ -360,9 +334,3 @@ def test_tiff_in_tiles(tmp_path, dtype, channels):
         assert np.array_equal(photo.alpha, array[..., -1])
         array = array[..., :3]
     assert np.array_equal(photo.pixels, array)
-
-
-def test_tiff_without_an_image(tmp_path):
-    (tmp_path / "a.tif").write_bytes(b"II*\0\0\0\0\0")
-    with pytest.raises(InputError, match=r"a\.tif: "):
-        read_photo(tmp_path / "a.tif")

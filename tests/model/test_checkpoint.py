@@ -116,16 +116,6 @@ def test_own_checkpoints(tmp_path, task, model, suffix):
         assert (read["epoch"], read["psnr"], read["notes"]) == (5, 31.25, {"seed": [1, 2]})
 
 
-def test_training_state_is_kept(tmp_path):
-    model = small()
-    optimizer = torch.optim.Adam(model.parameters())
-    sum(x.sum() for x in model(torch.rand(1, 3, 8, 16))).backward()
-    optimizer.step()
-    save_checkpoint(tmp_path / "a.pth", model, optimizer=optimizer.state_dict())
-    state = read_checkpoint(tmp_path / "a.pth")["optimizer"]
-    assert torch.equal(state["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
-
-
 def test_config_and_weights_cannot_be_shadowed(tmp_path):
     save_checkpoint(tmp_path / "a.pth", small(), config="mine", state_dict=0)
     assert_same_weights(load_model(tmp_path / "a.pth")[0], small())
@@ -399,13 +389,6 @@ def test_missing_left_over_and_misshapen_entries_are_named(tmp_path, own):
     assert damaged(tmp_path, several, own) == f"1 missing: {image}; 2 left over: extra, more"
 
 
-def test_unused_published_entries_must_be_there(tmp_path):
-    def remove(state):
-        del state["module.basic.concat12.weight"]
-
-    assert damaged(tmp_path, remove, own=False) == "1 missing: basic.concat12.weight"
-
-
 def test_one_prefixed_name_among_others_is_left_over(tmp_path):
     def add(state):
         state["module.r0"] = torch.zeros(1)
@@ -437,9 +420,8 @@ class RunsCode:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_malicious_pickles_are_refused(tmp_path, suffix, legacy):
-    file, ran = tmp_path / f"a{suffix}", tmp_path / "ran"
+def test_malicious_pickles_are_refused(tmp_path, legacy):
+    file, ran = tmp_path / "a.pth", tmp_path / "ran"
     state = published_state_dict(small())
     for content in (
         RunsCode(ran),

@@ -193,14 +193,6 @@ def test_training_state_is_left_out(tmp_path, capsys):
     assert [checkpoint[key] for key in ("epoch", "path", "model")] == [3, 1, 2]
 
 
-def test_half_precision(tmp_path, capsys):
-    save_checkpoint(tmp_path / "a.pth", small().half())
-    assert ", float16\n" in run(capsys, tmp_path / "a.pth")
-    converted = load_model(tmp_path / "a.safetensors")[0].state_dict()
-    for name, value in small().state_dict().items():
-        assert torch.equal(converted[name], value.half().float())
-
-
 # Where it is written
 
 
@@ -284,14 +276,6 @@ def test_several_tasks_need_to_be_told_apart(tmp_path, capsys):
     assert load_model(tmp_path / "a.safetensors")[0].task == "Denoising"
 
 
-def test_other_tasks_and_models(tmp_path, capsys):
-    file = save_published(tmp_path / "a.pkl", small(SENSING), bare=True)
-    found = f"{file}: this is a Compressive_Sensing DGUNet checkpoint, expected"
-    assert error(capsys, file, "--task", "Deraining") == f"{found} Deraining"
-    assert error(capsys, file, "--model", "DGUNet_plus") == f"{found} DGUNet_plus"
-    assert os.listdir(tmp_path) == ["a.pkl"]
-
-
 def test_other_numbers_of_stages_do_not_fit_the_published_code(tmp_path, capsys):
     save_checkpoint(tmp_path / "a.pth", small(stages=3))
     output = tmp_path / "a_published.pth"
@@ -299,20 +283,6 @@ def test_other_numbers_of_stages_do_not_fit_the_published_code(tmp_path, capsys)
     expected = "not written: the published code has 7 stages, this network 3"
     assert message == f"{output}: {expected}"
     assert not output.exists()
-
-
-def test_misfits_are_named(tmp_path, capsys):
-    network = small()
-    file = save_published(tmp_path / "a.pth", network, extra=torch.zeros(1))
-    assert error(capsys, file, "--task", "Deraining") == (
-        f"{file}: does not fit Deraining DGUNet; entries 1 left over: extra"
-    )
-    state = network.state_dict()
-    del state["fgdm.0.step_size"]
-    state["last.image.weight"] = torch.zeros(3)
-    torch.save({"config": network.config, "state_dict": state}, file)
-    message = error(capsys, file)
-    assert "1 missing: fgdm.0.step_size; 1 of another shape: last.image.weight is (3,)" in message
 
 
 def test_values_that_are_not_finite_are_named(tmp_path, capsys):
@@ -331,25 +301,11 @@ def test_values_that_are_not_finite_are_named(tmp_path, capsys):
     assert os.listdir(tmp_path) == ["a.pth"]
 
 
-class RunsCode:
-    def __reduce__(self):
-        return os.system, ("exit 1",)
-
-
 def test_what_is_no_checkpoint(tmp_path, capsys):
     file = tmp_path / "a.pth"
-    torch.save({"state_dict": {"r0": RunsCode()}}, file)
-    assert f"{file}: refused: loading it would run code" in error(capsys, file)
-    for legacy in (False, True):
-        torch.save(small().state_dict(), file, _use_new_zipfile_serialization=not legacy)
-        message = error(capsys, file)
-        assert message.startswith(f"{file}: does not say which network it is of")
-        file.write_bytes(file.read_bytes()[:-1000])
-        assert error(capsys, file).startswith(f"{file}: not a readable checkpoint: cut off")
-    torch.save([1, 2], file)
-    assert "holds no state dict" in error(capsys, file)
+    torch.save(small().state_dict(), file)
+    assert error(capsys, file).startswith(f"{file}: does not say which network it is of")
     file.write_text("<!DOCTYPE html>")
     assert "not a readable checkpoint" in error(capsys, file)
     assert error(capsys, tmp_path / "b.pth").endswith("does not exist; expected a checkpoint file")
-    assert error(capsys, tmp_path).startswith(f"{tmp_path}: is a folder")
     assert os.listdir(tmp_path) == ["a.pth"]
