@@ -160,13 +160,14 @@ class OwnedFolder:
         Path(path).mkdir(parents=True, exist_ok=True)
         if fcntl is not None:
             self._take()
-        for partial in Path(path).rglob(f".*{PARTIAL}"):
+        for partial in Path(path).rglob(f".{'[0-9a-f]' * 32}{PARTIAL}"):
             with contextlib.suppress(OSError):
                 partial.unlink()
 
     def _take(self) -> None:
         while self.file is None:
-            file = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
+            with naming(self.lock.parent):
+                file = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 # Not flock: forked processes, such as a loader's workers, would keep that lock.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

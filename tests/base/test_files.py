@@ -47,9 +47,10 @@ write_atomically({str(file)!r}, lambda stream: stream.write(b"x" * 100_000))
 """
     assert run(program).returncode == -signal.SIGKILL
     (partial,) = set(tmp_path.iterdir()) - {file}
+    (tmp_path / ".mine.part").touch()
     assert partial.suffix == ".part" and file.read_bytes() == b"old"
     with OwnedFolder(tmp_path):
-        assert file.exists() and not partial.exists()
+        assert file.exists() and not partial.exists() and (tmp_path / ".mine.part").exists()
 
 
 def run(program: str, **options) -> subprocess.CompletedProcess:
@@ -156,7 +157,15 @@ def test_modes_are_the_users_and_links_are_followed_or_replaced(tmp_path):
     assert not link.is_symlink() and (link.read_bytes(), target.read_bytes()) == (b"3", b"2")
 
 
-def test_errors_name_the_file_that_was_to_be_written(tmp_path):
+def test_errors_name_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    def denied(*arguments):  # as in a folder that is read-only; root could not be denied it
+        raise PermissionError(errno.EACCES, "Permission denied", str(arguments[0]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", denied)
+        with pytest.raises(PermissionError) as caught:
+            OwnedFolder(tmp_path)
+    assert caught.value.filename == str(tmp_path)
     with pytest.raises(IsADirectoryError, match="is a folder; expected the name of a file"):
         write_bytes(tmp_path, b"")
     with pytest.raises(OSError) as caught, replacing(tmp_path / "a"):

@@ -7,6 +7,7 @@ import tifffile
 import torch
 from PIL import Image
 
+import dgunet.base.memory
 from dgunet.base.errors import InputError
 from dgunet.images.files import (
     list_images,
@@ -155,6 +156,13 @@ def test_other_formats_and_pixels_are_refused(tmp_path):
         read_image(tmp_path / "a.tif")
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "missing.png")
+
+
+def test_more_pixels_than_the_memory_holds_are_not_decoded(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png", pixels(40, 50, 3))
+    monkeypatch.setattr(dgunet.base.memory, "free_memory", lambda: 30_000)
+    with pytest.raises(InputError, match=r"a\.png: 50×40 pixels would take about .* GB of memory"):
+        read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

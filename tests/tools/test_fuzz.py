@@ -291,10 +291,6 @@ def measurement_files():
     return [(".npz", (FOLDER / f"{name}.npz").read_bytes()) for name in ("plain", "bits")]
 
 
-def settings_files():
-    return [(".json", b'{"program": "demo.py", "tile": 0, "sizes": {"width": 20}}')]
-
-
 CHANGES = st.lists(
     st.tuples(
         st.integers(0, 7),
@@ -668,7 +664,6 @@ PROPERTIES = {  # name → what must hold, of what, and how many of them the sui
     "configurations": (*broken_files(config_files, load_config), 200),
     "packed files": (*broken_files(packed_files, read_any_packed), 200),
     "measurements": (*broken_files(measurement_files, read_measurements), 200),
-    "settings": (*broken_files(settings_files, read_any_settings), 100),
     "altered checkpoints": (
         *altered_files(checkpoint_contents, write_checkpoint, read_any_checkpoint, tensors=True),
         80,
