@@ -155,8 +155,6 @@ def find_images(
         if path.is_dir():
             base, files = path, _walk(path, recursive, report)
         elif path.exists():
-            if not path.is_file():
-                raise InputError(f"{name}: is no regular file; expected an image")
             found.setdefault(_real(path), (path, Path(path.name)))
             continue
         elif glob.has_magic(name):
@@ -173,8 +171,6 @@ def find_images(
                 continue
             if file.suffix.lower() not in IMAGE_SUFFIXES:
                 report.left_out.append(file)
-            elif file.exists() and not file.is_file():
-                report.fail(file, InputError("is no regular file; expected an image"))
             else:
                 relative = Path(os.path.relpath(file, base))
                 first, _ = found.setdefault(_real(file), (file, relative))
