@@ -51,7 +51,7 @@ from dgunet.Compressive_Sensing.measure import (
 from dgunet.data.crops import PackedPairs
 from dgunet.data.packed import read_index
 from dgunet.images.files import read_image, write_image
-from dgunet.images.photographs import Photo, read_photo, write_photo
+from dgunet.images.photographs import read_photo, write_photo
 from dgunet.inference.restorer import Restorer
 from dgunet.inference.tiling import spans
 from dgunet.model.checkpoint import load_model, save_checkpoint
@@ -170,39 +170,6 @@ def check_anything(image):
     except InputError:
         return
     assert restored.dtype == image.dtype and restored.shape == image.shape
-
-
-PHOTOS = st.tuples(
-    st.sampled_from(["PNG", "TIFF", "BMP", "JPEG", "WEBP"]),
-    st.sampled_from([np.uint8, np.uint16]),
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.booleans(),
-    st.booleans(),
-    st.integers(1, 8),
-)
-
-
-def check_photo(drawn):
-    kind, dtype, height, width, colour, transparent, orientation = drawn
-    if dtype == np.uint16 and (kind not in ("PNG", "TIFF") or (transparent and not colour)):
-        return
-    if (transparent and kind in ("JPEG", "BMP")) or (not colour and kind == "WEBP"):
-        return
-    rng, top = np.random.default_rng(0), np.iinfo(dtype).max
-    pixels = (rng.random((height, width, 3) if colour else (height, width)) * top).astype(dtype)
-    alpha = (rng.random((height, width)) * top).astype(dtype) if transparent else None
-    metadata = {"lossless": True} if kind == "WEBP" else {}
-    path = FOLDER / "photo"
-    write_photo(path, Photo(pixels, alpha, kind, orientation, metadata), pixels)
-    again = read_photo(path)
-    stored = again.pixels
-    if orientation > 4:  # nothing in the file says how it was turned: it comes back as stored
-        stored = stored.swapaxes(0, 1)
-    assert again.format == kind and stored.shape == pixels.shape and stored.dtype == dtype
-    assert (again.alpha is None) == (alpha is None)
-    if kind != "JPEG":
-        assert np.array_equal(np.sort(stored, axis=None), np.sort(pixels, axis=None))
 
 
 def encoded(array, kind, mode=None, **options):
@@ -657,7 +624,6 @@ PROPERTIES = {  # name → what must hold, of what, and how many of them the sui
     "tiled images": (check_tiled_is_whole, tiled_images(), 60),
     "images": (check_identity, st.tuples(IMAGES, st.booleans()), 150),
     "anything": (check_anything, ANYTHING, 200),
-    "photos": (check_photo, PHOTOS, 300),
     "image files": (*broken_files(image_files, read_any_image), 700),
     "photo files": (*broken_files(image_files, read_any_photo), 700),
     "checkpoints": (*broken_files(checkpoint_files, load_model), 300),
