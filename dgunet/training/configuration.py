@@ -433,7 +433,7 @@ def read_yaml(file: Path) -> Mapping:
         raise InputError(f"{file}: has {size:,} bytes; expected a configuration file")
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of numbers, dates, nesting
+    except Exception as error:  # numbers, dates and nesting raise what is not documented
         raise InputError(f"{file}: not a YAML file ({printable(error)})") from error
     check(content, file)
     if content is not None and not isinstance(content, Mapping):

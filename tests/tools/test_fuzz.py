@@ -553,7 +553,7 @@ def check_packed(drawn):
         path.write_bytes(data)
         with h5py.File(path, "r+") as file:
             for change in drawn:
-                with contextlib.suppress(TypeError, ValueError, KeyError, RuntimeError, OSError):
+                with contextlib.suppress(Exception):  # such a file cannot be made
                     alter_packed(file, *change)
         read_or_refuse(read_any_packed, path)
 

@@ -227,6 +227,7 @@ def test_relative_paths_start_at_the_file_or_the_current_folder(tmp_path, monkey
         ("training", "holds a str, expected keys and values"),
         ("? [a, b]\n: 1", "not a YAML file (a key is no plain value"),
         ("SEED: !!int abc", "not a YAML file (invalid literal for int"),
+        ("SEED: !!bool x", "not a YAML file ('x')"),
         ("SEED: !!float x", "not a YAML file (could not convert string to float"),
         ("SEED: 2024-13-45", "not a YAML file (month must be in 1..12"),
         ("SEED: " + "9" * 5000, "not a YAML file (Exceeds the limit"),
