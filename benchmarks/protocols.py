@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in WEIGHTS:
         for reading, tile in PASSES:
             key, weights = f"{name}/{reading}/{tile}", find_weights(name)
-            files = list_images(options.data / READINGS[reading][0])[:: options.every]
+            files = sorted(list_images(options.data / READINGS[reading][0]))[:: options.every]
             before, current = measured.get(key, {}), (sha256(weights), len(files))
             if (before.get("sha256"), before.get("images")) == current:
                 continue

@@ -5,8 +5,9 @@
 
 writes NAME.safetensors (`model_best.pth` of the run, without the optimizer) and NAME.json, which
 says how the weights were made: command, data, configuration, seed, commit, patches seen, time,
-hardware and the PSNR on the validation images. Weights that are there already are replaced only by
-better ones. `make results` adds the scores on the test sets.
+hardware and the PSNR on the validation images; and NAME.csv, the run's `log.csv`, of which
+`figs/curves.py` draws learning curves. Weights that are there already are replaced only by better
+ones. `make results` adds the scores on the test sets.
 """
 
 import argparse
@@ -79,6 +80,10 @@ def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, *
         "config": config,
     }
     write_bytes(record, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    log, curve = run / "log.csv", folder / f"{name}.csv"
+    curve.unlink(missing_ok=True)  # other weights'
+    if log.is_file():
+        write_bytes(curve, log.read_bytes())
     return weights
 
 

@@ -39,6 +39,7 @@ def test_the_record_says_how_the_weights_were_made(run, tmp_path, capsys):
     weights = tmp_path / "out" / "tiny.safetensors"
     assert str(weights) in capsys.readouterr().out
     record = json.loads(weights.with_suffix(".json").read_text())
+    assert not weights.with_suffix(".csv").exists()  # the run has no log
     network, _ = load_model(weights)
     best, _ = load_model(run / "model_best.pth")
     assert all(
@@ -61,6 +62,14 @@ def test_the_record_says_how_the_weights_were_made(run, tmp_path, capsys):
         "core_hours": 0.5,
     }
     assert record["config"]["TRAINING"]["TRAIN_DIR"] == "photos"
+
+
+def test_the_learning_curve_is_that_of_the_weights(run, tmp_path):
+    (run / "log.csv").write_text("samples,minutes,psnr,learning_rate\n0,0.1,20,0\n")
+    main([str(run), *ARGUMENTS, "--output", str(tmp_path)])
+    assert (tmp_path / "tiny.csv").read_text() == (run / "log.csv").read_text()
+    bundle(validated(tmp_path, 31.0), "tiny", tmp_path)  # a run without
+    assert not (tmp_path / "tiny.csv").exists()
 
 
 def test_only_better_weights_replace_those_that_are_there(run, tmp_path):

@@ -1,0 +1,118 @@
+"""Ablations, protocols and learning curves: what is compared is what the pages say."""
+
+import doctest
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dgunet.images.files import write_image
+from dgunet.model.checkpoint import save_checkpoint
+from dgunet.model.registry import build_model
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "figs")]
+import ablations  # noqa: E402
+import curves  # noqa: E402
+import protocols  # noqa: E402
+
+
+def problem(name: str) -> ablations.Problem:
+    """A problem without photographs."""
+    found = object.__new__(ablations.PROBLEMS[name])
+    if name == "sensing":
+        found._phi = torch.linalg.qr(torch.randn(1024, 256))[0].T
+    return found
+
+
+def changed(name: str, label: str):
+    """A variant's network, and how strongly each parameter moves the result."""
+    torch.manual_seed(0)
+    variant, of = ablations.VARIANTS[label], problem(name)
+    network = of.network(variant)
+    if variant.change:
+        variant.change(of, network)
+    image = torch.rand(1, network.channels, 64, 64)
+    network(of.degrade(image, torch.Generator()))[0].square().mean().backward()
+    moved = {
+        key
+        for key, p in network.named_parameters()
+        if p.grad is not None and p.grad.abs().max() > 0
+    }
+    return network, moved
+
+
+@pytest.mark.parametrize("name", ablations.PROBLEMS)
+def test_variants_lack_what_they_say_and_nothing_else(name):
+    full, of_full = changed(name, ablations.FULL)
+    features = {"ipmm.0.sam.features", "ipmm.0.sam.attention"}
+    parts = {
+        "no ISFF": {"ipmm.1.fusion"},
+        "no Merge": {*features, "ipmm.1.merge"},
+        "no features handed on": {*features, "ipmm.1", "last.concat"},
+        "no gradient step": {"fgdm"},
+        "true operator, ρ = 1": {"fgdm"},
+    }
+    for label, names in parts.items():
+        _, moved = changed(name, label)
+        lacking = of_full - moved
+        assert lacking and all(key.startswith(tuple(names)) for key in lacking), label
+    _, moved = changed(name, "no features handed on")
+    assert not any("fusion" in key or "sam.features" in key for key in moved)
+    shared, own = (
+        changed(name, label)[0] for label in ("5 stages", "5 stages, each with its own modules")
+    )
+    assert (len(shared.ipmm), len(own.ipmm)) == (2, 4)
+    assert len(list(full.parameters())) == len(list(shared.parameters()))
+
+
+def test_the_true_blur_and_its_adjoint():
+    of = problem("deblurring")
+    x, y = torch.rand(2, 1, 3, 24, 32).unbind()
+    kernel = np.zeros((24, 32))
+    side = len(of.kernel)
+    kernel[:side, :side] = of.kernel
+    kernel = np.roll(kernel, (-(side // 2), -(side // 2)), (0, 1))
+    expected = np.fft.ifft2(np.fft.fft2(x.numpy()) * np.fft.fft2(kernel)).real
+    np.testing.assert_allclose(of.blur(x).numpy(), expected, atol=1e-5)
+    assert torch.allclose((of.blur(x) * y).sum(), (x * of.adjoint(y)).sum(), rtol=1e-4)
+
+
+def test_differences_are_between_runs_of_one_seed():
+    values = {
+        f"{ablations.FULL}/800/0": 30.0, f"{ablations.FULL}/800/1": 31.0,
+        f"{ablations.FULL}/8/0": 10.0, "no ISFF/800/0": 29.5, "no ISFF/800/1": 31.25,
+        "2 stages/8/0": 9.0,
+    }  # fmt: skip
+    runs = {f"sensing/{key}": {"psnr": value} for key, value in values.items()}
+    (patches, found), *others = ablations.longest(runs).values()
+    assert (patches, list(found), others) == (800, [ablations.FULL, "no ISFF"], [])
+    assert ablations.differences(found, "no ISFF") == [-0.5, 0.25]
+    assert ablations.differences(found, ablations.FULL) == [-0.5, 0.5]
+
+
+def test_psnr_over_the_set_is_that_of_all_errors_together(tmp_path):
+    rng, files = np.random.default_rng(0), []
+    for number, contrast in enumerate((4, 60)):
+        image = (128 + contrast * rng.standard_normal((64, 96))).clip(0, 255).astype(np.uint8)
+        files.append(tmp_path / f"{number}.png")
+        write_image(files[-1], image)
+    sizes = {"cs_ratio": 10, "width": 8, "width_step": 4, "stages": 2}
+    weights = tmp_path / "any.safetensors"
+    save_checkpoint(weights, build_model("Compressive_Sensing", "DGUNet", sizes))
+    found = protocols.run(weights, "the grey files", files, 32)
+    alone = [protocols.run(weights, "the grey files", [file], 32)["float"][0] for file in files]
+    assert found["images"] == 2 and found["float"][0] == pytest.approx(np.mean(alone), abs=1e-3)
+    error = np.mean([10 ** (-psnr / 10) for psnr in alone])
+    assert found["over the set"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
+
+
+def test_examples_in_docstrings_hold():
+    assert doctest.testmod(curves).attempted and not doctest.testmod(curves).failed
+
+
+def test_curves_without_a_log_have_no_slope():
+    assert curves.Curve("", "", 8, [], {}, None).last_doubling is None
+    assert curves.Curve("", "", 8, [(0, 20.0), (8, 29.0)], {}, None).last_doubling is None
