@@ -226,7 +226,7 @@ class Sensing(Problem):
 
 
 class Deblurring(Problem):
-    name, patches = "deblurring", 800
+    name, patches = "deblurring", 600
     loss = staticmethod(charbonnier_and_edge)
     read = staticmethod(read_rgb)
     kernel = torch.from_numpy(shake_kernel(8, np.random.default_rng(0))).float()

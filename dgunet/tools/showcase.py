@@ -13,7 +13,6 @@ measurements y give without a network. All scores are of pixels rounded to 8 bit
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from dgunet.model.pretrained import (
     read_record,
     trained_for,
 )
-from dgunet.scoring.protocols import Score, gaussian_rgb, mean_score
+from dgunet.scoring.protocols import gaussian_rgb
 from dgunet.scoring.tables import markdown
 from dgunet.tools.figure import Row, picture_rows
 from dgunet.tools.synthesize import bundled_photos, synthesize
@@ -55,12 +54,6 @@ class Example:
 
     name: str
     images: list[np.ndarray]
-
-    def scores(self) -> tuple[Score, Score]:
-        """Return those of the input and of the last stage's image."""
-        *_, restored, target = self.images
-        before, after = (gaussian_rgb(image, target) for image in (self.images[0], restored))
-        return Score(self.name, *before), Score(self.name, *after)
 
 
 def restore_task(task: str, photos: Sequence[Path], folder: Path, max_side: int) -> list[Example]:
@@ -108,12 +101,11 @@ def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def table_row(task: str, examples: Sequence[Example]) -> list[str]:
     """Return the cells: task, degradation, photographs, input and restored score, gain."""
-    before, after = (
-        mean_score(scores) for scores in zip(*(e.scores() for e in examples), strict=True)
-    )
-    cells = [task, purpose(task), str(len(examples))]
-    cells += [f"{score.psnr:.2f} / {score.ssim:.4f}" for score in (before, after)]
-    return [*cells, f"+{after.psnr - before.psnr:.2f}".replace("+-", "-")]
+    scores = [[gaussian_rgb(e.images[place], e.images[-1]) for place in (0, -2)] for e in examples]
+    before, after = np.mean(scores, axis=0)
+    cells = [f"{psnr:.2f} / {ssim:.4f}" for psnr, ssim in (before, after)]
+    gain = f"{after[0] - before[0]:+.2f}".replace("-0.00", "+0.00")
+    return [task, purpose(task), str(len(examples)), *cells, gain]
 
 
 def purpose(task: str) -> str:
@@ -126,10 +118,9 @@ def figure_row(task: str, example: Example, middle: tuple[float, float]) -> Row:
     with its PSNR, of the detail."""
     count = len(example.images) - 2
     shown = np.linspace(1, count, min(count, STAGES_SHOWN)).round().astype(int)
-    columns = len(shown) + 2
-    details = [detail(image, middle, columns) for image in example.images]
-    first = "Φᵀy" if task == "Compressive_Sensing" else "degraded"
-    captions = {0: first, **{int(stage): f"stage {stage}" for stage in shown}}
+    details = [detail(image, middle, len(shown) + 2) for image in example.images]
+    captions = {0: "Φᵀy" if task == "Compressive_Sensing" else "degraded"}
+    captions |= {int(stage): f"stage {stage}" for stage in shown}
     pictures = [
         (f"{caption}: {psnr(details[index], details[-1], 255):.2f} dB", details[index])
         for index, caption in captions.items()
@@ -160,14 +151,12 @@ def showcase(
     table: list[list[str]] = []
     rows: list[Row] = []
     for task in DEFAULT_WEIGHTS:
-        start = time.monotonic()
         try:
             examples = restore_task(task, photos, output / task, max_side)
         except FileNotFoundError as error:
             print(f"left out: {error}", flush=True)
             continue
-        seconds = time.monotonic() - start
-        print(f"{task}: {DEFAULT_WEIGHTS[task]}, {seconds:.0f} s", flush=True)
+        print(f"{task}: {DEFAULT_WEIGHTS[task]}", flush=True)
         table.append(table_row(task, examples))
         name, row, column = DETAILS[task]
         shown = next((e for e in examples if e.name == name), examples[0])
