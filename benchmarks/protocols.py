@@ -108,7 +108,9 @@ def report(measured: dict) -> None:
             for kind, value, first, digits in zip(
                 ("PSNR", "SSIM"), values, scores[FIRST], (2, 4), strict=True
             ):
-                change = f" ({value - first:+.{digits}f})" if value and label != FIRST else ""
+                change = ""
+                if value and label != FIRST:
+                    change = f" ({round(value - first, digits) + 0:+.{digits}f})"  # + 0: no -0.00
                 line[f"{weights}: {kind}"] = f"{value:.{digits}f}{change}" if value else "the same"
     fill(REPORT, {"protocols": table(list(lines.values()))})
 
