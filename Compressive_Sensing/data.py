@@ -41,7 +41,8 @@ def training_data(cfg: CfgNode) -> Photographs:
 
     Raises `InputError` for a folder that cannot be trained on."""
     images, names, unreadable = _read_all(_photographs(cfg)[0], read_luma, cfg)
-    return Photographs(images, names, cfg.TRAINING.TRAIN_PS, cfg.SEED, unreadable)
+    flip = cfg.DATA.HORIZONTAL_FLIP
+    return Photographs(images, names, cfg.TRAINING.TRAIN_PS, cfg.SEED, unreadable, flip)
 
 
 def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
@@ -72,6 +73,7 @@ class Photographs(Dataset):
         patch_size: side of the square crop in pixels; smaller images are reflect-padded.
         seed: see the module.
         unreadable: messages on images left out, to be reported.
+        horizontal_flip: False: no crop is flipped left to right.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class Photographs(Dataset):
         patch_size: int,
         seed: int = 0,
         unreadable: Sequence[str] = (),
+        horizontal_flip: bool = True,
     ):
         self.names, self.patch_size, self.seed = list(names), patch_size, seed
+        self.moves = 0b111 if horizontal_flip else 0b101  # as the bits of `turns` in `crops`
         self.notes = [f"left out: {message}" for message in unreadable]
         small = [n for n, i in zip(names, images, strict=True) if min(i.shape) < patch_size]
         if small:
@@ -126,7 +130,8 @@ class Photographs(Dataset):
         if self._drawn != (epoch, samples):
             place, turn = (np.random.default_rng([self.seed, epoch, 0, n]) for n in (3, 4))
             self._drawn = (epoch, samples)
-            self._draws = place.random((samples, 2)), turn.integers(8, size=samples)
+            turns = turn.integers(8, size=samples) & self.moves
+            self._draws = place.random((samples, 2)), turns
 
     def crops(
         self, indices: np.ndarray, places: np.ndarray, turns: np.ndarray, size: int

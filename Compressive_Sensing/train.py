@@ -36,6 +36,9 @@ RECIPE = {
     "OPTIM.SCHEDULE": "constant",
     "OPTIM.WARMUP_EPOCHS": 0,
     "DATA.REPEATS": 200,
+    "DATA.HORIZONTAL_FLIP": Key(
+        True, "flip crops left to right, too; the published code means to, but does not"
+    ),
     "TRAINING.WORKERS": 0,
     "TRAINING.KEEP_EPOCHS": False,
     "TRAINING.TRAIN_PS": KEYS["TRAINING.TRAIN_PS"]._replace(check=multiple_of(BLOCK, BLOCK)),

@@ -105,6 +105,16 @@ def test_named_files_exist(page):
         assert (ROOT / name).exists() or re.search(MADE, name), name
 
 
+def test_every_difference_has_its_test():
+    page = (ROOT / "docs/differences.md").read_text("utf-8")
+    table = page.partition("## Ours")[2].partition("\n\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    for row in rows:
+        [(file, name)] = re.findall(r"`(tests/[\w/]+\.py)::(\w+)` \|$", row)
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text("utf-8"), re.M), row
+    assert len(rows) > 5
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_are_understood(page):
     for words in commands(page):

@@ -26,6 +26,18 @@ SHALLOW = {
 MERGE = {"basis": "subnet", "fuse": "conv_block"}
 SAM = {"features": "conv1", "image": "conv2", "attention": "conv3"}
 BLOCK = {"conv1": "conv_1", "norm": "norm", "conv2": "conv_2", "identity": "identity"}
+# The order in which the published code for image restoration makes its modules, and so numbers the
+# parameters of its optimizer: of the whole network, and of the names inside its parts.
+MODULES = {
+    "DGUNet": r"r\d basic\.r basic\.phi basic\.shallow basic\.stage basic\.sam basic\.concat "
+    r"basic\.merge shallow stage sam phi concat tail",
+    "DGUNet_plus": r"r\d shallow phi stage sam|merge tail",
+}
+INSIDE = [
+    *("encoder", "decoder", "sam", "merge", "identity", "conv_1", "conv_2", "csff_enc", "csff_dec"),
+    *("phi", "phit", "gamma", "norm", "downsample", "CA", "conv_du", "body", "up", "conv_block"),
+    *("skip_conv", "subnet", "conv1", "conv2", "conv3", "weight", "bias"),
+]
 FUSION = {"from_encoder": "csff_enc", "from_decoder": "csff_dec", "gate": "phi", "shift": "gamma"}
 
 
@@ -102,6 +114,66 @@ def published_state_dict(model: Network) -> dict[str, Tensor]:
     state = {names[name]: value.detach().clone() for name, value in model.state_dict().items()}
     state |= {name: torch.zeros(shape) for name, shape in unused_entries(model).items()}
     return {f"module.{name}": value for name, value in state.items()}
+
+
+def adam_from_published(model: Network, optimizer: Mapping) -> dict[int, dict]:
+    """Return the state of Adam that a published checkpoint holds under `optimizer`, numbered as
+    `model.parameters()`.
+
+    Raises:
+        ValueError: it is of other parameters than those of the published model.
+    """
+    numbers, names = _published_numbers(model), published_names(model)
+    keys = [key for group in optimizer["param_groups"] for key in group["params"]]
+    if len(keys) != len(set(numbers.values())):
+        raise ValueError(f"is of {len(keys)} parameters, not {len(set(numbers.values()))}")
+    state = {}
+    for number, (entry, _) in enumerate(model.named_parameters()):
+        found = optimizer["state"].get(keys[numbers[names[entry]]])
+        if found is None:
+            continue
+        state[number] = {name: found[name] for name in ("exp_avg", "exp_avg_sq")}
+        state[number]["step"] = torch.tensor(float(found["step"]))
+    return state
+
+
+def published_adam(model: Network, optimizer: Mapping, highest_rate: float) -> dict:
+    """Return the state dict of an Adam over `model.parameters()` as the published code loads it,
+    which also wants to know the highest learning rate."""
+    numbers, names = _published_numbers(model), published_names(model)
+    state = {}
+    for number, (entry, _) in enumerate(model.named_parameters()):
+        if found := optimizer["state"].get(number):
+            state[numbers[names[entry]]] = {**found, "step": int(found["step"])}
+    [group] = optimizer["param_groups"]
+    settings = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay", "amsgrad")}
+    settings |= {"initial_lr": highest_rate, "params": sorted(set(numbers.values()))}
+    return {"state": state, "param_groups": [settings]}
+
+
+def _published_numbers(model: Network) -> dict[str, int]:
+    """Return {published name: number of its parameter in the published `model.parameters()`} of an
+    image-restoration model."""
+    modules = [re.compile(pattern) for pattern in MODULES[type(model).__name__].split()]
+
+    def place(name: str) -> list[int]:
+        head, *inside = name.removeprefix("basic.").split(".")
+        kind = re.findall(r"[a-z]+", head)[-1]
+        return [
+            next(i for i, module in enumerate(modules) if module.match(name)),
+            int("".join(re.findall(r"\d", head)) or 0),
+            INSIDE.index(kind) if kind in INSIDE else 0,
+            *(int(part) if part.isdigit() else INSIDE.index(part) for part in inside),
+        ]
+
+    entries = model.state_dict(keep_vars=True)
+    parameters = {name: id(entries[entry]) for entry, name in published_names(model).items()}
+    parameters |= dict.fromkeys(unused_entries(model), -1)  # there is one at most
+    numbers: dict[int, int] = {}
+    return {
+        name: numbers.setdefault(parameters[name], len(numbers))
+        for name in sorted(parameters, key=place)
+    }
 
 
 def _repeats(model: Network) -> bool:

@@ -5,10 +5,10 @@
     python -m dgunet.tools.convert FILE.pth --info          writes nothing
 
 FILE is a published checkpoint, one that was trained here, or safetensors; FILE.safetensors is for
-this project, FILE_published.pth for the published code. The program checks that the entries are
-those of the network, each with its shape, and that all values are finite. It leaves out what only
-training needs, such as the optimizer's state. Of several files it names those that fail, and exits
-with 2.
+this project, FILE_published.pth for the published code, which can also resume a run from it if FILE
+is a model_latest.pth. The program checks that the entries are those of the network, each with its
+shape, and that all values are finite. A safetensors file is without what only training needs, such
+as the optimizer's state. Of several files the program names those that fail, and exits with 2.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ from dgunet.model.checkpoint import (
     save_checkpoint,
 )
 from dgunet.model.network import Network
-from dgunet.model.published_format import published_state_dict, unused_entries
+from dgunet.model.published_format import (
+    published_adam,
+    published_state_dict,
+    unused_entries,
+)
 from dgunet.model.registry import MODELS, TASKS
 
 SAFETENSORS = ".safetensors"
@@ -101,15 +105,23 @@ def describe(path: str | os.PathLike, network: Network, checkpoint: dict, tasks:
         for key, value in sorted(_notes(checkpoint).items())
     ]
     if any(checkpoint.get(key) is not None for key in TRAINING_STATE):
-        lines.append("training state: yes, left out when converted")
+        lines.append("training state: yes, left out in safetensors")
     lines.append(f"checked: all {len(state)} entries belong and fit, all values are finite")
     return "\n  ".join([printable(path), *lines])
 
 
-def write_published(path: str | os.PathLike, network: Network, epoch: int | None = None) -> None:
+def write_published(
+    path: str | os.PathLike,
+    network: Network,
+    epoch: int | None = None,
+    training: Mapping | None = None,
+) -> None:
     """Write a network's weights as the published code loads them: for image restoration a dict with
     `state_dict` (and `epoch`), for compressive sensing the state dict alone; in the file format of
     PyTorch before 1.6, which the PyTorch 1.1 of the published code can read.
+
+    With the state of a run (`training` of a `model_latest.pth`), `optimizer` is written too, so
+    that the published code can resume it; not with a moving average, which the weights then are.
 
     Raises:
         InputError: the network does not have the seven stages that the published code fixes.
@@ -122,6 +134,9 @@ def write_published(path: str | os.PathLike, network: Network, epoch: int | None
     content: Mapping = published_state_dict(network)
     if network.channels == 3:
         content = {"state_dict": content} | ({} if epoch is None else {"epoch": epoch})
+        if training and "model" not in training:
+            rate = training["config"]["OPTIM"]["LR_INITIAL"]
+            content["optimizer"] = published_adam(network, training["optimizer"], rate)
     write_atomically(
         path, lambda file: torch.save(content, file, _use_new_zipfile_serialization=False)
     )
@@ -154,7 +169,7 @@ def convert(
         raise InputError(f"{path}: fits {' and '.join(tasks)}; expected --task to say which")
     notes = _notes(checkpoint)
     if published:
-        write_published(output, network, notes.get("epoch"))
+        write_published(output, network, notes.get("epoch"), checkpoint.get("training"))
     else:
         save_checkpoint(output, network, **notes)
     print(f"  written: {output}, {_megabytes(output)}")

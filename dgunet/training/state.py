@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dgunet.base.errors import InputError
 from dgunet.model.checkpoint import fitting_state, read_checkpoint, save_checkpoint
+from dgunet.model.published_format import adam_from_published
 from dgunet.training.configuration import changes, plain
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ STATE: dict[str, Callable[[Any], bool]] = {
 
 def save_state(run: Trainer) -> None:
     """Write `model_latest.pth`: the weights as in every checkpoint, and the state beside them."""
+    epoch = run.epoch - (run.batch == 0)
+    save_checkpoint(run.latest, run.weights, epoch=epoch, training=_state(run))
+
+
+def _state(run: Trainer) -> dict:
     state = {name: getattr(run, name) for name in POSITION}
     state |= {
         "optimizer": run.optimizer.state_dict(),
@@ -71,8 +77,21 @@ def save_state(run: Trainer) -> None:
     if run.average is not None:
         state["model"] = run.model.state_dict()
         state["averaged"] = run.average.n_averaged
-    epoch = run.epoch - (run.batch == 0)
-    save_checkpoint(run.latest, run.weights, epoch=epoch, training=state)
+    return state
+
+
+def _from_published(run: Trainer, checkpoint: Mapping) -> dict:
+    """Return the state of a run that goes on after the last epoch of the published training, of
+    which `checkpoint` is the `model_latest.pth`."""
+    try:
+        adam = adam_from_published(run.model, checkpoint["optimizer"])
+        state = _state(run) | {"epoch": checkpoint["epoch"] + 1, "optimizer": {"state": adam}}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{run.latest}: the optimizer of its training state does not fit the run ({error})"
+        ) from error
+    state.pop("model", None)  # the moving average is not in such a file
+    return state
 
 
 def load_state(run: Trainer) -> None:
@@ -114,6 +133,8 @@ def _checked(run: Trainer) -> dict:
     checkpoint = read_checkpoint(run.latest)
     weights = fitting_state(run.weights, checkpoint, run.latest)
     state = checkpoint.get("training")
+    if state is None and {"epoch", "optimizer"} <= checkpoint.keys():
+        state = _from_published(run, checkpoint)
     if not isinstance(state, dict):
         raise InputError(f"{run.latest}: holds weights only, no state to resume from")
     if missing := STATE.keys() - state.keys():

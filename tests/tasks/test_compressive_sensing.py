@@ -4,13 +4,13 @@ import functools
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sensing import SMALL, network, picture, run
 
 from dgunet.base.errors import InputError
 from dgunet.Compressive_Sensing import evaluate, test, train
@@ -31,9 +31,6 @@ from dgunet.model.registry import build_model
 from dgunet.training.configuration import load_config
 from dgunet.training.trainer import Trainer
 
-DATA = Path(__file__).parents[1] / "fixtures"
-SMALL = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 2}
-
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -41,22 +38,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def network(ratio: int = 10, **sizes):
-    torch.manual_seed(0)
-    return build_model(
-        "Compressive_Sensing", "DGUNet", {**SMALL, "cs_ratio": ratio, **sizes}
-    ).eval()
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Return a smooth uint8 picture with some noise."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:height, :width]
-    waves = np.sin(rows * rng.uniform(0.05, 0.3) + columns * rng.uniform(0.05, 0.3))
-    noise = rng.normal(0, 6, (height, width))
-    return (127 + 90 * waves + noise).clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +72,6 @@ def config_for(folder: Path, save_dir: Path, file: str = "training.yml", **keys)
 
 def trainer_for(folder: Path, save_dir: Path, file: str = "training.yml", **keys) -> Trainer:
     return Trainer(train.TASK, config_for(folder, save_dir, file, **keys))
-
-
-def run(module, *arguments) -> int:
-    """Run a program in this process and return its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        try:
-            module.main()
-        except SystemExit as end:
-            return end.code
-    return 0
 
 
 # Photographs and crops
@@ -152,7 +122,7 @@ def test_samples_depend_on_seed_epoch_and_position_alone():
     assert filler["weight"].tolist() == [0]
 
 
-def test_every_move_and_place_comes_up():
+def test_every_move_and_place_comes_up(photos, tmp_path):
     photographs = Photographs([picture(40, 36)], ["a"], 32)
     photographs._draw(1, 4000)
     places, moves = photographs._draws
@@ -160,6 +130,10 @@ def test_every_move_and_place_comes_up():
     tops, lefts = np.floor(places * [40 - 31, 36 - 31]).astype(int).T
     assert np.bincount(tops).min() > 350 and len(np.bincount(tops)) == 9
     assert np.bincount(lefts).min() > 700 and len(np.bincount(lefts)) == 5
+    config = config_for(photos, tmp_path, DATA__HORIZONTAL_FLIP=False)  # as the published code does
+    published = training_data(config)
+    published._draw(1, 4000)
+    assert set(published._draws[1]) == {0, 1, 4, 5}
 
 
 def test_training_data_takes_any_images_and_reports_small_ones(photos, tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sensing import SMALL, network, picture, run
 
 from dgunet.base.errors import InputError
 from dgunet.Compressive_Sensing import evaluate, test
@@ -29,13 +29,7 @@ from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import MODELS, build_model
 from dgunet.scoring.protocols import compressive_sensing_y
 
-DATA = Path(__file__).parents[1] / "fixtures"
-SMALL = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 2}
-
-
-def network(ratio: int = 10):
-    torch.manual_seed(0)
-    return build_model("Compressive_Sensing", "DGUNet", {**SMALL, "cs_ratio": ratio}).eval()
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def alone(model, image: np.ndarray) -> np.ndarray:
@@ -47,32 +41,13 @@ def alone(model, image: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(padded)[None, None])[0][0, 0, :height, :width].numpy()
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Return a smooth uint8 picture with some noise."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:height, :width]
-    waves = np.sin(rows * rng.uniform(0.05, 0.3) + columns * rng.uniform(0.05, 0.3))
-    return (127 + 90 * waves + rng.normal(0, 6, (height, width))).clip(0, 255).astype(np.uint8)
-
-
-def run(module, *arguments) -> int:
-    """Run a program in this process and return its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        try:
-            module.main()
-        except SystemExit as end:
-            return end.code
-    return 0
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_stage_images_from_a_file_equal_the_reference(model, synthetic, tmp_path):
     """The reference images of two times six blocks, from measurements that were on disk."""
     case = f"Compressive_Sensing.{model}"
     torch.save(synthetic.published_checkpoint(case), tmp_path / "net_best.pkl")
     published, _ = load_model(tmp_path / "net_best.pkl", "Compressive_Sensing")
-    with np.load(DATA / "outputs" / f"{case}.npz") as arrays:
+    with np.load(FIXTURES / "outputs" / f"{case}.npz") as arrays:
         reference = {
             name: torch.from_numpy(arrays[name]) for name in arrays if name != "grad_names"
         }
