@@ -98,7 +98,7 @@ class SIDD(ImageSet):
     blocks (40×32×256×256×3). Raises `InputError` if the files are missing or hold no such blocks.
     """
 
-    in_8_bits = False
+    inputs_are_files = in_8_bits = False
 
     def __init__(self, folder: Path, self_ensemble: bool, pictures: bool):
         self.noisy, self.clean = read_blocks(folder / BENCHMARK_FILES["SIDD"], NOISY_BLOCKS), None
@@ -140,9 +140,6 @@ class SIDD(ImageSet):
     def finish(self, folder: Path) -> None:
         write_mat(folder / "mat" / "Idenoised.mat", {"Idenoised": self.restored})
 
-    def check(self) -> None:
-        """Do nothing: the blocks are there."""
-
 
 class DND(ImageSet):
     """The images of the DND benchmark (Plötz and Roth, "Benchmarking Denoising Algorithms with Real
@@ -153,6 +150,8 @@ class DND(ImageSet):
     Python code saves a one-dimensional object array, which SciPy writes as one; MATLAB indexes a
     cell `Idenoised{k}` of either orientation.
     """
+
+    inputs_are_files = False  # but MAT files, which `__init__` has found
 
     def __init__(self, folder: Path, self_ensemble: bool, pictures: bool):
         boxes = read_boxes(folder / BENCHMARK_FILES["DND"])
@@ -193,9 +192,6 @@ class DND(ImageSet):
         published = f" (published: {scores})" if len(self.inputs) == DND_IMAGES else ""
         place = folder / "mat"
         print(f"DND: {len(self.inputs)} files for the benchmark's server in {place}{published}")
-
-    def check(self) -> None:
-        """Do nothing: the files are there."""
 
 
 def read_boxes(path: Path) -> list[np.ndarray]:

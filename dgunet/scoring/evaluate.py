@@ -20,7 +20,7 @@ from dgunet.base.folders import working_folder
 from dgunet.base.threads import in_parallel
 from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name, read_image
 from dgunet.model.registry import MODELS, task_folder
-from dgunet.scoring.protocols import PROTOCOLS, Protocol, Score, TooSmall, get_protocol
+from dgunet.scoring.protocols import PROTOCOLS, Score, TooSmall, get_protocol
 from dgunet.scoring.results_folder import describe_settings, read_settings
 from dgunet.scoring.tables import format_table, write_csv
 
@@ -195,7 +195,7 @@ def model_of(settings: Iterable[dict | None]) -> str:
 def score_folders(
     result_dir: str | Path,
     target_dir: str | Path,
-    protocol: str | Protocol,
+    protocol: str,
     jobs: int = -1,
     progress: bool = True,
 ) -> list[Score]:
@@ -217,19 +217,19 @@ def score_folders(
 def score_all(
     loads: Mapping[str, Callable[[], tuple[np.ndarray, np.ndarray]]],
     source: str | Path,
-    protocol: str | Protocol,
+    protocol: str,
     jobs: int = -1,
     progress: bool = True,
 ) -> list[Score]:
     """Return the scores of images by name, which `loads` gives as restored and target image.
     `source`, where they come from, is for messages. Raises as `collect` does."""
-    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    function = get_protocol(protocol)
     if jobs == 0:
         raise InputError("0 jobs score nothing; expected 1 or more, or -1 for one per core")
 
     def score(name: str) -> Score | Exception:
         try:
-            return protocol.score(name, *loads[name]())
+            return function.score(name, *loads[name]())
         except (InputError, OSError) as error:
             return error
 
@@ -267,10 +267,13 @@ def collect(outcomes: Mapping[str, Score | Exception], source: str | Path) -> li
     return scores
 
 
-def _read(path: Path) -> np.ndarray:
-    """Return grey or RGB pixels as stored; alpha is dropped."""
-    image = read_image(path)
+def without_alpha(image: np.ndarray) -> np.ndarray:
+    """Return grey or RGB pixels as they are; alpha is dropped."""
     return image[..., :3] if image.ndim == 3 else image
+
+
+def _read(path: Path) -> np.ndarray:
+    return without_alpha(read_image(path))
 
 
 def holds_images(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from dgunet.base.errors import printable
 from dgunet.base.files import write_bytes
-from dgunet.scoring.protocols import Protocol, Score, mean_score
+from dgunet.scoring.protocols import Score, mean_score
 
 _NUMBER = re.compile(r"[-+–±]?(\d.*|inf.*|nan)?", re.DOTALL)
 
@@ -91,20 +91,19 @@ def format_images(columns: Mapping[str, Sequence[Score]]) -> str:
 def write_csv(
     path: str | Path,
     sets: Mapping[str, Sequence[Score]],
-    protocol: str | Protocol,
+    protocol: str,
     settings: str = "",
 ) -> None:
     """Write every image's score, in full precision: set, image, psnr, ssim, protocol, settings (a
     text on how the results were made). Its folder is made; the file appears whole or not at all.
     """
-    protocol_name = protocol if isinstance(protocol, str) else protocol.name
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(["set", "image", "psnr", "ssim", "protocol", "settings"])
     for set_name, scores in sets.items():
         for score in scores:
             numbers = [repr(float(score.psnr)), repr(float(score.ssim))]
-            writer.writerow([set_name, score.name, *numbers, protocol_name, settings])
+            writer.writerow([set_name, score.name, *numbers, protocol, settings])
     write_bytes(path, file.getvalue().encode("utf-8"))
 
 

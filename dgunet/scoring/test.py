@@ -26,7 +26,7 @@ from dgunet.inference.options import add_restorer_options, restorer_options
 from dgunet.inference.restorer import Restorer
 from dgunet.model.pretrained import PUBLISHED_WEIGHTS, find_weights
 from dgunet.model.registry import MODELS
-from dgunet.scoring.evaluate import Benchmark, collect, holds_images, report
+from dgunet.scoring.evaluate import Benchmark, collect, holds_images, report, without_alpha
 from dgunet.scoring.protocols import Score, get_protocol, mean_score
 from dgunet.scoring.results_folder import ResultsFolder, describe_run
 from dgunet.scoring.tables import format_images
@@ -116,6 +116,7 @@ class ImageSet:
     settings: Mapping[str, object] = field(default_factory=dict)
     self_ensemble: bool | None = None
 
+    inputs_are_files = True  # to be checked before anything is computed
     in_8_bits = True  # results are scored as they are written; False: in float, before rounding
     scores_inputs = True  # False: there is no degraded image
 
@@ -242,7 +243,8 @@ def run_sets(
         path = options.result_dir if named else options.result_dir / images.name
         own = {} if images.self_ensemble is None else {"self_ensemble": images.self_ensemble}
         folder = ResultsFolder(path, {**settings, **own, **images.settings})
-        images.check()
+        if images.inputs_are_files:
+            images.check()
         folder.claim(images.files(path), options.overwrite, images.sources)
         folders[images.name] = folder
 
@@ -292,11 +294,11 @@ def _restore_set(
         target, name = images.target(item), images.label(item)
         if target is None:
             return
-        target = _without_alpha(target)
+        target = without_alpha(target)
         result = to_uint8(restored) if images.in_8_bits else restored
         of_results[name] = protocol.score(name, result, target)
         if images.scores_inputs:
-            degraded = _without_alpha(degraded)
+            degraded = without_alpha(degraded)
             degraded = np.clip(degraded, 0, 1) if degraded.dtype.kind == "f" else degraded
             of_inputs[name] = protocol.score(name, degraded, target)
 
@@ -351,13 +353,9 @@ def _print_gain(name: str, degraded: Score, restored: Score) -> None:
     )
 
 
-def _without_alpha(image: np.ndarray) -> np.ndarray:
-    return image[..., :3] if image.ndim == 3 else image
-
-
 def as_floats(image: np.ndarray) -> np.ndarray:
     """Return grey or RGB pixels as float32; of integers in [0,1], without alpha."""
-    image = _without_alpha(image)
+    image = without_alpha(image)
     if image.dtype.kind == "f":
         return image.astype(np.float32, copy=False)
     return np.divide(image, np.iinfo(image.dtype).max, dtype=np.float32)

@@ -15,6 +15,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from dgunet.base.errors import InputError, command, first_few, printable
 from dgunet.base.threads import in_parallel
 from dgunet.images.files import list_images, read_image
@@ -54,19 +56,17 @@ def find_sets(folder: str | Path) -> list[Path]:
 def check_folder(folder: str | Path, *, jobs: int = -1, progress: bool = False) -> Report:
     """Decode every image of a folder of pairs (`input/`, `target/`) or of photographs, `jobs` at
     once (-1: as many as there are cores), and return what was found."""
-    from tqdm import tqdm
-
     if jobs < 1 and jobs != -1:
         raise InputError(f"jobs is {jobs}; expected 1 or more, or -1 for one per core")
     report = Report(Path(folder))
     groups = _group(report)
     files = [path for paths in groups for path in paths]
     # Threads suffice: decoding runs outside Python.
-    described = in_parallel(_describe, files, jobs)
+    described = tqdm(
+        in_parallel(_describe, files, jobs), str(folder), len(files), disable=not progress
+    )
     kinds = {}
-    for path, (kind, problem) in zip(
-        files, tqdm(described, str(folder), len(files), disable=not progress), strict=True
-    ):
+    for path, (kind, problem) in zip(files, described, strict=True):
         if problem:
             report.problems.append(problem)
         else:
@@ -95,11 +95,10 @@ def _group(report: Report) -> list[list[Path]]:
             report.problems.append(str(error))
             continue
         for path in paths:
-            if part in by_stem[path.stem]:
-                other = by_stem[path.stem][part].name
-                report.problems.append(f"{path}: has the same name as {other} but for the suffix")
-            else:
-                by_stem[path.stem][part] = path
+            other = by_stem[path.stem].setdefault(part, path)
+            if other != path:
+                problem = f"has the same name as {other.name} but for the suffix"
+                report.problems.append(f"{path}: {problem}")
     for found in by_stem.values():
         if len(found) == 1:
             [(part, path)] = found.items()

@@ -71,11 +71,8 @@ def bundled_photos(split: str = "all") -> list[Path]:
     names = [
         name for key, names in BUNDLED_PHOTOS.items() if split in (key, "all") for name in names
     ]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise InputError(
-            f"{folder}: scikit-image comes without {first_few(missing)}; give --photos"
-        )
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise InputError(f"{folder}: scikit-image lacks {first_few(missing)}; give --photos")
     return [folder / name for name in names]
 
 
@@ -113,17 +110,14 @@ def synthesize(
     if not names:
         size = f" of {patch_size}×{patch_size} pixels" if patch_size else ""
         raise InputError(f"none of {len(photos)} photographs gives a pair{size}")
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    if doubled:
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{len(doubled)} names belong to two photographs: {first_few(doubled)}")
     output = Path(output)
     _check_output(output, names, photos, overwrite)
-    small = [photo.name for photo, of_photo in boxes.items() if not of_photo]
-    if small:
+    if small := [photo.name for photo, of_photo in boxes.items() if not of_photo]:
         print(f"left out, smaller than a patch: {first_few(small)}")
 
-    broken = [problem for problem in in_parallel(_problem, photos, jobs) if problem]
-    if broken:
+    if broken := [problem for problem in in_parallel(_problem, photos, jobs) if problem]:
         raise InputError(f"{len(broken)} of {len(photos)} are unusable: {first_few(broken)}")
 
     runs = in_parallel(
@@ -193,13 +187,8 @@ def _check_output(output: Path, names: list[str], photos: Sequence[Path], overwr
     for photo in photos:
         if photo.resolve().parent in [folder.resolve() for folder in folders]:
             raise InputError(f"{photo}: lies where pairs would be written; choose another output")
-    existing = [
-        path
-        for folder in folders
-        if folder.is_dir()
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
+    found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    existing = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if existing and not overwrite:
         raise InputError(
             f"{output}: holds {len(existing)} images already; expected an empty folder, or "
@@ -214,11 +203,9 @@ def _check_output(output: Path, names: list[str], photos: Sequence[Path], overwr
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    description, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="python -m dgunet.tools.synthesize",
-        description=description,
-        epilog=rest,
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("preset", metavar="PRESET", help="what to do: " + ", ".join(PRESETS))
@@ -254,22 +241,14 @@ def _choose(photos: list[Path], names: str) -> list[Path]:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments(argv)
-    parameters_of(args.preset)
     if args.photos and args.split:
         raise InputError("--split chooses among scikit-image's photographs; leave out --photos")
     photos = list_images(args.photos) if args.photos else bundled_photos(args.split or "all")
     if args.images:
         photos = _choose(photos, args.images)
-    psnr_of = synthesize(
-        args.preset,
-        args.output,
-        photos,
-        seed=args.seed,
-        patch_size=args.patch_size,
-        max_side=args.max_side,
-        jobs=args.jobs,
-        overwrite=args.overwrite,
-    )
+    names = ("seed", "patch_size", "max_side", "jobs", "overwrite")
+    options = {name: getattr(args, name) for name in names}
+    psnr_of = synthesize(args.preset, args.output, photos, **options)
     mean = sum(psnr_of.values()) / len(psnr_of)
     print(f"{args.output}: {len(psnr_of)} pairs, mean PSNR of the inputs {mean:.2f} dB")
 
