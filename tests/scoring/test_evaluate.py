@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -253,11 +254,10 @@ def run_program(*command, folder: Path = ROOT) -> subprocess.CompletedProcess:
 def test_program_starts_in_three_ways(tmp_path):
     write_pairs(tmp_path / "results", tmp_path / "targets")
     folders = ["--result_dir", tmp_path / "results", "--target_dir", tmp_path / "targets"]
-    runs = [
-        run_program("evaluate.py", *folders, folder=ROOT / "Deraining"),
-        run_program("Deraining/evaluate.py", *folders),
-        run_program("-m", "Deraining.evaluate", *folders),
-    ]
+    ways = [["evaluate.py"], ["Deraining/evaluate.py"], ["-m", "Deraining.evaluate"]]
+    started = [ROOT / "Deraining", ROOT, ROOT]
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(lambda way, at: run_program(*way, *folders, folder=at), ways, started))
     assert [run.returncode for run in runs] == [0, 0, 0], runs[0].stderr
     assert "PSNR (dB)" in runs[0].stdout
     assert runs[0].stdout == runs[1].stdout == runs[2].stdout
