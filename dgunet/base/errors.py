@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             message = f"error: {_in_a_line(error)}"
             print(message, file=sys.stderr)
             if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun prints it at its end
-                Path(file).write_text(json.dumps({"message": message}))
+                told = {"message": message, "timestamp": int(time.time())}
+                Path(file).write_text(json.dumps(told), encoding="utf-8")
             _give_up_stdout()
             sys.exit(2)
         except KeyboardInterrupt:
