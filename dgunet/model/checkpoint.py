@@ -32,7 +32,7 @@ from dgunet.model.registry import TASKS, build_model, model_class
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of weights
 LONGEST_NAME = 500  # characters
-_MARK = -1
+_MARK = -1  # on the stack of `_check_pickle`
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 
 
@@ -45,8 +45,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
-        InputError: the file holds no state dict, is damaged, or holds objects that only running
-            code could load.
+        InputError: the file holds no state dict, is damaged, holds objects that only running code
+            could load, or stands for more values than it holds or `leaves` allows.
     """
     path = regular_file(path, "a checkpoint file")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -161,11 +161,9 @@ def _check_pickle(file: IO[bytes]) -> None:
             stack.append(_MARK)
         else:
             start = len(stack)
-            if (
-                pickletools.markobject in takes
-            ):  # all above the mark, and what `takes` has before it
-                start -= 1 + stack[::-1].index(_MARK)
-                takes = takes[: takes.index(pickletools.markobject)]
+            if pickletools.markobject in takes:
+                start -= 1 + stack[::-1].index(_MARK)  # all above the mark
+                takes = takes[: takes.index(pickletools.markobject)]  # and what lies below it
             start -= len(takes)
             size = 1 + sum(part for part in stack[start:] if part != _MARK)
             stack[start:] = [size] * len(gives)
