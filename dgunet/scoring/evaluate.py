@@ -121,6 +121,8 @@ def evaluate_folders(benchmark: Benchmark, options: argparse.Namespace) -> None:
 
     Raises `InputError` where folders or files are missing or unfit, as `score_folders` says.
     """
+    if options.csv and options.csv.suffix.lower() != ".csv":
+        raise InputError(f"{options.csv}: is the table to write; expected a name in .csv")
     names, sets = options.dataset, benchmark.sets
     target_of = benchmark.target
     result_dir = options.result_dir or benchmark.home / "results"

@@ -162,6 +162,24 @@ def test_deraining_sets_beside_published_scores(few_images, tmp_path, monkeypatc
     assert err.count("\n") == 1
 
 
+def test_the_table_of_scores_replaces_no_image_and_no_device(tmp_path, monkeypatch, capsys):
+    write_pairs(tmp_path / "results", tmp_path / "target", ["1"])
+    image = tmp_path / "target/1.png"
+    before = image.read_bytes()
+    (tmp_path / "photo.csv").write_bytes(before)
+    (tmp_path / "full.csv").symlink_to("/dev/full")
+    folders = ["--result_dir", tmp_path / "results", "--target_dir", tmp_path / "target"]
+    for path, words in (
+        (image, "expected a name in .csv"),
+        ("/dev/full", "expected a name in .csv"),
+        (tmp_path / "photo.csv", "is an image, and would be replaced by text"),
+        (tmp_path / "full.csv", "is no regular file"),
+    ):
+        code, _, err = run_main("Deraining", monkeypatch, capsys, *folders, "--csv", path)
+        assert code == 2 and err.count("\n") == 1 and words in err
+    assert image.read_bytes() == before == (tmp_path / "photo.csv").read_bytes()
+
+
 def test_sets_that_are_there_are_scored(tmp_path, monkeypatch, capsys):
     results, data = tmp_path / "results", tmp_path / "data"
     for name, place in (("Rain100L", data), ("Test100", data / "test")):  # as published: in test/
