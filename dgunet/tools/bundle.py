@@ -14,13 +14,12 @@ import argparse
 import json
 from pathlib import Path
 
-import yaml
-
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import sha256, write_bytes
 from dgunet.data.degradations import describe
 from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import task_folder
+from dgunet.training.configuration import read_yaml
 
 NOTED = ("config", "command", "commit", "hardware", "torch")  # by the run
 
@@ -53,7 +52,7 @@ def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, *
                 f"{weights}: holds weights {known} on the images held out, these have "
                 f"{checkpoint['psnr']:.2f} dB; nothing written (--overwrite replaces them)"
             )
-    config = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    config = dict(read_yaml(settings))
     for key in ("TRAIN_DIR", "VAL_DIR", "SAVE_DIR"):  # which say nothing elsewhere
         config["TRAINING"][key] = Path(config["TRAINING"][key]).name
     made = checkpoint.get("made", {})

@@ -111,7 +111,8 @@ class RunLog:
         file, rows = self.folder / "log.csv", []
         if file.is_file() and samples:
             old = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
-            rows = [row for row in old if int(row[0]) <= samples]
+            whole = [row for row in old if len(row) == len(COLUMNS) and row[0].isdigit()]
+            rows = [row for row in whole if int(row[0]) <= samples]
         lines = [",".join(COLUMNS), *(",".join(row) for row in rows)]
         write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
 
