@@ -171,7 +171,8 @@ def _damaged(run: Trainer, state: dict) -> str:
     parameters = dict(enumerate(run.model.parameters()))
     trained = {number for number, value in parameters.items() if value.requires_grad}
     moments = state["optimizer"]["state"]
-    if moments.keys() != trained and (moments or (state["epoch"], state["batch"]) != (1, 0)):
+    started = (state["epoch"], state["batch"]) != (1, 0) and not state["scaler"]
+    if moments.keys() != trained and (moments or started):  # a scaler may leave out the first steps
         return "optimizer"
     for number, values in moments.items():
         like = {"exp_avg": parameters[number], "exp_avg_sq": parameters[number]}
