@@ -1,6 +1,8 @@
-"""Small training runs, and comparisons of their states."""
+"""Small training runs, in this process or others, and comparisons of their states."""
 
+import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from dgunet.images.files import write_image
 from dgunet.model.checkpoint import read_checkpoint
 from dgunet.model.registry import task_module
+from dgunet.training import trainer as training
 from dgunet.training.configuration import load_config
 from dgunet.training.trainer import Trainer
 
@@ -31,6 +34,8 @@ SMALL = {
     "DATA.MIXUP_AFTER": -1,
 }
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # the environment of a program
+# Of processes: copies of this one, which need not import anything, if no GPU makes that unsafe.
+START = "spawn" if torch.cuda.is_available() else "fork"
 
 
 def write_pairs(folder: Path) -> Path:
@@ -60,6 +65,65 @@ def trainer_for(data: Path, save_dir: Path, task: str = "Denoising", **keys) -> 
     opts = options(data, save_dir, **keys)
     task = TASKS[task]
     return Trainer(task, load_config(ROOT / task.name / "training.yml", opts, task.recipe))
+
+
+def in_float64(patch: pytest.MonkeyPatch) -> None:
+    """Make training compute in float64: Adam divides by gradients that may be nearly zero, and with
+    them rounding would show."""
+    build, images = training.build_model, Trainer.images
+    patch.setattr(training, "build_model", lambda *args: build(*args).double())
+    patch.setattr(
+        Trainer, "images", lambda self, samples: tuple(i.double() for i in images(self, samples))
+    )
+
+
+def run_program(
+    output: Path,
+    task: str,
+    opts: list[str],
+    environment: dict[str, str],
+    patch=None,
+    signalled=None,
+) -> None:
+    """Run a task's train.py in this process, a new one that ends with it.
+
+    Args:
+        output: where its output goes, but for the suffixes .out and .err.
+        patch: a function of a `MonkeyPatch`.
+        signalled: epoch, batch, rank and number: that process gets a signal after that batch, and
+            so do its workers, as those of terminals and schedulers.
+    """
+    os.setsid()
+    os.environ.update(environment)
+    rank = os.environ.get("RANK", "0")
+    for number, suffix in ((1, ".out"), (2, ".err")):
+        with open(f"{output}{rank}{suffix}", "w") as file:
+            os.dup2(file.fileno(), number)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", 1, closefd=False) for n in (1, 2))
+    if patch:
+        patch(pytest.MonkeyPatch())
+    take_step = Trainer.step
+
+    def step(self, samples):
+        loss = take_step(self, samples)
+        if signalled and (self.epoch, self.batch, self.devices.rank) == signalled[:3]:
+            os.killpg(0, signalled[3])
+        return loss
+
+    Trainer.step = step
+    config = str(ROOT / task / "training.yml")
+    sys.argv = ["train.py", "--config", config, "--opts", *opts]
+    torch.set_num_threads(1)
+    task_module(task, "train").main()
+
+
+def start_program(*arguments, **keywords) -> multiprocessing.Process:
+    """Start `run_program` in a process of its own."""
+    process = multiprocessing.get_context(START).Process(
+        target=run_program, args=arguments, kwargs=keywords
+    )
+    process.start()
+    return process
 
 
 def state(folder: Path, name: str = "latest") -> dict:

@@ -35,8 +35,9 @@ def mixup(
     """Return N×C×H×W batches in which each pair is blended with another of the batch (Zhang et al.
     2018): with the pair that a permutation puts at its place, by its own share
     λ ~ Beta(alpha, alpha)."""
-    partner = torch.from_numpy(rng.permutation(len(target))).to(target.device)
-    share = torch.from_numpy(rng.beta(alpha, alpha, len(target))).to(target)[:, None, None, None]
+    partner = torch.from_numpy(rng.permutation(len(target))).to(target.device, non_blocking=True)
+    share = torch.from_numpy(rng.beta(alpha, alpha, len(target))).to(target, non_blocking=True)
+    share = share[:, None, None, None]
     return (
         share * degraded + (1 - share) * degraded[partner],
         share * target + (1 - share) * target[partner],

@@ -81,6 +81,11 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         """Return how many samples the joint batch number `batch` (from 0) of an epoch has."""
         return min(self.batch_size, self.samples - batch * self.batch_size)
 
+    def cuts(self, batch: int) -> list[int]:
+        """Return where that joint batch is cut into the ranks' shares, both its ends included."""
+        size = self.joint_size(batch)
+        return [size * rank // self.world_size for rank in range(self.world_size + 1)]
+
     def set_position(self, epoch: int, first_batch: int = 0) -> None:
         """Go to an epoch, and within it to a batch: where a resumed run goes on."""
         if not 0 <= first_batch <= self.batches:
@@ -98,10 +103,9 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
             # The 1 keeps this stream apart from the samples' [seed, epoch, position].
             order = np.random.default_rng([self.seed, epoch, 0, 1]).permutation(self.samples)
         for batch in range(first_batch, self.batches):
-            start, size = batch * self.batch_size, self.joint_size(batch)
-            first = start + size * self.rank // self.world_size
-            last = start + size * (self.rank + 1) // self.world_size
+            start, cuts = batch * self.batch_size, self.cuts(batch)
             share = [
-                SampleKey(epoch, at, int(order[at]) % self.length) for at in range(first, last)
+                SampleKey(epoch, at, int(order[at]) % self.length)
+                for at in range(start + cuts[self.rank], start + cuts[self.rank + 1])
             ]
             yield share or [SampleKey(epoch, -1, int(order[start]) % self.length)]

@@ -1,4 +1,8 @@
-"""Which device to run on."""
+"""Which device to run on, whether PyTorch has code for it, and how it computes in float32."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -10,7 +14,8 @@ def pick_device(name: str = "auto") -> torch.device:
     the order CUDA, Apple's mps, CPU.
 
     Raises:
-        InputError: this machine, or this installation of torch, has no such device.
+        InputError: this machine, or this installation of torch, has no such device, or
+            `check_card`'s.
 
     >>> pick_device("cpu")
     device(type='cpu')
@@ -20,7 +25,67 @@ def pick_device(name: str = "auto") -> torch.device:
         available.append("mps")
     available.append("cpu")
     if name == "auto":
-        return torch.device(available[0].partition(":")[0])
-    if name not in available and not (name == "cuda" and "cuda:0" in available):
+        name = available[0].partition(":")[0]
+    elif name not in available and not (name == "cuda" and "cuda:0" in available):
         raise InputError(f"device {name!r} is not available; expected auto, {', '.join(available)}")
-    return torch.device(name)
+    device = torch.device(name)
+    check_card(device)
+    return device
+
+
+def check_card(device: torch.device) -> None:
+    """Raise an `InputError` for a GPU that this build of PyTorch has no code for, on which the
+    first operation would fail with "no kernel image is available"."""
+    built = torch.cuda.get_arch_list() if device.type == "cuda" else []
+    if not built:
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if not has_code(built, capability):
+        number = ".".join(map(str, capability))
+        remedy = 'pip install "torch<2.11" torchvision' if capability < (7, 5) else "a newer one"
+        raise InputError(
+            f"{torch.cuda.get_device_name(device)} ({device}) has compute capability {number}, but "
+            f"PyTorch {torch.__version__} is built for {' '.join(built)}; expected {remedy}, or "
+            "the CPU"
+        )
+
+
+def has_code(built: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Tell whether a build for these architectures runs on a GPU: `sm_XY` on X.Y and later minor
+    versions (`sm_XYa`: on X.Y alone), `compute_XY` on X.Y and all later ones. What AMD's GPUs are
+    called is not checked.
+
+    >>> has_code(["sm_75", "sm_80", "compute_80"], (7, 0)), has_code(["sm_80"], (8, 6))
+    (False, True)
+    """
+    parts = [re.fullmatch(r"(sm|compute)_(\d+)(\d)(a?)", name) for name in built]
+    for kind, major, minor, exact in (part.groups() for part in parts if part):
+        version = int(major), int(minor)
+        if kind == "sm" and (exact or version[0] != capability[0]):
+            if version == capability:
+                return True
+        elif version <= capability:
+            return True
+    return not all(parts)
+
+
+def slow_precision(device: torch.device, precision: str) -> str:
+    """Return a warning where a GPU has no units for a precision, nothing where it has."""
+    if precision != "bf16" or device.type != "cuda":
+        return ""
+    if torch.cuda.get_device_capability(device) >= (8, 0):
+        return ""
+    return f"{torch.cuda.get_device_name(device)} has no units for bf16; fp16 is faster there"
+
+
+@contextmanager
+def tf32(enabled: bool) -> Iterator[None]:
+    """Let CUDA compute products and convolutions of float32 in TF32, which keeps 10 of 23 bits, or
+    not. (PyTorch of itself does in convolutions and does not in products.)"""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from dgunet.base.errors import InputError
 from dgunet.model.network import Network
 
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {  # name → of the convolutions' weights; tf32 is float32 computed with less
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 

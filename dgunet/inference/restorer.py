@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dgunet.base.errors import InputError
 from dgunet.images.files import reflected_places, to_tensor
-from dgunet.inference.device import pick_device
+from dgunet.inference.device import pick_device, slow_precision, tf32
 from dgunet.inference.local_statistics import use_local_statistics
 from dgunet.inference.memory import (
     is_out_of_memory,
@@ -128,6 +128,8 @@ class Restorer:
         self.tile, self.largest_tile = tile, math.inf
         self.self_ensemble, self.precision = self_ensemble, precision
         self.progress: Callable[[int, int], None] | None = None  # tiles done, and of all
+        if warning := slow_precision(self.device, precision):
+            log.warning(warning)
         if local_statistics:
             use_local_statistics(self.network, local_statistics)
 
@@ -223,7 +225,8 @@ class Restorer:
             InputError: they do not fit the memory, or the images are not finite.
         """
         try:
-            images = self.network.reconstruct(y.to(self.device))
+            with tf32(self.precision == "tf32"):
+                images = self.network.reconstruct(y.to(self.device))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -386,7 +389,8 @@ class Restorer:
         mode = self.network.padding
         batch = torch.cat([pad(part.to(self.device), *size, mode) for part in parts])
         return_freed_memory(tuple(batch.shape))
-        stages = torch.stack(self.network(batch)[:count])
+        with tf32(self.precision == "tf32"):
+            stages = torch.stack(self.network(batch)[:count])
         each = stages.split(len(parts[0]), dim=1)
         return [
             restored[..., : part.shape[-2], : part.shape[-1]]

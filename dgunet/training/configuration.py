@@ -22,6 +22,7 @@ from dgunet.base.files import regular_file
 from dgunet.base.folders import working_folder
 from dgunet.base.structures import check
 from dgunet.data.degradations import NAMES, is_degradation
+from dgunet.inference.optimize import COMPILE_MODES, PRECISIONS
 from dgunet.model.network import SIZES
 from dgunet.model.registry import MODELS
 
@@ -149,7 +150,7 @@ KEYS: dict[str, Key] = {
         1, "number of parts in which a batch is worked off, to save memory", ONE_OR_MORE
     ),
     "OPTIM.CLIP_GRAD": Key(0.0, "largest norm of the gradient; 0: no limit", ZERO_OR_MORE),
-    "OPTIM.FUSED": Key(False, "take the optimizer's step in one kernel"),
+    "OPTIM.FUSED": Key(True, "take the optimizer's step in one kernel"),
     "OPTIM.EMA": Key(
         0.0, "decay of a moving average of the weights, such as 0.999; 0: no average", SHARE
     ),
@@ -226,11 +227,19 @@ KEYS: dict[str, Key] = {
     "TRAINING.SKIP_CORRUPT": Key(False, "leave out images that cannot be read, and count them"),
     "TRAINING.PRECISION": Key(
         "float32",
-        "float32, or automatic mixed precision: bf16, fp16",
-        one_of("float32", "bf16", "fp16"),
+        "float32; tf32, the same but products and convolutions with 10 bits, on GPUs from "
+        "Ampere on; or automatic mixed precision: bf16, fp16",
+        one_of(*PRECISIONS),
     ),
     "TRAINING.CHANNELS_LAST": Key(False, "keep images in the channels_last memory layout"),
-    "TRAINING.COMPILE": Key(False, "use torch.compile"),
+    "TRAINING.COMPILE": Key(
+        "",
+        f"mode of torch.compile: {', '.join(COMPILE_MODES)}; empty: not compiled",
+        Check(
+            lambda v: v in ("", *COMPILE_MODES),
+            f"one of {', '.join(COMPILE_MODES)}, or '' for none",
+        ),
+    ),
     "TRAINING.CHECKPOINT_STAGES": Key(
         False, "compute each stage again in the backward pass: less memory, more time"
     ),

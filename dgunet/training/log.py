@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dgunet.base.errors import first_few
 from dgunet.base.files import write_bytes
+from dgunet.inference.device import slow_precision
 from dgunet.training.devices import Devices
 
 COLUMNS = ("samples", "minutes", "psnr", "learning_rate")
@@ -49,10 +50,13 @@ class RunLog:
         write_bytes(self.folder / "config.yml", config.dump().encode())
         self._start_csv(trainer.samples_seen)
         parameters = sum(p.numel() for p in trainer.model.parameters())
+        precision, device = config.TRAINING.PRECISION, trainer.devices.device
         self.line(
             f"{trainer.task.name} {config.MODEL.NAME}, {parameters:,} parameters, "
-            f"on {trainer.devices}, in {self.folder}"
+            f"in {precision} on {trainer.devices}, in {self.folder}"
         )
+        if warning := slow_precision(device, precision):
+            self.line(warning)
         batch, epochs = config.OPTIM.BATCH_SIZE, trainer.epochs
         processors = trainer.devices.processors
         split = f" ({processors} × {batch / processors:g})" if processors > 1 else ""

@@ -1,7 +1,8 @@
 """Training losses: Charbonnier, edge, and the sums over the stages that the tasks train with.
 
 All of them compute in float32 (float64 where an input is), also under autocast and for images in
-half precision, and on whatever device the images are.
+half precision, on whatever device the images are. They raise a ValueError where shapes differ or a
+tensor is not of floating point.
 """
 
 from collections.abc import Sequence
@@ -14,15 +15,8 @@ BLUR = (0.05, 0.25, 0.4, 0.25, 0.05)
 
 
 def charbonnier(restored: Tensor, target: Tensor, eps: float = 1e-3) -> Tensor:
-    """Return the mean of √(d² + eps²), d the difference of the images: a smooth L1 distance
-    (Charbonnier et al. 1994).
-
-    Args:
-        restored, target: of one shape, in [0, 1].
-        eps: where the loss turns from quadratic to linear.
-
-    Raises:
-        ValueError: the shapes differ, or a tensor is not of floating point.
+    """Return the mean of √(d² + eps²), d the difference of two images of one shape: a smooth L1
+    distance, quadratic below `eps` (Charbonnier et al. 1994).
 
     >>> charbonnier(torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.2)).item()
     0.300001...
@@ -32,19 +26,11 @@ def charbonnier(restored: Tensor, target: Tensor, eps: float = 1e-3) -> Tensor:
 
 def laplacian(image: Tensor) -> Tensor:
     """Return the finest level of an image's Laplacian pyramid (Burt and Adelson 1983),
-    `L(z) = z − G(4·U(D(G(z))))`.
+    L(z) = z − G(4·U(D(G(z)))).  N×C×H×W → N×C×H×W, linear in the image.
 
     G blurs with `BLUR` along rows and columns, border pixels repeated outwards; D keeps the even
-    rows and columns, and U puts them back among zeros.
-
-    Args:
-        image: N×C×H×W, of any H, W ≥ 1.
-
-    Returns:
-        N×C×H×W, linear in the image.
-
-    Raises:
-        ValueError: the image is not of floating point.
+    rows and columns, and U puts them back among zeros. The Charbonnier distance of two Laplacians
+    is the edge loss of MPRNet (Zamir et al. 2021).
 
     Away from the border (within 4 pixels of it) a constant image has none:
 
@@ -52,23 +38,9 @@ def laplacian(image: Tensor) -> Tensor:
     True
     """
     image = _at_least_float32(image)
-    coarse = 4 * _blur(image)[..., ::2, ::2]
     expanded = torch.zeros_like(image)
-    expanded[..., ::2, ::2] = coarse
+    expanded[..., ::2, ::2] = 4 * _blur(image)[..., ::2, ::2]
     return image - _blur(expanded)
-
-
-def edge(restored: Tensor, target: Tensor) -> Tensor:
-    """Return the Charbonnier loss between the images' Laplacians, the edge loss of MPRNet
-    (Zamir et al. 2021).
-
-    Args:
-        restored, target: N×C×H×W in [0, 1], of one shape.
-
-    Raises:
-        ValueError: the shapes differ, or a tensor is not of floating point.
-    """
-    return _charbonnier_mean(laplacian(_difference(restored, target)))
 
 
 def charbonnier_and_edge(stages: Sequence[Tensor], target: Tensor) -> Tensor:
@@ -76,29 +48,23 @@ def charbonnier_and_edge(stages: Sequence[Tensor], target: Tensor) -> Tensor:
     deblurring and deraining scripts.
 
     Args:
-        stages: the stage images, each N×C×H×W.
+        stages: the stage images, each N×C×H×W; at least one, else ValueError.
         target: N×C×H×W in [0, 1].
-
-    Raises:
-        ValueError: there is no stage, a stage's shape is not the target's, or a tensor is not of
-            floating point.
     """
     difference = _stage_differences(stages, target)
-    edge_difference = laplacian(difference)
-    loss = _charbonnier_mean(difference) + EDGE_WEIGHT * _charbonnier_mean(edge_difference)
-    return len(stages) * loss
+    edge = _charbonnier_mean(laplacian(difference))
+    return len(stages) * (_charbonnier_mean(difference) + EDGE_WEIGHT * edge)
 
 
 def clamped_charbonnier(stages: Sequence[Tensor], target: Tensor) -> Tensor:
     """Return the sum over the stages of the Charbonnier loss of the image clamped to [0, 1]: the
-    loss of the published denoising script. Arguments and errors are `charbonnier_and_edge`'s."""
+    loss of the published denoising script. Arguments are `charbonnier_and_edge`'s."""
     return len(stages) * _charbonnier_mean(_stage_differences(stages, target, clamp=True))
 
 
 def clamped_squared_error(stages: Sequence[Tensor], target: Tensor) -> Tensor:
     """Return the sum over the stages of the mean squared error of the image clamped to [0, 1]: the
-    loss of the published compressive sensing scripts. Arguments and errors are
-    `charbonnier_and_edge`'s."""
+    loss of the published compressive sensing scripts. Arguments are `charbonnier_and_edge`'s."""
     return len(stages) * _stage_differences(stages, target, clamp=True).square().mean()
 
 
@@ -128,12 +94,9 @@ def _stage_differences(stages: Sequence[Tensor], target: Tensor, clamp: bool = F
 
 def _difference(restored: Tensor, target: Tensor) -> Tensor:
     if restored.shape != target.shape:
-        raise ValueError(f"restored is {_shape(restored)}, but target is {_shape(target)}")
+        shapes = ("×".join(map(str, image.shape)) for image in (restored, target))
+        raise ValueError("restored is {}, but target is {}".format(*shapes))
     return _at_least_float32(restored) - _at_least_float32(target)
-
-
-def _shape(tensor: Tensor) -> str:
-    return "×".join(str(size) for size in tensor.shape)
 
 
 def _at_least_float32(image: Tensor) -> Tensor:

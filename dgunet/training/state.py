@@ -76,7 +76,7 @@ def _state(run: Trainer) -> dict:
         state["random"]["cuda"] = torch.cuda.get_rng_state(run.devices.device)
     if run.average is not None:
         state["model"] = run.model.state_dict()
-        state["averaged"] = run.average.n_averaged
+        state["averaged"] = torch.tensor(run.averaged)
     return state
 
 
@@ -151,7 +151,7 @@ def _checked(run: Trainer) -> dict:
     run.weights.load_state_dict(weights)
     if run.average is not None:
         run.model.load_state_dict(state["model"])
-        run.average.n_averaged.copy_(state["averaged"])
+        run.averaged = int(state["averaged"])
     return state
 
 
@@ -180,7 +180,7 @@ def _damaged(run: Trainer, state: dict) -> str:
             return "optimizer"
     if run.average is None:
         return ""
-    average = {"averaged": run.average.n_averaged}
+    average = {"averaged": torch.tensor(0)}
     good = _fit(state["model"], run.model.state_dict()) and _fit(
         {"averaged": state.get("averaged")}, average
     )

@@ -17,16 +17,13 @@ A run's folder, SAVE_DIR/MODE/models/SESSION, holds
   resumed) and, with TRAINING.KEEP_EPOCHS, `model_epoch_N.pth` of every epoch validated;
 - `config.yml`, `train.log`, `log.csv` (a row for each validation) and `tensorboard/`.
 
-How long a run is: OPTIM.NUM_EPOCHS epochs; or TRAINING.MINUTES, for which the first steps are timed
-once and the number of steps is set accordingly. From then on the run is one of known length: the
-learning rate is a function of the step (`dgunet.training.schedule`).
-
 Every random choice of the data is drawn from (seed, epoch, position), never from a global state. A
 run that is killed and resumed therefore sees what it would have seen, and on the CPU ends with the
 same weights, bit for bit. Ctrl-C and SIGTERM save first.
 """
 
 import argparse
+import copy
 import math
 import os
 import signal
@@ -40,7 +37,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -50,6 +46,7 @@ from dgunet.base.files import OwnedFolder
 from dgunet.data.augmentation import mixup
 from dgunet.data.loading import Batches
 from dgunet.data.sampler import EpochBatchSampler
+from dgunet.inference.device import tf32
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import load_weights, save_checkpoint
@@ -62,14 +59,14 @@ from dgunet.training.configuration import (
     read_yaml,
     with_recipe,
 )
-from dgunet.training.devices import Devices
+from dgunet.training.devices import Autocast, Devices
 from dgunet.training.log import RunLog, made
 from dgunet.training.memory import require_training_memory
 from dgunet.training.schedule import Schedule
 from dgunet.training.signals import STOPPED, Stop, outliving
 from dgunet.training.state import load_state, save_state
 
-AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"float32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHARE_FOR_TIMING = 0.02  # of TRAINING.MINUTES; as much is kept for the end
 
 
@@ -166,6 +163,11 @@ class Trainer:
                 "another MODEL.SESSION starts beside it"
             )
         self.devices = Devices(config.GPU)
+        if config.TRAINING.COMPILE and self.devices.ids[1:]:
+            raise InputError(
+                f"TRAINING.COMPILE with GPU: {config.GPU}: nn.DataParallel cannot be compiled; "
+                f"expected torchrun --nproc_per_node {len(config.GPU)} train.py …, or one GPU"
+            )
         require_training_memory(task.name, config)
         torch.manual_seed(config.SEED)
         self.build_data()
@@ -236,21 +238,20 @@ class Trainer:
         )
         self.model.to(self.devices.device, memory_format=self.memory_format)
         self.model.checkpoint_stages = config.TRAINING.CHECKPOINT_STAGES
-        self.average = None
-        if optim.EMA:
-            self.average = AveragedModel(self.model, multi_avg_fn=self.moving_average)
-        self.network = self.devices.wrap(self.model)
-        if config.TRAINING.COMPILE:
-            self.network = torch.compile(self.network)
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if optim.EMA else None
+        self.averaged = 0  # steps that are in the average
+        kind, compiled = self.devices.device.type, config.TRAINING.COMPILE
+        network = Autocast(self.model, kind, AUTOCAST[config.TRAINING.PRECISION])
+        self.network = self.devices.wrap(network, optim.ACCUMULATE == 1 and not compiled)
+        if compiled:
+            self.network = torch.compile(self.network, mode=compiled, dynamic=False)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),
             lr=0.0,  # every step sets it
             weight_decay=optim.WEIGHT_DECAY,
-            fused=optim.FUSED or None,
+            fused=(optim.FUSED and kind != "mps") or None,
         )
-        self.scaler = torch.amp.GradScaler(
-            self.devices.device.type, enabled=config.TRAINING.PRECISION == "fp16"
-        )
+        self.scaler = torch.amp.GradScaler(kind, enabled=config.TRAINING.PRECISION == "fp16")
 
     def run(self) -> None:
         """Train from where the run stands to its end."""
@@ -299,8 +300,7 @@ class Trainer:
                     break
         self.optimizer.state.clear()
         self.scaler.load_state_dict(scaler)
-        if self.average is not None:
-            self.average.n_averaged.zero_()
+        self.averaged = 0
         self.begin_epoch(1)
         self.stop_if_asked()
         each = (marks[-1] - marks[0]) / (len(marks) - 1)
@@ -356,73 +356,92 @@ class Trainer:
             group["lr"] = self.schedule.rate(self.steps_done) if rate is None else rate
         degraded, target = self.images(samples)
         if 0 <= config.DATA.MIXUP_AFTER < self.epoch:
-            rng = np.random.default_rng([config.SEED, self.epoch, self.batch, devices.rank, 2])
-            degraded, target = mixup(degraded, target, rng)
-        counts = bool(samples["weight"].any())  # not so for a process without a share
+            degraded, target = self.mixed(degraded, target)
         joint = self.sampler.joint_size(self.batch)
-        parts = [part.chunk(config.OPTIM.ACCUMULATE) for part in (degraded, target)]
-        loss = torch.zeros((), device=devices.device)
-        for number, (part, part_target) in enumerate(zip(*parts, strict=True), 1):
-            weight = counts * len(part) / joint
-            last = number == len(parts[0])
-            with nullcontext() if last else devices.accumulating(self.network):
-                with self.autocast():
-                    stages = self.network(part)
-                part_loss = self.task.loss(stages, part_target) * weight
-                # Over processes gradients are averaged, and are to be summed.
-                self.scaler.scale(part_loss * devices.world_size).backward()
-            loss += part_loss.detach()
+        counts = bool(samples["weight"].any())  # not so for a process without a share
+        with tf32(config.TRAINING.PRECISION == "tf32"):
+            loss = self.add_gradients(degraded, target, joint if counts else math.inf)
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if config.OPTIM.CLIP_GRAD:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.OPTIM.CLIP_GRAD, norm)
-        value, skipped, asked, elapsed = devices.sum(
-            loss.item(),
+        value, norms, skipped, asked, self.elapsed = devices.sum(  # the step's only wait
+            loss,
+            norm,
             float(samples["skipped"].sum()),
             bool(self.stop),
             self.seconds * devices.main,  # one clock, so that all processes plan alike
         )
-        # fp16 overflows now and then: the scaler leaves out such a step.
-        finite = math.isfinite(value) and (self.scaler.is_enabled() or math.isfinite(norm))
-        if not finite:
+        # fp16 overflows now and then: such a step is left out, and the scale lowered.
+        overflows = self.scaler.is_enabled() and not math.isfinite(norms)
+        if not math.isfinite(value) or not (overflows or math.isfinite(norms)):
             kept = f"; {self.latest} is from before" if self.latest.exists() else ""
             raise InputError(
                 f"epoch {self.epoch}, step {self.batch + 1}: the loss is {value:g} and its "
-                f"gradient's norm {norm:g}, in a batch of {', '.join(samples['name'])}{kept}"
+                f"gradient's norm {norms / devices.world_size:g}, in a batch of "
+                f"{', '.join(samples['name'])}{kept}"
             )
-        self.scaler.step(self.optimizer)
+        if not overflows:
+            self.optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.update(self.average)
         self.batch += 1
         self.loss_sum += value * joint
         self.samples_done += joint
         self.skipped += skipped
-        self.stopping, self.elapsed = asked > 0, elapsed
+        self.stopping = asked > 0
         return value
+
+    def add_gradients(self, degraded: Tensor, target: Tensor, joint: float) -> Tensor:
+        """Add the gradients of the loss over so many samples, of which these are some, and return
+        their part of it."""
+        parts = [images.chunk(self.config.OPTIM.ACCUMULATE) for images in (degraded, target)]
+        total = torch.zeros((), device=self.devices.device)
+        for number, (part, part_target) in enumerate(zip(*parts, strict=True), 1):
+            last = number == len(parts[0])
+            with nullcontext() if last else self.devices.accumulating(self.network):
+                stages = self.network(part)
+                loss = self.task.loss(stages, part_target) * (len(part) / joint)
+                # Over processes gradients are averaged, and are to be summed.
+                self.scaler.scale(loss * self.devices.world_size).backward()
+            total += loss.detach()
+        return total
 
     def images(self, samples: dict) -> tuple[Tensor, Tensor]:
         """Return the degraded and target images on the device; grey ones as three equal channels,
         where the network takes three."""
         degraded, target = (
             samples[key]
+            .to(self.devices.device, non_blocking=True)
             .expand(-1, self.model.channels, -1, -1)
-            .to(self.devices.device, non_blocking=True, memory_format=self.memory_format)
+            .contiguous(memory_format=self.memory_format)
             for key in ("degraded", "target")
         )
         return degraded, target
 
-    @torch.no_grad()
-    def moving_average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-        """Update the exponential moving average, which forgets faster in its first steps."""
-        decay = min(self.config.OPTIM.EMA, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+    def mixed(self, degraded: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return this process's share of the joint batch, each pair of it blended with another of
+        the whole."""
+        cuts, rank = self.sampler.cuts(self.batch), self.devices.rank
+        degraded, target = (self.devices.gather(images, cuts) for images in (degraded, target))
+        rng = np.random.default_rng([self.config.SEED, self.epoch, self.batch, 0, 2])
+        share = slice(cuts[rank], max(cuts[rank] + 1, cuts[rank + 1]))  # one that does not count
+        degraded, target = (
+            images[share].contiguous(memory_format=self.memory_format)
+            for images in mixup(degraded, target, rng)
+        )
+        return degraded, target
 
-    def autocast(self):
-        dtype = AUTOCAST[self.config.TRAINING.PRECISION]
-        return torch.autocast(self.devices.device.type, dtype=dtype, enabled=dtype is not None)
+    @torch.no_grad()
+    def update(self, average: nn.Module) -> None:
+        """Update the exponential moving average, which forgets faster in its first steps."""
+        decay = min(self.config.OPTIM.EMA, (1 + self.averaged) / (10 + self.averaged))
+        weights = [list(model.parameters()) for model in (average, self.model)]
+        torch._foreach_lerp_(*weights, 1 - decay if self.averaged else 1.0)
+        self.averaged += 1
 
     @property
     def seconds(self) -> float:
@@ -468,7 +487,7 @@ class Trainer:
     @property
     def weights(self) -> nn.Module:
         """The model that is validated and saved: the moving average where there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else self.average
 
     def validate_if_due(self) -> None:
         if self.validation_due:
@@ -483,15 +502,21 @@ class Trainer:
         began = time.monotonic()
         model = self.weights.eval()
         total, count, shown = 0.0, 0, []
-        tile = getattr(self.validation_data, "tile", 0)
+        precision, device = self.config.TRAINING.PRECISION, self.devices.device
+        dtype = AUTOCAST[precision]
         restorer = Restorer(
-            model, device=self.devices.device, tile=tile, tile_overlap=0, optimize=False
+            model,
+            device=device,
+            tile=getattr(self.validation_data, "tile", 0),
+            tile_overlap=0,
+            precision=precision,
+            optimize=False,
         )
         for samples in self.validation:
             if self.stop:
                 break
             degraded, target = self.images(samples)
-            with self.autocast():
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 restored = restorer.restore(degraded).float()
             if samples["target"].shape[1] == 1:
                 restored = restored.mean(1, keepdim=True).expand_as(target)

@@ -2,8 +2,6 @@ import json
 import math
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +10,12 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 from training_runs import (
-    ONE_THREAD,
     ROOT,
     SIZES,
     TASKS,
     assert_same,
     options,
+    start_program,
     state,
     trainer_for,
 )
@@ -153,24 +151,6 @@ def test_mixup_begins_after_its_epoch(data, tmp_path, monkeypatch):
 
 # Resuming
 
-# The real program, signalled after the second step of its second epoch, before that is saved.
-SIGNALLED = """
-import os, signal, sys
-from dgunet.Denoising.train import main
-from dgunet.training.trainer import Trainer
-
-number, take_step = int(sys.argv.pop(1)), Trainer.step
-
-def step(self, samples):
-    loss = take_step(self, samples)
-    if (self.epoch, self.batch) == (2, 2):
-        os.killpg(0, number)  # the loader's workers too, as terminals and schedulers do
-    return loss
-
-Trainer.step = step
-main()
-"""
-
 
 @pytest.fixture(scope="module")
 def uninterrupted(data, tmp_path_factory) -> Path:
@@ -193,14 +173,12 @@ def test_killed_and_resumed_is_as_uninterrupted(
     number, code, line, data, tmp_path, uninterrupted, capsys
 ):
     opts = options(data, tmp_path, **stateful(TRAINING__SAVE_MINUTES=1e-6))
-    command = [sys.executable, "-c", SIGNALLED, str(int(number))]
-    command += ["--config", str(ROOT / "Denoising/training.yml"), "--opts", *opts]
-    killed = subprocess.run(
-        command, env=ONE_THREAD, capture_output=True, text=True, start_new_session=True
-    )
-    assert (killed.returncode, killed.stderr) == (code, "")
+    # After the second step of its second epoch, before that is saved.
+    killed = start_program(tmp_path / "rank", "Denoising", opts, {}, signalled=(2, 2, 0, number))
+    killed.join(120)
+    assert (killed.exitcode, (tmp_path / "rank0.err").read_text()) == (code, "")
     if line:
-        assert killed.stdout.splitlines()[-1].startswith(line)
+        assert (tmp_path / "rank0.out").read_text().splitlines()[-1].startswith(line)
     resumed = trainer_for(data, tmp_path, **stateful(TRAINING__RESUME=True))
     # Killed, it lost its last step.
     assert (resumed.epoch, resumed.batch) == (2, 2 if line else 1)
@@ -411,7 +389,7 @@ def test_a_run_by_minutes_lasts_them_and_goes_on_with_more(data, tmp_path, monke
             taken.append(trainer.steps_done)
             if len(taken) == 1:  # what the timing did is forgotten
                 assert_same(weights(trainer), before)
-                assert not trainer.optimizer.state and not trainer.average.n_averaged
+                assert not trainer.optimizer.state and not trainer.averaged
         return step(samples, rate)
 
     trainer.step = counted
@@ -526,8 +504,7 @@ def test_checkpointed_stages_train_as_others_do_and_keep_less(precision, data, t
             lambda tensor, kept=bytes_kept: kept.append(tensor.nbytes) or tensor, lambda t: t
         ):
             samples = batches(trainer)[0]
-            with trainer.autocast():
-                trainer.network(trainer.images(samples)[0])
+            trainer.network(trainer.images(samples)[0])
         kept.append(sum(bytes_kept))
         trainer.step(samples)
         steps.append(weights(trainer))
@@ -614,7 +591,7 @@ def test_moving_average_is_what_is_validated_and_saved(data, tmp_path):
         torch.testing.assert_close(average.double(), expected, rtol=0, atol=1e-7)
     trainer.save_latest()
     checkpoint = read_checkpoint(trainer.latest)
-    assert_same(checkpoint["state_dict"], dict(trainer.average.module.state_dict()))
+    assert_same(checkpoint["state_dict"], dict(trainer.average.state_dict()))
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
@@ -716,7 +693,7 @@ def test_validation_is_the_mean_psnr_over_centre_crops(data, tmp_path):
             for part in ("input", "target")
         )
         with torch.no_grad():
-            restored = trainer.average.module.eval()(degraded[None])[0][0].clamp(0, 1)
+            restored = trainer.average.eval()(degraded[None])[0][0].clamp(0, 1)
         error = (restored.numpy().astype(float) - target.numpy()) ** 2
         found.append(10 * np.log10(1 / error.mean()))
     assert trainer.best == {"epoch": 1, "psnr": pytest.approx(np.mean(found), abs=1e-4)}
@@ -828,7 +805,8 @@ def test_budget_is_told_beside_the_papers(data, tmp_path, capsys):
     trainer.log.start(trainer)
     parameters = sum(p.numel() for p in build_model("Deraining", "DGUNet", SIZES).parameters())
     assert output(capsys).splitlines()[:3] == [
-        f"Deraining DGUNet, {parameters:,} parameters, on cpu (1 threads), in {trainer.folder}",
+        f"Deraining DGUNet, {parameters:,} parameters, in float32 on cpu (1 threads), in "
+        f"{trainer.folder}",
         "budget: batch 100 in 5 parts, 1 epochs of 210 samples = 210 samples in 3 steps",
         "paper:  batch 16, 250 epochs of 13,712 samples = 3,428,000 samples; "
         "this run sees 6.13e-05 of that",
