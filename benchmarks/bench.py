@@ -16,23 +16,18 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import bench_inference as inference
 import bench_training as training
-import numpy as np
 import torch
-from measure import Options, ceilings, interleaved
-from report import RESULTS, ROOT, fill, machine, read_json, spread, table, write_json
+from measure import Options, ceilings
+from report import RESULTS, ROOT, fill, machine, read_json, table, write_json
 
 from dgunet.base.errors import InputError, command
-from dgunet.images.files import write_image
 from dgunet.inference.device import pick_device
 
 README = ROOT / "benchmarks" / "README.md"
@@ -45,30 +40,6 @@ def measure_ceilings(_options: Options, ceilings: Mapping) -> dict[str, list[dic
     return {"": [{"ceiling": names[name], "found": rate} for name, rate in ceilings.items()]}
 
 
-def measure_startup(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
-    """Time new processes: torch alone, a program's help, and one image restored."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_image(Path(folder, "tiny.png"), np.full((32, 32, 3), 128, np.uint8))
-        demo = [sys.executable, str(ROOT / "demo.py"), "--task", "Deraining"]
-        demo += ["--input", f"{folder}/tiny.png", "--result_dir", f"{folder}/out", "--overwrite"]
-        commands = {
-            "import torch": [sys.executable, "-c", "import torch"],
-            "demo.py --help": [*demo[:2], "--help"],
-            "demo.py, one image of 32×32": [*demo, "--device", options.device],
-        }
-        if options.smoke:
-            del commands["demo.py, one image of 32×32"]
-        settings = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        settings["env"] = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-        functions = {
-            name: lambda words=words: subprocess.run(words, **settings)
-            for name, words in commands.items()
-        }
-        seconds = interleaved(functions, options)
-    rows = [{"process": name, "seconds": spread(runs)} for name, runs in seconds.items()]
-    return {"From start to end": rows}
-
-
 # part → its title and what measures it: {caption: rows}
 PARTS: dict[str, tuple[str, Callable[[Options, Mapping], dict[str, list[dict]]]]] = {
     "ceilings": ("The machine", measure_ceilings),
@@ -78,7 +49,6 @@ PARTS: dict[str, tuple[str, Callable[[Options, Mapping], dict[str, list[dict]]]]
     "training": ("Training step", training.measure_training),
     "training-memory": ("Peak memory of a training step", training.measure_training_memory),
     "loading": ("Loading, and training with it", training.measure_loading),
-    "startup": ("Start-up", measure_startup),
     "work": ("Parameters and work", inference.parameters_and_work),
     "scaling": ("Scaling", inference.measure_scaling),
 }

@@ -14,19 +14,18 @@ import numpy as np
 import torch
 from measure import (
     Options,
-    convolution_share,
     interleaved,
     peak_memory,
     photographs,
     run_alone,
     speed_up,
-    tf32,
     work,
 )
 from report import spread
 from torch import Tensor, nn
 
 from dgunet.base.errors import InputError
+from dgunet.inference.device import tf32
 from dgunet.inference.memory import is_out_of_memory, keep_freed_memory
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.inference.restorer import Restorer
@@ -78,7 +77,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run a network. TF32 in a plain one is as PyTorch sets it, else on everywhere."""
+    """A way to run a network."""
 
     precision: str = "float32"
     optimised: bool = False
@@ -96,7 +95,7 @@ class Variant:
 
         @torch.inference_mode()
         def run(image: Tensor) -> Tensor:
-            with tf32((self.optimised or None) if self.precision == "TF32" else False):
+            with tf32(self.precision == "TF32"):
                 stages = module(image)
             last = stages if isinstance(stages, Tensor) else stages[0]
             return last.clone() if self.compile else last  # CUDA graphs write over their results
@@ -110,7 +109,7 @@ def variants(options: Options) -> dict[str, Variant]:
     if options.reference:
         found["published code"] = Variant(published=True)
     if options.cuda:
-        found["plain, TF32 as PyTorch sets it"] = Variant("TF32")
+        found["plain, TF32"] = Variant("TF32")
     found["optimised"] = Variant(optimised=True)
     if options.cuda:
         found["optimised, TF32"] = Variant("TF32", optimised=True)
@@ -215,7 +214,6 @@ def _measure_case(case: Case, options: Options, ceilings: Mapping[str, Mapping])
                 share = 100 * rate / ceilings[precision]["median"]
                 row |= {"GFLOP/s": rate, "% of GEMM peak": share}
                 row |= of_call.floor(ceilings, precision)
-                row["% in convolutions"] = convolution_share(functions[name], options)
         rows.append(row | columns)
     return rows
 
@@ -280,55 +278,35 @@ def parameters_and_work(_options: Options, _ceilings: Mapping) -> dict[str, list
     return {"": rows}
 
 
-def image_size(megapixels: float) -> tuple[int, int]:
-    """Return height and width in the proportion 2:3, multiples of 8.
-
-    >>> image_size(24)
-    (4000, 6000)
-    """
-    height = round((megapixels * 1e6 * 2 / 3) ** 0.5 / 8) * 8
-    return height, round(megapixels * 1e6 / height / 8) * 8
-
-
 def scaling_cases(options: Options) -> dict[str, dict[float, Case]]:
     """Return {what grows: {its value: the case}}, of a small denoiser."""
     small = Case("Denoising", sizes=SMALL)
     if options.smoke:
         return {"megapixels, in tiles": {0.004: Case("Denoising", shape=(1, 48, 80), sizes=TINY)}}
-    images = {value: replace(small, shape=(1, *image_size(value))) for value in MEGAPIXELS}
+    # Of the proportion 2:3, in multiples of 8.
+    sides = {mp: round((mp * 1e6 / 6) ** 0.5 / 8) * 8 for mp in MEGAPIXELS}
+    images = {mp: replace(small, shape=(1, 2 * side, 3 * side)) for mp, side in sides.items()}
+    widths = {n: SMALL | {"width": n, "width_step": n // 2} for n in (8, 12, 20, 40, 80)}
     return {
         "megapixels, in tiles": images,
-        "megapixels, whole": {v: case for v, case in images.items() if v <= WHOLE_TO},
-        "stages": {n: replace(small, sizes={**SMALL, "stages": n}) for n in (2, 3, 5, 7, 9)},
-        "width": {
-            n: replace(small, sizes={**SMALL, "width": n, "width_step": n // 2})
-            for n in (8, 12, 20, 40, 80)
-        },
+        "megapixels, whole": {mp: case for mp, case in images.items() if mp <= WHOLE_TO},
+        "stages": {n: replace(small, sizes=SMALL | {"stages": n}) for n in (2, 3, 5, 7, 9)},
+        "width": {n: replace(small, sizes=sizes) for n, sizes in widths.items()},
         "batch": {n: replace(small, shape=(n, 256, 256)) for n in (1, 2, 4, 8, 16)},
     }
 
 
 def measure_scaling(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
     """Measure seconds and peak memory as one thing grows, every point in a process of its own."""
-    tables = {}
+    tables: dict[str, list[dict]] = {}
     for axis, points in scaling_cases(options).items():
-        tables[axis] = []
         for value, case in points.items():
             seconds, megabytes = run_alone(_scaling_point, case, "in tiles" in axis, options)
-            megapixels = math.prod(case.shape) / 1e6
-            gflop = case.gflop()
-            tables[axis].append(
-                {
-                    axis: value,
-                    "images": str(case).rpartition(", ")[2],
-                    "GFLOP": gflop,
-                    "seconds": seconds,
-                    "s/MP": seconds / megapixels,
-                    "GFLOP/s": gflop / seconds,
-                    "MB": megabytes,
-                    "MB/MP": megabytes / megapixels,
-                }
-            )
+            megapixels, gflop = math.prod(case.shape) / 1e6, case.gflop()
+            row = {axis: value, "images": str(case).rpartition(", ")[2], "seconds": seconds}
+            row |= {"s/MP": seconds / megapixels, "GFLOP/s": gflop / seconds}
+            row |= {"MB": megabytes, "MB/MP": megabytes / megapixels}
+            tables.setdefault(axis, []).append(row)
     return tables
 
 

@@ -14,12 +14,10 @@ import torch
 from bench_inference import SMALL, TINY, memory_rows, published
 from measure import (
     Options,
-    convolution_share,
     interleaved,
     peak_memory,
     run_alone,
     speed_up,
-    tf32,
     work,
 )
 from report import ROOT, spread
@@ -27,6 +25,7 @@ from report import ROOT, spread
 from dgunet.data.crops import PackedPairs, PairedImages
 from dgunet.data.sampler import SampleKey
 from dgunet.Deraining.train import TASK
+from dgunet.inference.device import tf32
 from dgunet.tools.pack import pack
 from dgunet.tools.synthesize import bundled_photos, synthesize
 from dgunet.training.configuration import load_config
@@ -34,9 +33,8 @@ from dgunet.training.losses import EDGE_WEIGHT, charbonnier, laplacian
 from dgunet.training.trainer import Trainer
 
 YAML = ROOT / "Deraining" / "training.yml"
-OURS = {"TRAINING.CHANNELS_LAST": True, "OPTIM.FUSED": True}
+OURS = {"TRAINING.CHANNELS_LAST": True}
 BF16 = {"TRAINING.PRECISION": "bf16"}
-PYTORCHS_TF32 = "plain, TF32 as PyTorch sets it"  # as it is in ours
 _FOLDERS: list[tempfile.TemporaryDirectory] = []
 
 
@@ -66,13 +64,14 @@ def variants(options: Options) -> dict[str, dict | None]:
     """Return the ways to train: keys of the configuration; None is the plain step, written here."""
     found = {
         "plain": None,
-        **({PYTORCHS_TF32: None} if options.cuda else {}),
+        **({"plain, TF32": None} if options.cuda else {}),
         "ours": OURS,
+        **({"ours, TF32": OURS | {"TRAINING.PRECISION": "tf32"}} if options.cuda else {}),
         "ours, bf16": OURS | BF16,
         "ours, stages checkpointed": OURS | {"TRAINING.CHECKPOINT_STAGES": True},
     }
     if options.compile:
-        found["ours, bf16, compiled"] = OURS | BF16 | {"TRAINING.COMPILE": True}
+        found["ours, bf16, compiled"] = OURS | BF16 | {"TRAINING.COMPILE": "default"}
     return found
 
 
@@ -122,15 +121,15 @@ def our_step(run: Trainer, batches: Iterator[dict]) -> Callable[[], float]:
 
 
 def plain_step(
-    network: torch.nn.Module, rate: float, samples: dict, allow: bool | None = False
+    network: torch.nn.Module, rate: float, samples: dict, in_tf32: bool = False
 ) -> Callable[[], float]:
     """Return a step as it is written without a thought about time: float32, NCHW, the default Adam,
-    and the losses stage by stage, each with its own Laplacians. `allow` is `tf32`'s."""
+    and the losses stage by stage, each with its own Laplacians."""
     device = next(network.parameters()).device
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     network.train()
 
-    @tf32(allow)
+    @tf32(in_tf32)
     def step() -> float:
         optimizer.zero_grad()
         degraded, target = samples["degraded"].to(device), samples["target"].to(device)
@@ -165,7 +164,7 @@ def steps(
         if options.reference and not case.sizes and name == "plain":
             code = published(options.reference, run.model).to(run.devices.device)
             found["published code"] = plain_step(code, rate, samples)
-        found[name] = plain_step(run.model, rate, samples, None if name == PYTORCHS_TF32 else False)
+        found[name] = plain_step(run.model, rate, samples, "TF32" in name)
     return found, samples
 
 
@@ -185,7 +184,6 @@ def measure_training(options: Options, ceilings: Mapping[str, Mapping]) -> dict[
                 precision = "bf16" if "bf16" in name else "TF32" if "TF32" in name else "float32"
                 floors[name] = done.floor(ceilings, precision)
             seconds = interleaved(functions, options)
-            shares = {name: convolution_share(step, options) for name, step in functions.items()}
         plain = losses["plain"]
         tables[f"{case}"] = [
             {
@@ -194,7 +192,6 @@ def measure_training(options: Options, ceilings: Mapping[str, Mapping]) -> dict[
                 "images/s": case.batch / spread(runs)["median"],
                 "speed-up": speed_up(seconds["plain"], runs)["median"],
                 **floors[name],
-                "% in convolutions": shares[name],
                 "third loss differs by": abs(losses[name] / plain - 1),
             }
             for name, runs in seconds.items()

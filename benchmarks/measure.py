@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dgunet.data.degradations import degrade, pair_generator
 from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_rgb, to_tensor
-from dgunet.inference.device import pick_device
+from dgunet.inference.device import pick_device, tf32
 from dgunet.tools.synthesize import bundled_photos
 
 DEGRADATIONS = {
@@ -133,19 +133,6 @@ def work(function: Callable[[], object]) -> Work:
     return Work(flop.get_total_flops(), moved.total)
 
 
-@contextlib.contextmanager
-def tf32(enabled: bool | None):
-    """Let CUDA compute float32 products and convolutions in TF32, or not; None: as PyTorch does
-    where nothing is said (convolutions only)."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32, cudnn.allow_tf32 = (False, True) if enabled is None else (enabled, enabled)
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
 def ceilings(options: Options) -> dict[str, dict]:
     """Return the most that the machine does: {precision: GFLOP/s of matrix products, the best of
     several sizes; "copy": GB/s read and written within its memory}, each a `spread`. Matrices and
@@ -223,15 +210,3 @@ def photographs(
             image = degrade(image, preset, pair_generator(0, preset, f"{number} {file.stem}"))
         batch.append(to_tensor(np.ascontiguousarray(image, dtype=np.float32)))
     return torch.stack(batch)
-
-
-def convolution_share(function: Callable[[], object], options: Options) -> float:
-    """Return the percentage of a call's time that convolutions take."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    activities += [torch.profiler.ProfilerActivity.CUDA] * options.cuda
-    with torch.profiler.profile(activities=activities) as profile:
-        function()
-    key = "self_device_time_total" if options.cuda else "self_cpu_time_total"
-    times = {event.key: getattr(event, key) for event in profile.key_averages()}
-    convolutions = sum(time for name, time in times.items() if "conv" in name.lower())
-    return 100 * convolutions / (sum(times.values()) or 1)

@@ -15,7 +15,15 @@ from dgunet.model.network import Network
 # it.
 _FLOATS = 10
 _GPU_SHARE, _SHARE, _MOST = 0.8, 0.5, 2 * 2**30  # of free memory; bytes, where programs share it
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",  # cuDNN, cuBLAS and cuSOLVER
+    "ALLOCATION_FAILED",
+    "STATUS_NOT_INITIALIZED",  # their handles need memory, too
+    "unable to find an engine",  # cuDNN, of which every algorithm needs more
+)
 _OPERATOR_WIDTH = 64  # channels inside the learned A and Aᵀ
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_… of glibc's malloc.h
 

@@ -21,6 +21,7 @@ PRECISIONS = {  # name → of the convolutions' weights; tf32 is float32 compute
     "fp16": torch.float16,
 }
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+COMPILED_SIZES = 64  # of images, for which a process keeps code
 
 
 def optimize_for_inference(
@@ -62,20 +63,33 @@ def optimize_for_inference(
     optimized.optimized = True
     optimized.to(memory_format=torch.channels_last)
     for module in optimized.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            module.to(PRECISIONS[precision]).register_forward_pre_hook(_convert_input)
+        if kind := _CONVOLUTIONS.get(type(module)):
+            module.to(PRECISIONS[precision]).__class__ = kind
     if compile:
         if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))):
             raise InputError("torch.compile needs a C++ compiler, such as g++; found none")
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache_folder()))
+        limits = torch._dynamo.config  # of sizes, after which all others are computed uncompiled
+        limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"
+        setattr(limits, limit, max(getattr(limits, limit), COMPILED_SIZES))
         optimized.compile(mode="default" if compile is True else compile, dynamic=False)
     return optimized
 
 
-def _convert_input(conv: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-    """Give a convolution what it is given in its own precision and memory format. (Of one channel,
-    `contiguous` takes every format for the other; `to` does not.)"""
-    return (given[0].to(conv.weight.dtype, memory_format=torch.channels_last),)
+class _Conv2d(nn.Conv2d):
+    """Takes what it is given in its own precision and memory format. (Of one channel, `contiguous`
+    takes every format for the other; `to` does not.)"""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z.to(self.weight.dtype, memory_format=torch.channels_last))
+
+
+class _ConvTranspose2d(nn.ConvTranspose2d):
+    def forward(self, z: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(z.to(self.weight.dtype, memory_format=torch.channels_last))
+
+
+_CONVOLUTIONS = {nn.Conv2d: _Conv2d, nn.ConvTranspose2d: _ConvTranspose2d}
 
 
 def _cache_folder() -> Path:

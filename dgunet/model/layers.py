@@ -64,7 +64,7 @@ def project(b: Tensor, V: Tensor) -> Tensor:
     it bounds the gradients.
 
     Args:
-        b: N×C×H×W.
+        b: N×C×H×W, H·W a multiple of 64.
         V: N×16×H×W.
 
     Returns:
@@ -76,8 +76,9 @@ def project(b: Tensor, V: Tensor) -> Tensor:
         # Transposed, a row for each pixel: so they lie in memory in channels_last.
         maps, rows = (x.to(full).permute(0, 2, 3, 1).flatten(1, 2) for x in (V, b))
         maps = maps / (1e-6 + maps.abs().sum(1, keepdim=True))
-        gram = maps.to(exact)
-        gram = gram.mT @ gram
+        # Summed over the pixels in two steps: a GPU would take one on a single of its processors.
+        parts = maps.to(exact).unflatten(1, (64, -1))
+        gram = (parts.mT @ parts).sum(1)
         ridge = max(1e-10, torch.finfo(exact).eps) * gram.diagonal(dim1=1, dim2=2).sum(1)
         gram = gram + torch.diag_embed((ridge + 1e-30)[:, None].expand(-1, maps.shape[2]))
         weights = torch.linalg.solve_ex(gram, (maps.mT @ rows).to(exact))[0].to(full)

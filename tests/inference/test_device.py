@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dgunet.base.errors import InputError
-from dgunet.inference.device import pick_device
+from dgunet.inference.device import has_code, pick_device, slow_precision, tf32
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from dgunet.inference.device import pick_device
 )
 def test_the_best_device_is_picked_unless_one_is_named(monkeypatch, gpus, mps, name, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert pick_device(name) == torch.device(device)
 
@@ -28,3 +29,57 @@ def test_a_device_that_is_not_available_is_refused(monkeypatch, name):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(InputError, match="is not available; expected auto, "):
         pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        ("sm_70 sm_75", (7, 0), True),
+        ("sm_75 sm_80", (7, 0), False),
+        ("sm_75 sm_80", (8, 6), True),
+        ("sm_75 sm_86", (8, 0), False),
+        ("sm_75 sm_90", (10, 0), False),
+        ("sm_75 compute_90", (12, 0), True),
+        ("sm_90a", (9, 0), True),
+        ("sm_120a", (12, 1), False),
+        ("gfx90a gfx942", (9, 0), True),
+    ],
+)
+def test_code_runs_on_its_generation_and_what_can_be_translated_on_later_ones(
+    built, capability, runs
+):
+    assert has_code(built.split(), capability) is runs
+
+
+@pytest.fixture
+def v100(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_a_card_that_pytorch_has_no_code_for_is_named_with_the_remedy(v100, name):
+    message = r"^Tesla V100 \(cuda.*\) has compute capability 7.0, but PyTorch .* sm_75 sm_80; "
+    with pytest.raises(InputError, match=message + r"expected pip install \"torch<2.11\""):
+        pick_device(name)
+    assert pick_device("cpu").type == "cpu"
+
+
+def test_a_card_without_units_for_bf16_is_warned_of(v100):
+    gpu = torch.device("cuda")
+    assert slow_precision(gpu, "bf16") == "Tesla V100 has no units for bf16; fp16 is faster there"
+    assert slow_precision(gpu, "fp16") == slow_precision(torch.device("cpu"), "bf16") == ""
+
+
+def test_tf32_is_on_or_off_inside_and_afterwards_as_before():
+    def now():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = now()
+    for enabled in (True, False):
+        with pytest.raises(KeyError), tf32(enabled):
+            assert now() == (enabled, enabled)
+            raise KeyError
+        assert now() == before

@@ -191,6 +191,18 @@ def test_the_result_is_not_clamped_or_checked():
         assert torch.equal(live(StandIn()).restore(image), image)
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_float32_is_not_tf32(precision):
+    seen = []
+
+    def noting(image):
+        seen.extend([torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32])
+        return image
+
+    live(StandIn(noting), precision=precision).restore(torch.rand(1, 3, 16, 16))
+    assert seen == [precision == "tf32"] * 2
+
+
 def test_the_live_network_is_used_itself():
     network = build_model("Deblurring", "DGUNet", SMALL).eval()
     image, restorer = torch.rand(1, 3, 16, 16), live(network)
@@ -260,7 +272,7 @@ def test_measurements_are_reconstructed():
         ({"tile": -8}, "tile is -8"),
         ({"tile_overlap": -1}, "tile overlap is -1"),
         ({"local_statistics": -1}, "window of local statistics -1; expected 0 or more"),
-        ({"precision": "int8"}, "precision is 'int8'; expected one of float32, bf16, fp16"),
+        ({"precision": "int8"}, "precision is 'int8'; expected one of float32, tf32, bf16, fp16"),
         ({"device": "abacus"}, "device 'abacus' is not available"),
     ],
 )

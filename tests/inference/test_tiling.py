@@ -186,6 +186,10 @@ class Memory:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("MPS backend out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
 @pytest.mark.parametrize("tile", ["auto", 0, 256])
@@ -318,24 +322,3 @@ def test_local_statistics_make_the_network_local():
         )
         results[window] = (restorer(image) - restorer(changed))[..., near].abs().max()
     assert results[0] > 1e-4 and results[64] < 1e-6
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_that_is_too_small(caplog):
-    torch.manual_seed(0)
-    network = build_model("Denoising", "DGUNet", {"width": 48, "width_step": 24, "stages": 3})
-    image = photo(1024, 1024, 3)
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(2**30 / total)
-    try:
-        restored = Restorer(network, device="cuda", tile=0)(image)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    assert "going on with" in caplog.text and np.isfinite(restored).all()
-    torch.cuda.reset_peak_memory_stats()
-    tile = 512
-    Restorer(network, device="cuda", tile=tile)(image)
-    per_channel = torch.cuda.max_memory_allocated() / (4 * 72 * tile**2)
-    assert per_channel < 16  # floats per pixel and channel: what `largest_tile` reckons with

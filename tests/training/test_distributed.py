@@ -231,6 +231,12 @@ def test_gpus_that_are_not_there_are_refused(gpus, number, asked, processes, mes
         Devices(asked)
 
 
+def test_data_parallel_is_not_compiled(gpus, data, tmp_path):
+    gpus(2)
+    with pytest.raises(InputError, match=r"COMPILE with GPU: .* torchrun --nproc_per_node 2"):
+        single(data, tmp_path, GPU=[0, 1], TRAINING__COMPILE="default")
+
+
 def test_apples_gpu_is_used_where_one_is_asked_for(gpus, monkeypatch):
     gpus(0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

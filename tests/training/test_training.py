@@ -2,6 +2,7 @@ import json
 import math
 import re
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +256,39 @@ def test_mixed_precision_trains_and_resumes(precision, data, tmp_path, capsys):
     assert_same(state(resumed.folder), state(expected.folder))
     scaler = state(resumed.folder)["training"]["scaler"]
     assert scaler.get("_growth_tracker") == (9 if precision == "fp16" else None)  # steps
+
+
+def test_the_threads_of_data_parallel_keep_the_precision(data, tmp_path):
+    """`nn.parallel.parallel_apply` tells its threads whether autocast is on, not its precision."""
+    trainer = trainer_for(data, tmp_path, TRAINING__PRECISION="fp16")
+    image, types = trainer.images(batches(trainer)[0])[0], set()
+    convolution = next(m for m in trainer.model.modules() if isinstance(m, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda *args: types.add(args[-1].dtype))
+
+    def as_there():
+        with torch.autocast("cpu", enabled=True):
+            trainer.network(image)
+
+    thread = threading.Thread(target=as_there)
+    thread.start()
+    thread.join()
+    assert types == {torch.float16}
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_float32_is_not_tf32(precision, data, tmp_path):
+    trainer = trainer_for(data, tmp_path, TRAINING__PRECISION=precision)
+    seen = []
+
+    def note(*_):
+        seen.extend([torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32])
+
+    convolution = trainer.model.last.image
+    convolution.register_forward_hook(note)
+    convolution.register_full_backward_hook(note)
+    trainer.step(batches(trainer)[0])
+    trainer.validate()
+    assert len(seen) >= 6 and set(seen) == {precision == "tf32"}
 
 
 def test_a_run_may_go_on_in_another_precision(data, tmp_path):
@@ -843,14 +877,3 @@ def test_tensorboard_goes_on_where_a_run_is_resumed(data, tmp_path):
         trainer.best["psnr"], abs=1e-4
     )
     assert len(events.Images("degraded, restored, target")) == 3
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_run_moves_between_cpu_and_gpu(data, tmp_path):
-    for epochs, gpu in ((1, []), (2, [0]), (3, [])):
-        keys = {"OPTIM__NUM_EPOCHS": epochs, "TRAINING__RESUME": epochs > 1, "GPU": gpu}
-        trainer = trainer_for(data, tmp_path, **keys)
-        assert trainer.epoch == epochs
-        trainer.run()
-        assert all(value.isfinite().all() for value in weights(trainer))
