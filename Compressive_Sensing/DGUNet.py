@@ -247,7 +247,7 @@ class DGUNet(Network):
             x, features = self.run_stage(k, self.ipmm[i], v, features)
             images.append(x)
         v = self.fgdm[-1](x, start, self.A)
-        del features[:-1]  # the last stage takes SAM's alone
+        features = features[-1:]  # the last stage takes SAM's alone
         images.append(self.last(v, features.pop()))
         return images[::-1]
 

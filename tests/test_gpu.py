@@ -33,19 +33,29 @@ def network_and_image(task: str, model: str = "DGUNet") -> tuple[Network, torch.
 @pytest.mark.skipif(torch.version.cuda is None, reason="PyTorch without CUDA")
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 @pytest.mark.parametrize(("task", "model"), CASES)
-def test_a_step_stays_on_its_device(task, model, precision):
+def test_a_step_stays_on_its_device(task, model, precision, monkeypatch):
     """Of tensors that say they are on a GPU: no operator meets one of the CPU."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     dtype = AUTOCAST[precision]
+    fast = optimize_for_inference(network_and_image(task, model)[0], precision)
     with FakeTensorMode():
         with CUDA:
             network, image = network_and_image(task, model)
             average = network_and_image(task, model)[0].requires_grad_(False)
+        for module in fast.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                setattr(
+                    module,
+                    name,
+                    nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device=CUDA), False),
+                )
         with torch.autocast("cuda", dtype, enabled=dtype is not None):
             stages = network(image)
         loss = LOSSES[task](stages, image)
-        gradients = [torch.zeros_like(p) for p in network.parameters()]  # backward wants a GPU
-        for parameter, parameter.grad in zip(network.parameters(), gradients, strict=True):
-            pass
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)  # the backward pass wants a GPU
+        gradients = [p.grad for p in network.parameters()]
         norm = nn.utils.get_total_norm(gradients)
         nn.utils.clip_grads_with_norm_(network.parameters(), 0.1, norm)
         with torch.no_grad():
@@ -54,7 +64,7 @@ def test_a_step_stays_on_its_device(task, model, precision):
         assert {t.device for t in (*stages, loss, norm, *gradients)} == {torch.device("cuda", 0)}
         assert loss.dtype == torch.float32
         with torch.inference_mode():
-            restored = optimize_for_inference(network, precision)(image)
+            restored = fast(image)
         assert {(t.device.type, t.dtype) for t in restored} == {("cuda", torch.float32)}
 
 

@@ -95,6 +95,8 @@ class PortableOperators(TorchFunctionMode):
         if function is torch.linalg.solve_ex:
             V, self.cast = self.cast[0], []
             return solve_normal_equations(V, args[1]), None
+        if function is torch.addcmul:  # whose broadcasting PyTorch 2.6 does not export
+            return args[0] + args[1] * args[2]
         if torch.float64 in args:
             self.cast.append(args[0])
             args = [torch.float32 if a is torch.float64 else a for a in args]

@@ -80,7 +80,13 @@ class RunLog:
         )
         for note in getattr(trainer.training_data, "notes", []):
             self.line(note)
-        self.line(f"validation: {_validation(trainer)}")
+        data = trainer.validation_data
+        if data is None:
+            self.line("validation: none (TRAINING.VAL_DIR), so there will be no model_best.pth")
+        else:
+            left_out = getattr(data, "left_out", [])
+            missing = f"; {len(left_out)} left out: {first_few(left_out)}" if left_out else ""
+            self.line(f"validation: {len(data):,} images{missing}")
 
     def bar(self, trainer) -> tqdm:
         """Return a progress bar over the images of the whole run."""
@@ -142,24 +148,6 @@ class RunLog:
     def close(self) -> None:
         if self.writer:
             self.writer.close()
-
-
-def _validation(trainer) -> str:
-    """Say when the run validates, and on what."""
-    keys, data = trainer.config.TRAINING, trainer.validation_data
-    if data is None:
-        return "none (TRAINING.VAL_DIR is empty), so there will be no model_best.pth"
-    when = f"every {keys.VAL_AFTER_EVERY} epochs" if keys.VAL_AFTER_EVERY > 1 else "every epoch"
-    if keys.VAL_EPOCHS:
-        epochs = ", ".join(map(str, keys.VAL_EPOCHS))
-        when = f"in epochs {epochs} and all after {keys.VAL_ALWAYS_AFTER}"
-    several = keys.VAL_TIMES > 1 and trainer.sampler.batches // keys.VAL_TIMES > 1
-    times = f", {keys.VAL_TIMES} times each" if several else ""
-    if trainer.minutes:
-        when, times = f"at the start and {keys.VAL_TIMES} more, evenly spaced", ""
-    left_out = getattr(data, "left_out", [])
-    missing = f"; {len(left_out)} left out: {first_few(left_out)}" if left_out else ""
-    return f"{len(data):,} images, {when}{times}{missing}"
 
 
 def made(devices: Devices, recipe: Path | None) -> dict:

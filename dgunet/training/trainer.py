@@ -11,12 +11,6 @@ A task's train.py calls `main` with what is special about it: recipe, loss and d
 there: `Trainer` builds data, model and optimizer, `Trainer.run` goes through the epochs, and
 `Trainer.step` is one step of the optimizer.
 
-A run's folder, SAVE_DIR/MODE/models/SESSION, holds
-
-- `model_best.pth` (best validation PSNR), `model_latest.pth` (the whole state, from which a run is
-  resumed) and, with TRAINING.KEEP_EPOCHS, `model_epoch_N.pth` of every epoch validated;
-- `config.yml`, `train.log`, `log.csv` (a row for each validation) and `tensorboard/`.
-
 Every random choice of the data is drawn from (seed, epoch, position), never from a global state. A
 run that is killed and resumed therefore sees what it would have seen, and on the CPU ends with the
 same weights, bit for bit. Ctrl-C and SIGTERM save first.
