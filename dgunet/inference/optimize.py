@@ -63,8 +63,8 @@ def optimize_for_inference(
     optimized.optimized = True
     optimized.to(memory_format=torch.channels_last)
     for module in optimized.modules():
-        if kind := _CONVOLUTIONS.get(type(module)):
-            module.to(PRECISIONS[precision]).__class__ = kind
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(PRECISIONS[precision]).register_forward_pre_hook(_convert_input)
     if compile:
         if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))):
             raise InputError("torch.compile needs a C++ compiler, such as g++; found none")
@@ -76,20 +76,11 @@ def optimize_for_inference(
     return optimized
 
 
-class _Conv2d(nn.Conv2d):
-    """Takes what it is given in its own precision and memory format. (Of one channel, `contiguous`
-    takes every format for the other; `to` does not.)"""
-
-    def forward(self, z: Tensor) -> Tensor:
-        return super().forward(z.to(self.weight.dtype, memory_format=torch.channels_last))
-
-
-class _ConvTranspose2d(nn.ConvTranspose2d):
-    def forward(self, z: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(z.to(self.weight.dtype, memory_format=torch.channels_last))
-
-
-_CONVOLUTIONS = {nn.Conv2d: _Conv2d, nn.ConvTranspose2d: _ConvTranspose2d}
+def _convert_input(conv: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    """Give a convolution what it is given in its own precision and memory format. (Of one channel,
+    `contiguous` takes every format for the other; `to` does not.) A hook, for in a `forward` of its
+    own both copies would be held until the convolution is done."""
+    return (given[0].to(conv.weight.dtype, memory_format=torch.channels_last),)
 
 
 def _cache_folder() -> Path:
