@@ -78,8 +78,7 @@ def optimize_for_inference(
 
 def _convert_input(conv: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
     """Give a convolution what it is given in its own precision and memory format. (Of one channel,
-    `contiguous` takes every format for the other; `to` does not.) A hook, for in a `forward` of its
-    own both copies would be held until the convolution is done."""
+    `contiguous` takes every format for the other; `to` does not.)"""
     return (given[0].to(conv.weight.dtype, memory_format=torch.channels_last),)
 
 

@@ -77,8 +77,8 @@ def project(b: Tensor, V: Tensor) -> Tensor:
         maps, rows = (x.to(full).permute(0, 2, 3, 1).flatten(1, 2) for x in (V, b))
         maps = maps / (1e-6 + maps.abs().sum(1, keepdim=True))
         # Summed over the pixels in two steps: a GPU would take one on a single of its processors.
-        parts = maps.to(exact).unflatten(1, (64, -1))
-        gram = (parts.mT @ parts).sum(1)
+        gram = maps.to(exact).unflatten(1, (64, -1))
+        gram = (gram.mT @ gram).sum(1)
         ridge = max(1e-10, torch.finfo(exact).eps) * gram.diagonal(dim1=1, dim2=2).sum(1)
         gram = gram + torch.diag_embed((ridge + 1e-30)[:, None].expand(-1, maps.shape[2]))
         weights = torch.linalg.solve_ex(gram, (maps.mT @ rows).to(exact))[0].to(full)
