@@ -100,6 +100,7 @@ def test_a_run_moves_between_one_and_two_processes(data, alone, tmp_path):
     trainer.sampler.set_position(2)
     trainer.step(next(iter(trainer.loader)))
     trainer.save_latest()
+    trainer.owned.close()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
