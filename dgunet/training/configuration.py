@@ -150,7 +150,7 @@ KEYS: dict[str, Key] = {
         1, "number of parts in which a batch is worked off, to save memory", ONE_OR_MORE
     ),
     "OPTIM.CLIP_GRAD": Key(0.0, "largest norm of the gradient; 0: no limit", ZERO_OR_MORE),
-    "OPTIM.FUSED": Key(True, "take the optimizer's step in one kernel"),
+    "OPTIM.FUSED": Key(True, "on CUDA, take the optimizer's step in one kernel"),
     "OPTIM.EMA": Key(
         0.0, "decay of a moving average of the weights, such as 0.999; 0: no average", SHARE
     ),

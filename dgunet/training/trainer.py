@@ -243,7 +243,7 @@ class Trainer:
             self.model.parameters(),
             lr=0.0,  # every step sets it
             weight_decay=optim.WEIGHT_DECAY,
-            fused=(optim.FUSED and kind != "mps") or None,
+            fused=(optim.FUSED and kind == "cuda") or None,
         )
         self.scaler = torch.amp.GradScaler(kind, enabled=config.TRAINING.PRECISION == "fp16")
 
