@@ -30,7 +30,17 @@ def network_and_image(task: str, model: str = "DGUNet") -> tuple[Network, torch.
 # Without a GPU
 
 
-@pytest.mark.skipif(torch.version.cuda is None, reason="PyTorch without CUDA")
+def fake_gpus_work() -> bool:
+    """Builds without CUDA have none, and that of PyTorch 2.6 asks a driver for its version."""
+    try:
+        with FakeTensorMode():
+            torch.empty(1, device=CUDA).uniform_()
+    except (RuntimeError, AssertionError):
+        return False
+    return True
+
+
+@pytest.mark.skipif(not fake_gpus_work(), reason="this PyTorch has no fake GPU")
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 @pytest.mark.parametrize(("task", "model"), CASES)
 def test_a_step_stays_on_its_device(task, model, precision, monkeypatch):
