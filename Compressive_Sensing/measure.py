@@ -194,9 +194,9 @@ def _read_fields(path: Path) -> dict[str, np.ndarray]:
             if f"{name}.npy" not in archive.namelist():
                 continue
             with archive.open(f"{name}.npy") as file:
-                first = np.lib.format.read_magic(file) == (1, 0)
-                header = "read_array_header_1_0" if first else "read_array_header_2_0"
-                shape, _, dtype = getattr(np.lib.format, header)(file)
+                if np.lib.format.read_magic(file) != (1, 0):  # whose header may be of gigabytes
+                    raise ValueError(f"{name} is not of version 1.0 of the .npy format")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             size = math.prod(shape) * dtype.itemsize
             if size > LARGEST_NUMBER and name != "y":
                 raise ValueError(f"{name} has {size:,} bytes")

@@ -175,14 +175,15 @@ def measure_training(options: Options, ceilings: Mapping[str, Mapping]) -> dict[
     for case in cases(options):
         with tempfile.TemporaryDirectory() as folder:
             functions, _ = steps(case, data, folder, options)
-            losses, floors, done = {}, {}, None
+            losses, floors, works = {}, {}, {}
             for name, step in functions.items():
                 step()
-                if "compiled" not in name:
-                    done = work(step)
+                uncompiled = name.removesuffix(", compiled")
+                if name == uncompiled:
+                    works[name] = work(step)
                 losses[name] = step()
                 precision = "bf16" if "bf16" in name else "TF32" if "TF32" in name else "float32"
-                floors[name] = done.floor(ceilings, precision)
+                floors[name] = works[uncompiled].floor(ceilings, precision)
             seconds = interleaved(functions, options)
         plain = losses["plain"]
         tables[f"{case}"] = [

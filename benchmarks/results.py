@@ -246,11 +246,29 @@ def differences(name: str, found: Mapping, expected: Mapping) -> list[str]:
 
 
 def write(rows: Mapping[str, Mapping]) -> None:
-    """Write the rows of cases and methods that there are, in their order, and RESULTS.md."""
+    """Write the rows of cases and methods that there are, in their order, RESULTS.md, and the
+    scores in the records of the weights."""
     names = [f"{case.name}/{method}" for case in all_cases() for method in case.methods]
     rows = {name: rows[name] for name in names if name in rows}
     write_json(SCORES, rows)
     fill(REPORT, tables(rows))
+    for weights, record in records().items():  # for model cards
+        scores = scores_of(weights, rows)
+        if record.get("scores") != scores:
+            write_json(weights.with_suffix(".json"), {**record, "scores": scores})
+
+
+def scores_of(weights: Path, rows: Mapping[str, Mapping]) -> dict[str, dict]:
+    """Return the scores of weights on the test sets, for their record."""
+    found = {}
+    for case in all_cases():
+        row = rows.get(f"{case.name}/{weights.stem}")
+        if row and case.folder and weights in case.weights:
+            before = rows.get(f"{case.name}/input", {})
+            scores = {key: row[key] for key in ("protocol", "psnr", "ssim")}
+            scores |= {f"degraded_{key}": before[key] for key in ("psnr", "ssim") if key in before}
+            found[f"{case.data}, {case.condition}"] = scores
+    return found
 
 
 def tables(rows: Mapping[str, Mapping]) -> dict[str, str]:

@@ -34,8 +34,9 @@ SMALL = {
     "DATA.MIXUP_AFTER": -1,
 }
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # the environment of a program
-# Of processes: copies of this one, which need not import anything, if no GPU makes that unsafe.
-START = "spawn" if torch.cuda.is_available() else "fork"
+# Of processes: copies of one that has imported everything and started no thread yet.
+START = "forkserver"
+multiprocessing.set_forkserver_preload(["training_runs"])
 
 
 def write_pairs(folder: Path) -> Path:

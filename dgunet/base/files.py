@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import time
 import uuid
@@ -160,9 +161,13 @@ class OwnedFolder:
         Path(path).mkdir(parents=True, exist_ok=True)
         if fcntl is not None:
             self._take()
-        for partial in Path(path).rglob(f".{'[0-9a-f]' * 32}{PARTIAL}"):
-            with contextlib.suppress(OSError):
-                partial.unlink()
+        for folder, _, names in os.walk(str(path)):
+            if Path(folder, ".lock") != self.lock and ".lock" in names:
+                continue  # of another process
+            for name in names:
+                if re.fullmatch(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL)}", name):
+                    with contextlib.suppress(OSError):
+                        Path(folder, name).unlink()
 
     def _take(self) -> None:
         while self.file is None:

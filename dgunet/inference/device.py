@@ -42,7 +42,10 @@ def check_card(device: torch.device) -> None:
     capability = torch.cuda.get_device_capability(device)
     if not has_code(built, capability):
         number = ".".join(map(str, capability))
-        remedy = 'pip install "torch<2.11" torchvision' if capability < (7, 5) else "a newer one"
+        remedy = "a newer PyTorch"
+        if capability < (7, 5):
+            oldest = "2.11" if capability >= (7, 0) else "2.8"
+            remedy = f'pip install "torch<{oldest}" torchvision'
         raise InputError(
             f"{torch.cuda.get_device_name(device)} ({device}) has compute capability {number}, but "
             f"PyTorch {torch.__version__} is built for {' '.join(built)}; expected {remedy}, or "
@@ -80,11 +83,12 @@ def slow_precision(device: torch.device, precision: str) -> str:
 
 @contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """Let CUDA compute products and convolutions of float32 in TF32, which keeps 10 of 23 bits, or
-    not. (PyTorch of itself does in convolutions and does not in products.)"""
+    """Let CUDA compute convolutions of float32 in TF32, which keeps 10 of 23 bits, as PyTorch of
+    itself does, or not. Products (the projection, Φ) never are. The settings are those of the
+    whole process: threads that want different ones disturb each other."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = enabled
+    matmul.allow_tf32, cudnn.allow_tf32 = False, enabled
     try:
         yield
     finally:

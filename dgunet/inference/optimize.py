@@ -36,7 +36,7 @@ def optimize_for_inference(
 
     Args:
         network: of any task, in float32, on any device; left as it is.
-        precision: float32, bf16 or fp16.
+        precision: float32, tf32 (as float32 here; see `dgunet.inference.device.tf32`), bf16, fp16.
         compile: False, True or a mode of torch.compile ("reduce-overhead" replays CUDA graphs: for
             tiles of one size). Each new size of image is compiled anew, the first time for minutes;
             later processes find it in the cache, $TORCHINDUCTOR_CACHE_DIR or ~/.cache/dgunet.

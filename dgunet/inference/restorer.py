@@ -82,7 +82,7 @@ class Restorer:
         precision, compile: as `optimize_for_inference` takes them.
         local_statistics: side of the window that `use_local_statistics` takes; 0: it is not used.
         optimize: False: use the network itself, as validation during training does, neither copied
-            nor optimised. `precision` and `compile` are without effect.
+            nor optimised. `compile` is without effect, and `precision` but for tf32.
 
     Raises:
         InputError: a setting that makes no sense or that this network cannot have.
@@ -129,7 +129,7 @@ class Restorer:
         self.tile, self.largest_tile = tile, math.inf
         self.self_ensemble, self.precision = self_ensemble, precision
         self.progress: Callable[[int, int], None] | None = None  # tiles done, and of all
-        if warning := slow_precision(self.device, precision):
+        if optimize and (warning := slow_precision(self.device, precision)):
             log.warning(warning)
         if local_statistics:
             use_local_statistics(self.network, local_statistics)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from natsort import natsorted
+
 from dgunet.base.errors import InputError, printable
 from dgunet.base.files import read_json
 from dgunet.model.registry import DEFAULT_WEIGHTS, TASKS, task_folder
@@ -35,7 +37,7 @@ def default_weights(task: str) -> Path:
 def bundled_weights() -> dict[str, Path]:
     """Return {name: file} of all bundled weights, by task."""
     folders = [task_folder(task) / "pretrained_models" for task in TASKS]
-    files = [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
+    files = [file for folder in folders for file in natsorted(folder.glob("*.safetensors"))]
     return {file.stem: file for file in files}
 
 

@@ -160,7 +160,7 @@ def _published_numbers(model: Network) -> dict[str, int]:
         head, *inside = name.removeprefix("basic.").split(".")
         kind = re.findall(r"[a-z]+", head)[-1]
         return [
-            next(i for i, module in enumerate(modules) if module.match(name)),
+            [bool(module.match(name)) for module in modules].index(True),
             int("".join(re.findall(r"\d", head)) or 0),
             INSIDE.index(kind) if kind in INSIDE else 0,
             *(int(part) if part.isdigit() else INSIDE.index(part) for part in inside),

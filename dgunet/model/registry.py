@@ -22,7 +22,7 @@ TASKS: Mapping[str, str] = {  # task → module of its models
 DEFAULT_WEIGHTS: Mapping[str, str] = {  # task → its default file in pretrained_models/, no suffix
     "Deblurring": "small_blur_mild",
     "Deraining": "small_rain_medium",
-    "Denoising": "small_gaussian25",
+    "Denoising": "blind",
     "Compressive_Sensing": "DGUNet_25",
 }
 

@@ -53,8 +53,10 @@ def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, *
                 f"{checkpoint['psnr']:.2f} dB; nothing written (--overwrite replaces them)"
             )
     config = dict(read_yaml(settings))
-    for key in ("TRAIN_DIR", "VAL_DIR", "SAVE_DIR"):  # which say nothing elsewhere
-        config["TRAINING"][key] = Path(config["TRAINING"][key]).name
+    for section in config.values():  # where a file was says nothing elsewhere
+        for key, value in section.items() if isinstance(section, dict) else ():
+            if isinstance(value, str) and Path(value).is_absolute():
+                section[key] = Path(value).name
     made = checkpoint.get("made", {})
     training = {
         **{key: made[key] for key in NOTED if key in made},

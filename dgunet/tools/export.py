@@ -140,12 +140,13 @@ def inverse_factor(matrix: Tensor) -> Tensor:
 def describe(weights: Path, network: Network) -> dict[str, str]:
     """Return what a user of an exported file needs to know."""
     record = read_record(weights)
+    bundled = any(weights.samefile(file) for file in bundled_weights().values())
     return {
         "task": network.task,
         "model": type(network).__name__,
         "sizes": json.dumps(network.sizes),
         "degradation": trained_for(record) if record else "",
-        "licence": "MIT" if weights.resolve() in bundled_weights().values() else "",
+        "licence": "MIT" if bundled else "",
         "data_licence": (record or {}).get("training", {}).get("licence", ""),
         "channels": str(network.channels),
         "multiple_of": str(network.multiple_of),

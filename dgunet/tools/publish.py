@@ -104,22 +104,15 @@ def model_card(name: str, network: Network, record: Mapping | None, says: Mappin
 
 def _scores(record: Mapping) -> str:
     """Return the scores of a record as a table: set, PSNR, SSIM of the input and of the result."""
-    rows = []
-    for name, scores in record.get("scores", {}).items():
-        if isinstance(scores.get("restored"), Mapping):  # image restoration
-            protocol = f"{name}, {scores.get('protocol', 'RGB')}"
-            before = scores.get("input", {})
-            rows.append((protocol, *(_pair(s) for s in (before, scores["restored"]))))
-    for name, (psnr, ssim) in record.get("mean", {}).items():  # compressive sensing
-        rows.append((name, "–", f"{psnr:.2f} / {ssim:.4f}"))
-    if not rows:
-        return ""
-    lines = ["| test set | degraded: PSNR, dB / SSIM | restored |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
-
-
-def _pair(scores: Mapping) -> str:
-    return f"{scores['psnr']:.2f} / {scores['ssim']:.4f}" if scores else "–"
+    lines = ["| test set | protocol | degraded: PSNR, dB / SSIM | restored |", "|---|---|---|---|"]
+    scores = record.get("scores", {})
+    for name, row in scores.items():
+        degraded = "–"
+        if "degraded_psnr" in row:
+            degraded = f"{row['degraded_psnr']:.2f} / {row['degraded_ssim']:.4f}"
+        restored = f"{row['psnr']:.2f} / {row['ssim']:.4f}"
+        lines.append(f"| {name} | {row['protocol']} | {degraded} | {restored} |")
+    return "\n".join(lines) if scores else ""
 
 
 @command

@@ -227,8 +227,8 @@ KEYS: dict[str, Key] = {
     "TRAINING.SKIP_CORRUPT": Key(False, "leave out images that cannot be read, and count them"),
     "TRAINING.PRECISION": Key(
         "float32",
-        "float32; tf32, the same but products and convolutions with 10 bits, on GPUs from "
-        "Ampere on; or automatic mixed precision: bf16, fp16",
+        "float32; tf32, the same but convolutions with 10 bits, on GPUs from Ampere on; or "
+        "automatic mixed precision: bf16, fp16",
         one_of(*PRECISIONS),
     ),
     "TRAINING.CHANNELS_LAST": Key(False, "keep images in the channels_last memory layout"),

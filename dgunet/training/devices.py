@@ -99,13 +99,13 @@ class Devices:
         details = ", ".join(filter(None, [threads, processes]))
         return self.device.type + f" ({details})" * bool(details)
 
-    def wrap(self, model: nn.Module, same_graph: bool) -> nn.Module:
-        """Return the model as the processes or GPUs train it together. With `same_graph`, every
-        backward pass is one that gradients are exchanged in."""
+    def wrap(self, model: nn.Module, static_graph: bool) -> nn.Module:
+        """Return the model as the processes or GPUs train it together. `static_graph`:
+        every backward pass goes through the same graph and exchanges gradients."""
         if self.distributed:
             ids = [self.device.index] if self.device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(
-                model, device_ids=ids, gradient_as_bucket_view=True, static_graph=same_graph
+                model, device_ids=ids, gradient_as_bucket_view=True, static_graph=static_graph
             )
         return nn.DataParallel(model, device_ids=self.ids) if len(self.ids) > 1 else model
 

@@ -42,7 +42,7 @@ STATE: dict[str, Callable[[Any], bool]] = {
     "epoch": lambda v: _count(v) and v > 0,
     "batch": _count,
     "validated": _count,
-    "psnr": lambda v: v is None or _number(v),
+    "psnr": lambda v: v is None or isinstance(v, float),  # NaN, if a validation overflowed
     "best": lambda v: v.keys() == {"epoch", "psnr"} and _count(v["epoch"]) and v["psnr"] <= 100,
     "loss_sum": _number,
     "samples_done": _number,

@@ -162,6 +162,11 @@ class Trainer:
                 f"TRAINING.COMPILE with GPU: {config.GPU}: nn.DataParallel cannot be compiled; "
                 f"expected torchrun --nproc_per_node {len(config.GPU)} train.py …, or one GPU"
             )
+        if config.TRAINING.COMPILE not in ("", "default") and config.OPTIM.ACCUMULATE > 1:
+            raise InputError(
+                f"TRAINING.COMPILE {config.TRAINING.COMPILE} with OPTIM.ACCUMULATE: its CUDA "
+                "graphs write over the gradients of the part before; expected default, or 1 part"
+            )
         require_training_memory(task.name, config)
         torch.manual_seed(config.SEED)
         self.build_data()
@@ -515,7 +520,7 @@ class Trainer:
             if samples["target"].shape[1] == 1:
                 restored = restored.mean(1, keepdim=True).expand_as(target)
             restored = restored.clamp(0, 1)
-            errors = (restored - target).square().mean((1, 2, 3)).double().cpu()
+            errors = (restored - target).square().mean((1, 2, 3)).cpu().double()
             # An exact image, such as a white one, counts as 100 dB: infinity would hide the others.
             total += float((-10 * errors.clamp(min=1e-10).log10()).sum())
             count += len(errors)

@@ -50,6 +50,8 @@ def project(tmp_path, monkeypatch) -> Path:
     )
     monkeypatch.setattr(results, "REPORT", tmp_path / "RESULTS.md")
     monkeypatch.setattr(results, "SCORES", tmp_path / "scores.json")
+    write = results.write_json  # the weights' records, too, are written there
+    monkeypatch.setattr(results, "write_json", lambda file, c: write(tmp_path / file.name, c))
     results.REPORT.write_text(f"# Results\n{places}The end.\n", encoding="utf-8")
     return tmp_path
 
@@ -109,6 +111,8 @@ def test_scores_are_written_checked_and_measured_again(project, capsys):
     assert rows[opening]["images"] == 2
     text = results.REPORT.read_text(encoding="utf-8")
     assert results.figures(rows[opening]) in text and text.endswith("The end.\n")
+    record = json.loads((project / "small_rain_medium.json").read_text(encoding="utf-8"))
+    assert record["scores"]["CBSD68, rain_medium"]["psnr"] == rows[network]["psnr"]
 
     capsys.readouterr()
     run(project, "--only", rain)  # what is written is right

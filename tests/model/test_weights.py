@@ -24,7 +24,7 @@ FILES = sorted(
     if not file.name.startswith("published")  # downloaded
 )
 WEIGHTS = [file for file in FILES if file.suffix == ".safetensors"]
-MEGABYTES = {"Compressive_Sensing": 11}
+MEGABYTES = {"Compressive_Sensing": 11, "Denoising": 8}
 REQUIRED = {"file", "sha256", "task", "model"}
 LEAST_GAIN = {"Deblurring": 0.5, "Deraining": 3, "Denoising": 6}  # dB, on the picture below
 
@@ -45,10 +45,10 @@ def test_some_ship():
 
 
 def test_nothing_lies_alone():
-    """No weights without their JSON file, and nothing else beside them."""
+    """No weights without their JSON file, and beside them at most their learning curve."""
     records = {file for file in FILES if file.suffix == ".json"}
     assert records == {file.with_suffix(".json") for file in WEIGHTS}
-    assert set(FILES) == records | set(WEIGHTS)
+    assert set(FILES) - records - set(WEIGHTS) <= {file.with_suffix(".csv") for file in WEIGHTS}
 
 
 @pytest.mark.parametrize("file", WEIGHTS, ids=name)
@@ -69,8 +69,8 @@ def test_record(file):
     assert made.keys() >= needed
     assert (ROOT / made["config"]).is_file()
     assert record["scores"]
-    if record["task"] == "Compressive_Sensing":  # as its reproduce.py writes it
-        assert record.keys() >= {"mean", "held_out_psnr"}
+    if record["task"] == "Compressive_Sensing":
+        assert record["held_out_psnr"] > 20
         assert record["cs_ratio"] == network.sizes["cs_ratio"]
         assert {"MODEL", "OPTIM", "TRAINING"} <= record["config"].keys()
     else:
@@ -93,6 +93,7 @@ def test_restores(file, picture):
         assert psnr(restored, image) > psnr(linear.clamp(0, 1), image)
         return
     preset = json.loads(file.with_suffix(".json").read_text())["training"]["degradation"]
+    preset = "gaussian25" if preset.startswith("gaussian") else preset
     clean = picture / np.float32(255)
     degraded = degrade(clean, preset, np.random.default_rng(0)).clip(0, 1)
     restored = to_uint8(Restorer(network, device="cpu")(to_tensor(degraded)))

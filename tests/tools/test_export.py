@@ -113,7 +113,7 @@ def test_graph_has_no_float64_and_metadata_that_says_what_it_is(exported, precis
     for key, value in {
         "task": "Denoising",
         "model": "DGUNet",
-        "degradation": "Gaussian noise, σ = 25 of 255",
+        "degradation": "Gaussian noise, σ = 0 to 50 of 255",
         "precision": precision,
         "licence": "MIT",
         "channels": "3",

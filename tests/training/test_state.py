@@ -45,7 +45,7 @@ CHANGES = {  # what is damaged → how
             "epochs": (float("nan"), float("inf"), -1, "3"),
             "batch": (-1, 10**12, 1.5, 1000),
             "validated": (-1, None),
-            "psnr": ("30", float("nan")),
+            "psnr": ("30", [30.0]),
             "best": ({}, {"epoch": 1}, {"epoch": -1, "psnr": 30.0}, {"epoch": 1, "psnr": "x"}, 3),
             "loss_sum": (float("nan"), torch.zeros(3)),
             "samples": (0, 2**70, "7"),
