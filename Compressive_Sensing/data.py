@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from dgunet.data.crops import hold_out
 from dgunet.data.sampler import EpochBatchSampler, SampleKey
 from dgunet.images.files import (
     list_images,
+    middle,
     pad_bottom_right,
     read_gray,
     read_image,
@@ -52,8 +52,7 @@ def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
     Raises `InputError` for a folder without readable images."""
     keys = cfg.TRAINING
     if keys.HOLD_OUT:
-        read = partial(_centre_of_luma, size=HELD_OUT_CROP)
-        images, names, unreadable = _read_all(_photographs(cfg)[1], read, cfg)
+        images, names, unreadable = _read_all(_photographs(cfg)[1], _centre_of_luma, cfg)
     elif keys.VAL_DIR:
         images, names, unreadable = _read_all(list_images(keys.VAL_DIR), read_gray, cfg)
     else:
@@ -238,11 +237,8 @@ def _photographs(cfg: CfgNode) -> tuple[list[Path], list[Path]]:
     return hold_out(list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR)
 
 
-def _centre_of_luma(path: Path, size: int) -> np.ndarray:
-    """Return the central part of an image as `read_luma` does, at most size×size."""
-    image = read_luma(path)
-    top, left = (max(0, side - size) // 2 for side in image.shape)
-    return image[top : top + size, left : left + size]
+def _centre_of_luma(path: Path) -> np.ndarray:
+    return middle(read_luma(path), HELD_OUT_CROP, HELD_OUT_CROP)
 
 
 def _read_all(paths, read, cfg: CfgNode) -> tuple[list[np.ndarray], list[str], list[str]]:

@@ -26,7 +26,6 @@ import argparse
 import functools
 import importlib.metadata
 import importlib.util
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -43,7 +42,8 @@ from dgunet.base.errors import command
 from dgunet.base.files import sha256
 from dgunet.Compressive_Sensing.evaluate import TEST_SETS as SENSING_SETS
 from dgunet.data.degradations import PRESETS, Noise, degrade, pair_generator
-from dgunet.images.files import list_images, read_gray, read_rgb, to_uint8
+from dgunet.images.files import list_images, middle, read_gray, read_rgb, to_uint8
+from dgunet.images.noise import noise_range
 from dgunet.inference.restorer import Restorer
 from dgunet.model.registry import TASKS
 from dgunet.scoring.protocols import Score, get_protocol, mean_score
@@ -126,8 +126,7 @@ class Case:
     def _sample(self, path: Path) -> Sample:
         target = read_gray(path) if self.task == SENSING else read_rgb(path)
         if not self.folder:
-            top, left = (max(0, side - LARGEST) // 2 for side in target.shape[:2])
-            target = np.ascontiguousarray(target[top : top + LARGEST, left : left + LARGEST])
+            target = np.ascontiguousarray(middle(target, LARGEST, LARGEST))
         image = target / np.float32(255)
         if self.task != SENSING:
             image = degrade(image, self.condition, pair_generator(0, self.condition, path.stem))
@@ -155,8 +154,8 @@ def conditions(record: Mapping) -> list[str]:
         return [f"{ratio}%"]
     found = []
     for degradation in record["training"].get("degradation", "").split("+"):
-        if levels := re.fullmatch(r"gaussian([\d.]+)-([\d.]+)", degradation):
-            low, high = map(float, levels.groups())
+        if levels := noise_range(degradation):
+            low, high = levels
             noise = {n: p for n, p in PRESETS.items() if isinstance(p, Noise) and not p.shot}
             found += [name for name, preset in noise.items() if low <= preset.sigma <= high]
         elif degradation in PRESETS:

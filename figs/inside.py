@@ -24,7 +24,7 @@ from torch import Tensor
 from dgunet.base.errors import InputError, command
 from dgunet.data.crops import hold_out
 from dgunet.data.degradations import degrade, pair_generator
-from dgunet.images.files import list_images, read_gray, read_rgb, to_tensor, to_uint8
+from dgunet.images.files import list_images, middle, read_gray, read_rgb, to_tensor, to_uint8
 from dgunet.images.psnr import psnr
 from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network
@@ -36,7 +36,6 @@ from dgunet.model.pretrained import (
     trained_for,
 )
 from dgunet.tools.figure import Row, picture_rows, signed_colours
-from dgunet.tools.showcase import middle
 from dgunet.tools.synthesize import bundled_photos
 
 FOLDER = Path(__file__).resolve().parent

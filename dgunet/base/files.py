@@ -48,22 +48,20 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         IsADirectoryError: `path` is a folder.
-        InputError: it is a device or a pipe, or a file of another kind than the one written, and
-            no text.
+        InputError: it is a device or a pipe, or a file of another kind than the one written.
         OSError: of the system; it names `path`.
     """
     path = Path(path)
     if path.exists():
         regular_file(path, "the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(
-        f".{uuid.uuid4().hex}{PARTIAL}"
-    )  # `path` may be as long as names can be
+    # Not made from the name of `path`, which may be as long as names can be.
+    partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
     try:
         with naming(path):
             yield partial
             old, new = _kind(path), _kind(partial)
-            if old not in ("", "text", new):
+            if old not in ("", new):
                 raise InputError(f"{path}: is {old}, and would be replaced by {new}; not written")
             os.replace(partial, path)
     finally:

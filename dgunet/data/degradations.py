@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 
 from dgunet.base.errors import InputError
+from dgunet.images.noise import noise_range
 
 # (image H×W×C, float in [0, 1], generator) -> degraded image, float, neither clipped nor rounded
 Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -92,9 +92,8 @@ def degradation(name: str) -> Degradation | None:
         return partial(_one_of, choices=list(filter(None, map(degradation, parts))))
     if name == "clean":
         return _unchanged
-    noise = re.fullmatch(r"gaussian(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?", name)
-    if noise:
-        low, high = float(noise[1]), float(noise[2] or noise[1])
+    if noise := noise_range(name):
+        low, high = noise
         if low <= high:
             return partial(_gaussian, low=low, high=high)
     if name not in PRESETS:
@@ -123,8 +122,9 @@ def describe(name: str) -> str:
         return ", or ".join(map(describe, name.split("+")))
     if name == "clean":
         return "nothing"
-    if noise := re.fullmatch(r"gaussian([\d.]+)(?:-([\d.]+))?", name):
-        return f"Gaussian noise, σ = {' to '.join(filter(None, noise.groups()))} of 255"
+    if noise := noise_range(name):
+        levels = " to ".join(f"{level:g}" for level in dict.fromkeys(noise))
+        return f"Gaussian noise, σ = {levels} of 255"
     match PRESETS.get(name):
         case Noise(sigma):
             return f"Gaussian noise, σ = {sigma:g} of 255 and photon noise"

@@ -163,6 +163,16 @@ def to_uint8(image: torch.Tensor | np.ndarray) -> np.ndarray:
     return levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
 
 
+def middle(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the central height×width of H×W[×C] pixels, less where the image is smaller; a view.
+
+    >>> middle(np.arange(5)[None], 1, 3)
+    array([[1, 2, 3]])
+    """
+    top, left = max(0, image.shape[0] - height) // 2, max(0, image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
 def pad_bottom_right(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return H×W[×C] pixels reflect-padded at the bottom and right to at least `height`×`width`;
     the array itself if it is large enough.

@@ -1,8 +1,22 @@
-"""How noisy an image is, told from the image alone."""
+"""The standard deviation σ of noise, of 255: in names of degradations, and told from an image."""
+
+import re
 
 import numpy as np
 
+from dgunet.images.files import middle
+
 LARGEST = 1024  # pixels: of larger images the middle is looked at
+
+
+def noise_range(name: str) -> tuple[float, float] | None:
+    """Return the range of σ that the name of a Gaussian noise stands for; None for other names.
+
+    >>> noise_range("gaussian25"), noise_range("gaussian0-50"), noise_range("rain_light")
+    ((25.0, 25.0), (0.0, 50.0), None)
+    """
+    found = re.fullmatch(r"gaussian(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?", name)
+    return (float(found[1]), float(found[2] or found[1])) if found else None
 
 
 def noise_level(image: np.ndarray) -> float:
@@ -18,8 +32,7 @@ def noise_level(image: np.ndarray) -> float:
         image: H×W or H×W×C; integers of the type's whole range, or floats in [0, 1]. Of images
             with less than 3 pixels in height or width the noise is 0.
     """
-    top, left = (max(0, side - LARGEST) // 2 for side in image.shape[:2])
-    image = image[top : top + LARGEST, left : left + LARGEST]
+    image = middle(image, LARGEST, LARGEST)
     largest = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
     fine = np.diff(np.diff(image.astype(np.float32), n=2, axis=0), n=2, axis=1)
     if not fine.size:

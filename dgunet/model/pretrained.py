@@ -14,6 +14,7 @@ from natsort import natsorted
 
 from dgunet.base.errors import InputError, printable
 from dgunet.base.files import read_json
+from dgunet.images.noise import noise_range
 from dgunet.model.registry import DEFAULT_WEIGHTS, TASKS, task_folder
 
 TEXTURE = 10.0  # σ of 255 that a photograph without noise may seem to have
@@ -104,10 +105,10 @@ def trained_noise(record: Mapping) -> tuple[float, float] | None:
     """
     levels: list[float] = []
     for name in (degradation_of(record) or "unknown").split("+"):
-        noise = re.fullmatch(r"gaussian(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?", name)
+        noise = noise_range(name)
         if not noise and not re.fullmatch("clean|(?:blur|rain)_.*", name):
             return None
-        levels += [float(noise[1]), float(noise[2] or noise[1])] if noise else [0.0]
+        levels += noise or (0.0,)
     return min(levels), max(levels)
 
 

@@ -99,6 +99,7 @@ def test_devices_pipes_and_files_of_another_kind_are_not_replaced(tmp_path):
         (photo, table, "is an image, and would be replaced by text"),
         (weights, table, "is a checkpoint or archive, and would be replaced by text"),
         (photo, b"\x1f\0", "is an image, and would be replaced by binary data"),
+        (table, photo, "is text, and would be replaced by an image"),
     ):
         (tmp_path / "a").write_bytes(old)
         with pytest.raises(InputError, match=words):
