@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from dgunet.base.folders import working_folder
 from dgunet.base.threads import in_parallel
 from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name, read_image
 from dgunet.model.registry import MODELS, task_folder
-from dgunet.scoring.protocols import PROTOCOLS, Score, TooSmall, get_protocol
+from dgunet.scoring.protocols import PROTOCOLS, Score, TooSmall, describe, score_image
 from dgunet.scoring.results_folder import describe_settings, read_settings
 from dgunet.scoring.tables import format_table, write_csv
 
@@ -96,9 +96,8 @@ def make_parser(description: str, benchmark: Benchmark) -> argparse.ArgumentPars
     add = parser.add_argument
     text = "the results: a folder of images, or one folder for each set"
     add("--result_dir", type=Path, help=f"{text} (default: {benchmark.home / 'results'})")
-    text = "a folder of target images, or the data folder of the sets"
-    text += f" (default: {benchmark.home / 'Datasets'})"
-    add("--target_dir", "--input_dir", type=Path, help=text)
+    text = f"of target images, or the data of the sets (default: {benchmark.home / 'Datasets'})"
+    add("--target_dir", "--input_dir", type=Path, help=f"a folder {text}")
     text = f"which of {first_few(list(benchmark.sets), 5)} (default: those that are there)"
     add("--dataset", nargs="+", choices=list(benchmark.sets), metavar="SET", help=text)
     text = f"score by another protocol than the set's: {', '.join(PROTOCOLS)}"
@@ -117,51 +116,41 @@ def evaluate_folders(benchmark: Benchmark, options: argparse.Namespace) -> None:
     `--dataset` names, or else as an unknown one by the task's protocol. Otherwise `--target_dir` is
     the data folder, and of each set <result_dir>/<set> is scored, or <result_dir> itself if it
     holds the images of the only set: of the sets that `--dataset` names, or else of those of the
-    default sets that are there.
-
-    Raises `InputError` where folders or files are missing or unfit, as `score_folders` says.
+    default sets that are there. Raises `InputError` where folders or files are missing or unfit.
     """
     if options.csv and options.csv.suffix.lower() != ".csv":
         raise InputError(f"{options.csv}: is the table to write; expected a name in .csv")
-    names, sets = options.dataset, benchmark.sets
-    target_of = benchmark.target
     result_dir = options.result_dir or benchmark.home / "results"
     target_dir = options.target_dir or benchmark.home / "Datasets"
     if holds_images(target_dir):
-        if names and len(names) > 1:
+        target = target_dir.resolve()
+        names = options.dataset or [f"{target.parent.name}/{target.name}"]
+        if len(names) > 1:
             raise InputError(
                 f"{target_dir}: holds the images of one set; expected the data folder of "
                 f"{', '.join(names)}"
             )
-        target = target_dir.resolve()
-        name = names[0] if names else f"{target.parent.name}/{target.name}"
-        folders = {name: (result_dir, target_dir)}
-    elif names or benchmark.default_sets:
-        if not names:
-            names = [n for n in benchmark.default_sets if target_of(target_dir, n).is_dir()]
-            names = names or benchmark.default_sets
-        folders = {
-            name: (
-                _result_folder(result_dir, name, alone=len(names) == 1),
-                target_of(target_dir, name),
-            )
-            for name in names
-        }
+        folders = {names[0]: (result_dir, target_dir)}
     else:
-        raise InputError(f"{target_dir}: holds no image; expected a folder of target images")
+        targets = {n: benchmark.target(target_dir, n) for n in benchmark.default_sets}
+        names = options.dataset or [n for n in targets if targets[n].is_dir()] or list(targets)
+        if not names:
+            raise InputError(f"{target_dir}: holds no image; expected a folder of target images")
+        folders = {n: (result_dir / n, benchmark.target(target_dir, n)) for n in names}
+        if len(names) == 1 and not (result_dir / names[0]).is_dir() and holds_images(result_dir):
+            folders = {names[0]: (result_dir, benchmark.target(target_dir, names[0]))}
 
-    own = {name: sets[name].protocol for name in folders if name in sets}
+    own = {name: benchmark.sets[name].protocol for name in folders if name in benchmark.sets}
     if len(set(own.values())) > 1 and not options.protocol:
         pairs = ", ".join(f"{name} by {protocol}" for name, protocol in own.items())
         raise InputError(f"--dataset: the sets are scored differently ({pairs}); score them apart")
     protocol = options.protocol or next(iter(own.values()), benchmark.protocol)
 
-    for results, targets in folders.values():  # a gap in the last set shows before the first score
-        pair_by_name(results, targets)
+    pairs_of = {name: pair_by_name(*both) for name, both in folders.items()}  # or what is missing
     settings = {name: read_settings(results, result_dir) for name, (results, _) in folders.items()}
     scores = {
-        name: score_folders(results, targets, protocol, options.jobs)
-        for name, (results, targets) in folders.items()
+        name: score_pairs(pairs, folders[name][0], protocol, options.jobs)
+        for name, pairs in pairs_of.items()
     }
     report(benchmark, scores, protocol, settings, options.model, options.csv)
 
@@ -177,61 +166,47 @@ def report(
     """Print the protocol, the settings and the table of the sets, beside it the scores published of
     `model` (default: the one in the settings) where they may be compared: not with those of a
     network of another size. Write every image's score to the file `csv`."""
-    model = model or model_of(settings.values())
+    named = {str(of_set["model"]) for of_set in settings.values() if of_set and "model" in of_set}
+    model = model or (named.pop() if len(named) == 1 else "DGUNet")
     of_published_size = {n: s for n, s in scores.items() if "sizes" not in (settings[n] or {})}
     published = benchmark.published(of_published_size, protocol, model)
     text = describe_settings(settings)
-    print(f"{benchmark.task}, protocol {protocol}: {get_protocol(protocol).description}")
+    print(f"{benchmark.task}, protocol {protocol}: {describe(protocol)}")
     print(f"{text}\n\n{format_table(scores, published, f'published {model}')}")
     if csv:
         write_csv(csv, scores, protocol, text)
         print(f"\nscores of every image: {csv}")
 
 
-def model_of(settings: Iterable[dict | None]) -> str:
-    """Return the model that all settings name, DGUNet where they don't."""
-    named = {str(values.get("model")) for values in settings if values}
-    return named.pop() if len(named) == 1 and named <= set(MODELS) else "DGUNet"
-
-
-def score_folders(
-    result_dir: str | Path,
-    target_dir: str | Path,
-    protocol: str,
-    jobs: int = -1,
-    progress: bool = True,
+def score_pairs(
+    pairs: Sequence[tuple[Path, Path]], source: Path, protocol: str, jobs: int = -1
 ) -> list[Score]:
-    """Return the score of every image of `result_dir` against the one of the same name in
-    `target_dir`, in natural order of the names. `jobs` images at a time (-1: one per core);
-    `progress` shows a bar.
-
-    Raises `InputError` for targets without a result and results without a target, and as `collect`
-    does for unreadable files and results of another size or number of channels.
-    """
-    pairs = pair_by_name(result_dir, target_dir)
+    """Return the scores of (result, target) files, as `score_all` does."""
     loads = {
-        result.stem: lambda result=result, target=target: (_read(result), _read(target))
+        result.stem: lambda result=result, target=target: (
+            without_alpha(read_image(result)),
+            without_alpha(read_image(target)),
+        )
         for result, target in pairs
     }
-    return score_all(loads, result_dir, protocol, jobs, progress)
+    return score_all(loads, source, protocol, jobs)
 
 
 def score_all(
     loads: Mapping[str, Callable[[], tuple[np.ndarray, np.ndarray]]],
     source: str | Path,
     protocol: str,
-    jobs: int = -1,
-    progress: bool = True,
+    jobs: int,
 ) -> list[Score]:
-    """Return the scores of images by name, which `loads` gives as restored and target image.
-    `source`, where they come from, is for messages. Raises as `collect` does."""
-    function = get_protocol(protocol)
+    """Return the scores of images by name, which `loads` gives as restored and target image, `jobs`
+    at a time (-1: one per core). `source`, where they come from, is for messages. Raises as
+    `collect` does."""
     if jobs == 0:
         raise InputError("0 jobs score nothing; expected 1 or more, or -1 for one per core")
 
     def score(name: str) -> Score | Exception:
         try:
-            return function.score(name, *loads[name]())
+            return score_image(name, protocol, *loads[name]())
         except (InputError, OSError) as error:
             return error
 
@@ -240,19 +215,15 @@ def score_all(
         desc=Path(source).name,
         total=len(loads),
         unit="image",
-        disable=None if progress else True,  # None: no bar where standard error is no terminal
+        disable=None,  # no bar where standard error is no terminal
     )
     return collect(dict(zip(loads, outcomes, strict=True)), source)
 
 
 def collect(outcomes: Mapping[str, Score | Exception], source: str | Path) -> list[Score]:
     """Return the scores among outcomes by image. Images smaller than the window of SSIM have none:
-    they are left out, and named on standard error.
-
-    Raises:
-        InputError: images have no score for another reason, or none has one. The first few are
-            named.
-    """
+    they are left out, and named on standard error. Raises `InputError` that names the first few if
+    images have no score for another reason, or none has one."""
     scores = [outcome for outcome in outcomes.values() if isinstance(outcome, Score)]
     small = [name for name, outcome in outcomes.items() if isinstance(outcome, TooSmall)]
     problems = [o for o in outcomes.values() if not isinstance(o, (Score, TooSmall))]
@@ -274,25 +245,9 @@ def without_alpha(image: np.ndarray) -> np.ndarray:
     return image[..., :3] if image.ndim == 3 else image
 
 
-def _read(path: Path) -> np.ndarray:
-    return without_alpha(read_image(path))
-
-
 def holds_images(folder: Path) -> bool:
     """Tell whether a folder itself holds images."""
     return folder.is_dir() and any(
         path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
         for path in folder.iterdir()
     )
-
-
-def _result_folder(result_dir: Path, name: str, alone: bool) -> Path:
-    folder = result_dir / name
-    if not folder.is_dir() and alone and holds_images(result_dir):
-        return result_dir
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: does not exist; expected the results of {name} (--dataset picks the sets, "
-            "--result_dir the folder)"
-        )
-    return folder

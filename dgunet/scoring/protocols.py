@@ -1,7 +1,7 @@
 """PSNR and SSIM by the protocols of the published tables.
 
 "PSNR" alone says little: by colour space, rounding and window the same picture scores decibels
-apart. So every score is made by a named `Protocol`, whose description stands beside it.
+apart. So every score is made by a named protocol, whose description stands beside it.
 
 A protocol takes a restored and a target image of one size, H×W×3 (RGB) or H×W (grey), each uint8,
 uint16 or float in [0, 1], and returns PSNR in dB and SSIM. Each function says what it rounds.
@@ -11,10 +11,11 @@ Identical images have a PSNR of inf, and so has a mean with such an image in it.
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
+import cv2
 import numpy as np
 
 from dgunet.base.errors import InputError
@@ -40,40 +41,6 @@ class TooSmall(InputError):
     """An image is smaller than the window of SSIM."""
 
 
-Scorer = Callable[[np.ndarray, np.ndarray], tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """A way of scoring; `protocol(restored, target)` returns (PSNR in dB, SSIM)."""
-
-    name: str
-    description: str
-    function: Scorer
-
-    def __call__(self, restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-        return self.function(restored, target)
-
-    def score(self, name: str, restored: np.ndarray, target: np.ndarray) -> Score | InputError:
-        """Return the score of an image called `name`, or an error that says why it has none."""
-        try:
-            return Score(name, *self(restored, target))
-        except InputError as error:
-            return type(error)(f"{name}: {error}")
-
-
-PROTOCOLS: dict[str, Protocol] = {}
-
-
-def _protocol(function: Scorer) -> Scorer:
-    """Add a function to `PROTOCOLS`; the first paragraph of its docstring describes it."""
-    first, _, _ = (inspect.getdoc(function) or "").partition("\n\n")
-    description = " ".join(first.split()).removesuffix(".")
-    PROTOCOLS[function.__name__] = Protocol(function.__name__, description, function)
-    return function
-
-
-@_protocol
 def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """PSNR and SSIM on Y of limited-range YCbCr (BT.601), rounded to 8 bits; SSIM with an 11×11
     Gaussian (σ 1.5), valid region only.
@@ -88,7 +55,6 @@ def deraining_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]
     return psnr(restored, target, 255), float(similarity.mean())
 
 
-@_protocol
 def matlab_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """PSNR and SSIM on RGB as MATLAB's psnr and ssim; SSIM with an 11×11×11 Gaussian (σ 1.5) over
     height, width and channels.
@@ -108,7 +74,6 @@ def matlab_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     return decibels, float(similarity.mean())
 
 
-@_protocol
 def compressive_sensing_y(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """PSNR and SSIM on Y of full-range YCrCb, result clipped but not rounded; SSIM with a 7×7
     uniform window, sample covariance, 3 border pixels dropped.
@@ -125,7 +90,6 @@ def compressive_sensing_y(restored: np.ndarray, target: np.ndarray) -> tuple[flo
     return psnr(restored, target, 255), float(similarity.mean())
 
 
-@_protocol
 def gaussian_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """PSNR on RGB, rounded to 8 bits; SSIM the mean of the channels', 11×11 Gaussian (σ 1.5),
     population covariance, 5 border pixels dropped.
@@ -138,21 +102,16 @@ def gaussian_rgb(restored: np.ndarray, target: np.ndarray) -> tuple[float, float
     return psnr(restored, target, 255), float(similarity.mean())
 
 
-@_protocol
 def realblur(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """PSNR and SSIM on RGB over the valid region after intensity scaling and ECC alignment
     (homography); SSIM by channel with an 11×11 Gaussian (σ 1.5).
 
-    As the published RealBlur script: align the result, then compare where it covers the target.
-    Both images are rounded to 8 bits. The result is scaled by least squares to the target's
-    intensity, and warped by the homography that ECC finds (100 iterations, Gaussian filter 5):
-    bicubic with reflection, its mask nearest. SSIM has the window of `gaussian_rgb`.
-
-    Raises `InputError` where ECC finds no alignment (a constant or an unlike result): a score
-    without it would be of another protocol.
+    As the published RealBlur script. Both images are rounded to 8 bits. The result is scaled by
+    least squares to the target's intensity, and warped by the homography that ECC finds (100
+    iterations, Gaussian filter 5): bicubic with reflection, its mask nearest. SSIM has the window
+    of `gaussian_rgb`. Raises `InputError` where ECC finds no alignment (a constant or an unlike
+    result): a score without it would be of another protocol.
     """
-    import cv2
-
     _check(restored, target, _GAUSSIAN)
     restored = to_uint8(restored).astype(np.float32) / 255
     target = to_uint8(target).astype(np.float32) / 255
@@ -172,10 +131,8 @@ def realblur(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
             grey_target, grey_restored, start, cv2.MOTION_HOMOGRAPHY, stop, None, 5
         )
     except cv2.error as error:
-        reason = getattr(error, "err", None) or str(error)
-        raise InputError(
-            f"restored image cannot be aligned to its target (ECC: {reason})"
-        ) from error
+        text = f"restored image cannot be aligned to its target (ECC: {error.err})"
+        raise InputError(text) from error
 
     size = target.shape[1::-1]
     inverse = cv2.WARP_INVERSE_MAP
@@ -199,27 +156,35 @@ def realblur(restored: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     )
 
 
-def get_protocol(name: str) -> Protocol:
-    """Return the protocol of that name. Raises `InputError` that lists the names there are."""
-    if name not in PROTOCOLS:
-        raise InputError(f"protocol {name} is unknown; expected one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
+PROTOCOLS = {
+    function.__name__: function
+    for function in (deraining_y, matlab_rgb, compressive_sensing_y, gaussian_rgb, realblur)
+}
+
+
+def describe(protocol: str) -> str:
+    """Return what a protocol measures: the first paragraph of its docstring."""
+    first, _, _ = (inspect.getdoc(PROTOCOLS[protocol]) or "").partition("\n\n")
+    return " ".join(first.split()).removesuffix(".")
+
+
+def score_image(
+    name: str, protocol: str, restored: np.ndarray, target: np.ndarray
+) -> Score | InputError:
+    """Return the score of an image called `name`, or an error that says why it has none."""
+    try:
+        return Score(name, *PROTOCOLS[protocol](restored, target))
+    except InputError as error:
+        return type(error)(f"{name}: {error}")
 
 
 def mean_score(scores: Sequence[Score], name: str = "mean") -> Score:
-    """Return the mean PSNR and the mean SSIM; a PSNR of inf among them makes the mean inf. Raises
-    `ValueError` for no scores.
+    """Return the mean PSNR and the mean SSIM; a PSNR of inf among them makes the mean inf.
 
     >>> mean_score([Score("a", 30.0, 0.5), Score("b", 32.0, 1.0)])
     Score(name='mean', psnr=31.0, ssim=0.75)
     """
-    if not scores:
-        raise ValueError("there are no scores to take the mean of")
-    return Score(
-        name,
-        math.fsum(score.psnr for score in scores) / len(scores),
-        math.fsum(score.ssim for score in scores) / len(scores),
-    )
+    return Score(name, fmean(s.psnr for s in scores), fmean(s.ssim for s in scores))
 
 
 def _size(image: np.ndarray) -> str:
@@ -273,8 +238,6 @@ def _full_range_luma(image: np.ndarray) -> np.ndarray:
     image = to_uint8(image)
     if image.ndim == 2:
         return image
-    import cv2
-
     return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2YCrCb)[..., 0]
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,8 +20,6 @@ from dgunet.images.files import IMAGE_SUFFIXES
 from dgunet.inference.options import restorer_options
 from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import is_of_published_size
-from dgunet.scoring.protocols import Score
-from dgunet.scoring.tables import write_csv
 
 SETTINGS_FILE, SCORES_FILE = "settings.json", "scores.csv"
 _RESULT_SUFFIXES = (*IMAGE_SUFFIXES, ".mat")
@@ -31,33 +29,23 @@ Pair = TypeVar("Pair", bound=tuple[Path, Path])  # an image and its result
 
 
 class ResultsFolder:
-    """The folder that a program writes results into.
+    """The folder that a program writes results into. It need not exist.
 
-    `settings.json` says how they were made. While they are being made, and if that is interrupted,
-    it also says `unfinished`.
-
-    Args:
-        path: of the folder, which need not exist.
-        settings: of the results to be made, as `describe_run` returns them.
+    `settings.json` says how the results were made, as `describe_run` returns it. While they are
+    being made, and if that is interrupted, it also says `unfinished`.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, object]):
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]):
         self.path, self.settings = Path(path), dict(settings)
+        self.scores = self.path / SCORES_FILE
         self._overwritten_since: float | None = None
 
-    @property
-    def scores(self) -> Path:
-        """The file of scores."""
-        return self.path / SCORES_FILE
-
-    def claim(self, files: Iterable[Path], overwrite: bool, sources: Iterable[Path] = ()) -> None:
+    def claim(self, files: Iterable[Path], overwrite: bool, sources: Iterable[Path]) -> None:
         """Make sure that a run that makes all results anew loses nothing by writing `files`.
 
-        Results of the same program are overwritten; other files only if `overwrite`.
-
-        Raises:
-            InputError: files are in the way; the folder holds other results, which would then lie
-                among those of other settings; it holds a folder of `sources`.
+        Results of the same program are overwritten; other files only if `overwrite`. Raises
+        `InputError` if files are in the way, or the folder holds other results, which would then
+        lie among those of other settings, or a folder of `sources`.
         """
         for source in sources:
             if self.path.resolve() in (source.resolve(), *source.resolve().parents):
@@ -89,25 +77,22 @@ class ResultsFolder:
 
     def finished(self, images: Sequence[Pair], overwrite: bool) -> list[Pair]:
         """Return those of (image, result) whose result is there, made by an earlier run with these
-        settings from the image as it is now. None is, if `overwrite`: they are all made again.
-
-        Raises:
-            InputError: results are there without settings, or of other ones.
-        """
+        settings from the image as it is now; none if `overwrite`. Raises `InputError` if results
+        are there without settings, or of other ones."""
         if overwrite:
             self._overwritten_since = time.time() - _CLOCK_LAG
             return []
         there = read_settings(self.path)
-        existing = [result for _, result in images if result.exists()]
-        if there is None and existing:
+        if there is None and (existing := [result for _, result in images if result.exists()]):
             raise InputError(
                 f"{first_few(existing)}: exist, without the {SETTINGS_FILE} of this program; "
                 "choose another --result_dir, or --overwrite"
             )
+        there = dict(self.settings) if there is None else there
         differing = [
             f"{key} {there.get(key)} (now {value})"
             for key, value in self.settings.items()
-            if there is not None and key not in _NOT_COMPARED and there.get(key) != value
+            if key not in _NOT_COMPARED and there.get(key) != value
         ]
         if differing:
             raise InputError(
@@ -115,7 +100,7 @@ class ResultsFolder:
                 "another --result_dir, or --overwrite"
             )
         # Results of an overwriting run that was interrupted may be older, and of other settings.
-        self._overwritten_since = (there or {}).get("overwritten_since")
+        self._overwritten_since = there.get("overwritten_since")
         return [pair for pair in images if self._is_current(*pair)]
 
     def _is_current(self, image: Path, result: Path) -> bool:
@@ -138,11 +123,6 @@ class ResultsFolder:
             write_settings(self.path, {**self.settings, **unfinished})
             yield
             write_settings(self.path, self.settings)
-
-    def write_scores(self, scores: Mapping[str, Sequence[Score]], protocol: str) -> Path:
-        """Write `scores.csv`: every image's score in full precision, by set. Return its path."""
-        write_csv(self.scores, scores, protocol, describe_settings({"": self.settings}))
-        return self.scores
 
 
 def describe_run(restorer: Restorer, options: argparse.Namespace, program: str) -> dict:
@@ -168,16 +148,13 @@ def describe_run(restorer: Restorer, options: argparse.Namespace, program: str) 
 
 
 def write_settings(folder: str | Path, settings: Mapping[str, object]) -> None:
-    """Note beside results how they were made. The file appears whole or not at all."""
+    """Note beside results how they were made."""
     write_bytes(Path(folder) / SETTINGS_FILE, f"{json.dumps(dict(settings), indent=1)}\n".encode())
 
 
 def read_settings(*folders: str | Path) -> dict | None:
-    """Return what the first `settings.json` in `folders` says, None if there is none.
-
-    Raises:
-        InputError: it is no JSON object, or not of this program.
-    """
+    """Return what the first `settings.json` in `folders` says, None if there is none. Raises
+    `InputError` if it is no JSON object, or not of this program."""
     for folder in folders:
         path = Path(folder) / SETTINGS_FILE
         if not path.exists():
@@ -200,28 +177,25 @@ def describe_settings(settings: Mapping[str, dict | None]) -> str:
     >>> describe_settings({"A": {"self_ensemble": False}, "B": None})
     'settings: of A: self_ensemble off; of B: unknown (no settings.json beside the results)'
     """
-    first, *others = settings.values()
+    known = [of_set or {} for of_set in settings.values()]
     shared = {
         key: value
-        for key, value in (first or {}).items()
-        if all(other is not None and key in other and other[key] == value for other in others)
+        for key, value in known[0].items()
+        if all(of_set.get(key) == value for of_set in known)
     }
     parts = [_as_text(shared)] if shared else []
-    if first is None and not any(others):
-        parts = [_as_text(None)]
-    elif others:
-        for name, own in settings.items():
-            rest = own and {key: value for key, value in own.items() if key not in shared}
-            if rest != {}:
-                parts.append(f"of {name}: {_as_text(rest)}")
-    return f"settings: {'; '.join(parts)}"
+    for name, of_set in settings.items():
+        rest = of_set and {key: value for key, value in of_set.items() if key not in shared}
+        if rest != {}:
+            parts.append(f"of {name}: {_as_text(rest)}" if any(known) else _as_text(rest))
+    return f"settings: {'; '.join(dict.fromkeys(parts))}"
 
 
 def _as_text(settings: Mapping | None) -> str:
     if settings is None:
         return f"unknown (no {SETTINGS_FILE} beside the results)"
-    switches = {True: "on", False: "off"}
+    switches = {"True": "on", "False": "off"}
     return ", ".join(
-        f"{printable(key)} {switches[value] if isinstance(value, bool) else printable(value)}"
+        f"{printable(key)} {switches.get(str(value), printable(value))}"
         for key, value in settings.items()
     )

@@ -41,31 +41,28 @@ def markdown(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
 
 def format_table(
     sets: Mapping[str, Sequence[Score]],
-    published: Mapping[str, tuple[float, float]] | None = None,
+    published: Mapping[str, tuple[float, float]],
     published_by: str = "published",
 ) -> str:
     """Return a Markdown table: each set's number of images and mean, and beside it the published
     (PSNR, SSIM) where `published` has the set. Of several sets the last row is the mean of their
     means, published as `mean`.
 
-    >>> print(format_table({"Set": [Score("a", 30.0, 0.8), Score("b", 32.0, 0.9)]}))
+    >>> print(format_table({"Set": [Score("a", 30.0, 0.8), Score("b", 32.0, 0.9)]}, {}))
     | set   |   images |   PSNR (dB) |   SSIM |
     |:------|---------:|------------:|-------:|
     | Set   |        2 |       31.00 | 0.8500 |
     """
-    means = {name: mean_score(scores, name) for name, scores in sets.items()}
-    rows = [(name, len(sets[name]), mean) for name, mean in means.items()]
+    rows = [(len(scores), mean_score(scores, name)) for name, scores in sets.items()]
     if len(rows) > 1:
-        total = sum(len(scores) for scores in sets.values())
-        rows.append(("mean", total, mean_score(list(means.values()))))
-    published = published or {}
-    shown = any(name in published for name, _, _ in rows)
-    table = [["set", "images", "PSNR (dB)", "SSIM"] + [published_by] * shown]
-    for name, count, mean in rows:
-        table.append(
-            [name, str(count), *_figures(mean)] + [_as_printed(published.get(name))] * shown
-        )
-    return markdown(table[1:], table[0])
+        rows.append((sum(map(len, sets.values())), mean_score([mean for _, mean in rows])))
+    headers = ["set", "images", "PSNR (dB)", "SSIM"]
+    cells = [[mean.name, str(count), *_figures(mean)] for count, mean in rows]
+    if any(mean.name in published for _, mean in rows):
+        headers.append(published_by)
+        for row in cells:
+            row.append(_as_printed(*published[row[0]]) if row[0] in published else "–")
+    return markdown(cells, headers)
 
 
 def format_images(columns: Mapping[str, Sequence[Score]]) -> str:
@@ -78,42 +75,33 @@ def format_images(columns: Mapping[str, Sequence[Score]]) -> str:
     | a       | 20.00 / 0.5000 | 30.00 / 0.9000 |
     | mean    | 20.00 / 0.5000 | 30.00 / 0.9000 |
     """
-    names = [[score.name for score in scores] for scores in columns.values()]
-    if any(others != names[0] for others in names):
-        raise ValueError("the columns score different images; expected the same in each")
-    rows = [[*scores, mean_score(scores)] for scores in columns.values()]
-    table = [["image", *columns]]
-    for scores in zip(*rows, strict=True):
-        table.append([scores[0].name, *(" / ".join(_figures(score)) for score in scores)])
-    return markdown(table[1:], table[0])
+    lists = [[*scores, mean_score(scores)] for scores in columns.values()]
+    rows = [
+        [of_image[0].name, *(" / ".join(_figures(score)) for score in of_image)]
+        for of_image in zip(*lists, strict=True)
+    ]
+    return markdown(rows, ["image", *columns])
 
 
 def write_csv(
-    path: str | Path,
-    sets: Mapping[str, Sequence[Score]],
-    protocol: str,
-    settings: str = "",
+    path: str | Path, sets: Mapping[str, Sequence[Score]], protocol: str, settings: str
 ) -> None:
     """Write every image's score, in full precision: set, image, psnr, ssim, protocol, settings (a
-    text on how the results were made). Its folder is made; the file appears whole or not at all.
-    """
+    text on how the results were made)."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(["set", "image", "psnr", "ssim", "protocol", "settings"])
-    for set_name, scores in sets.items():
+    for name, scores in sets.items():
         for score in scores:
-            numbers = [repr(float(score.psnr)), repr(float(score.ssim))]
-            writer.writerow([set_name, score.name, *numbers, protocol, settings])
-    write_bytes(path, file.getvalue().encode("utf-8"))
+            numbers = [float(score.psnr), float(score.ssim)]
+            writer.writerow([name, score.name, *numbers, protocol, settings])
+    write_bytes(path, file.getvalue().encode())
 
 
 def _figures(score: Score) -> list[str]:
     return [f"{score.psnr:.2f}", f"{score.ssim:.4f}"]
 
 
-def _as_printed(published: tuple[float, float] | None) -> str:
+def _as_printed(psnr: float, ssim: float) -> str:
     """Return a published score with the decimals the papers print: three or four of SSIM."""
-    if published is None:
-        return "–"
-    ssim = f"{published[1]:.4f}".removesuffix("0")
-    return f"{published[0]:.2f} / {ssim}"
+    return f"{psnr:.2f} / {f'{ssim:.4f}'.removesuffix('0')}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +28,9 @@ from dgunet.inference.restorer import Restorer
 from dgunet.model.pretrained import PUBLISHED_WEIGHTS, find_weights
 from dgunet.model.registry import MODELS
 from dgunet.scoring.evaluate import Benchmark, collect, holds_images, report, without_alpha
-from dgunet.scoring.protocols import Score, get_protocol, mean_score
-from dgunet.scoring.results_folder import ResultsFolder, describe_run
-from dgunet.scoring.tables import format_images
+from dgunet.scoring.protocols import Score, mean_score, score_image
+from dgunet.scoring.results_folder import ResultsFolder, describe_run, describe_settings
+from dgunet.scoring.tables import format_images, write_csv
 
 _LONGEST_IMAGE_TABLE = 20  # rows; of larger sets only the means are printed
 
@@ -74,12 +75,8 @@ def run_benchmark(benchmark: Benchmark, description: str) -> None:
 
 
 def load_restorer(benchmark: Benchmark, options: argparse.Namespace) -> Restorer:
-    """Return a restorer with `options.weights`, of the benchmark's task, as the options say.
-
-    Raises:
-        InputError: no weights given, or they are not of this task or `options.model`; no such
-            device; a number of jobs that makes no sense.
-    """
+    """Return a restorer with `options.weights`, of the benchmark's task, as the options say. Raises
+    `InputError` for options that make no sense, and weights of another task or `options.model`."""
     task = benchmark.task
     if options.weights is None:
         raise InputError(
@@ -127,7 +124,7 @@ class ImageSet:
         return list(dict.fromkeys(path.parent for path in files))
 
     def label(self, item: Path) -> str:
-        """Return the name of an input."""
+        """Return the name of an input, also of its result."""
         return item.stem
 
     def read(self, item: Path) -> np.ndarray:
@@ -156,11 +153,8 @@ class ImageSet:
     def check(self) -> None:
         """Raise `InputError` for what would only be found out after hours: inputs of one stem,
         of another size than their targets, and files that are no images."""
-        stems: dict[str, list[str]] = {}
-        for path in self.inputs:
-            stems.setdefault(path.stem, []).append(path.name)
-        doubled = [name for names in stems.values() if len(names) > 1 for name in names]
-        if doubled:
+        stems = Counter(path.stem for path in self.inputs)
+        if doubled := [path.name for path in self.inputs if stems[path.stem] > 1]:
             raise InputError(
                 f"{self.inputs[0].parent}: {len(doubled)} images share their name but for the "
                 f"suffix, and so would their results: {first_few(doubled)}"
@@ -191,22 +185,21 @@ def find_sets(
             )
         return _from_folders(name, inputs, targets, benchmark.sets[name].protocol)
 
-    if names:
-        return [named(name) for name in dict.fromkeys(names)]
-    if alone := folder_set(input_dir, benchmark.protocol):
+    if not names and (alone := folder_set(input_dir, benchmark.protocol)):
         return [alone]
-    defaults = benchmark.default_sets
-    existing = [
-        name for name in defaults if benchmark.target(input_dir, name).with_name("input").is_dir()
+    names = names or [
+        name
+        for name in benchmark.default_sets
+        if benchmark.target(input_dir, name).with_name("input").is_dir()
     ]
-    if not existing:
+    if not names:
         if not input_dir.is_dir():
             raise InputError(f"{input_dir}: does not exist; expected the data (--input_dir DIR)")
-        sets = f" or a set ({', '.join(defaults)})" if defaults else ""
+        sets = f" or a set ({', '.join(benchmark.default_sets)})" * bool(benchmark.default_sets)
         raise InputError(
             f"{input_dir}: found no images; expected them in it, in input/{sets} (--input_dir DIR)"
         )
-    return [named(name) for name in existing]
+    return [named(name) for name in dict.fromkeys(names)]
 
 
 def folder_set(folder: Path, protocol: str) -> ImageSet | None:
@@ -248,7 +241,7 @@ def run_sets(
         folder.claim(images.files(path), options.overwrite, images.sources)
         folders[images.name] = folder
 
-    scores: dict[str, list[Score]] = {}
+    by_protocol: dict[str, dict[str, list[Score]]] = {}
     inputs: dict[str, list[Score]] = {}
     for images in sets:
         folder = folders[images.name]
@@ -262,25 +255,22 @@ def run_sets(
         if not of_results:
             print(f"{images.name}: no targets, no scores")
             continue
-        scores[images.name] = collect(of_results, folder.path)
+        scores = collect(of_results, folder.path)
+        by_protocol.setdefault(images.protocol, {})[images.name] = scores
         try:
             if of_inputs:
                 inputs[images.name] = collect(of_inputs, images.name)
         except InputError as error:  # RealBlur's alignment can fail on an input alone
             print(f"{images.name}: inputs not scored: {error}")
-    for protocol in dict.fromkeys(images.protocol for images in sets):
-        names = [s.name for s in sets if s.protocol == protocol and s.name in scores]
-        if names:
-            _report(benchmark, protocol, {name: scores[name] for name in names}, inputs, folders)
+    for protocol, scores_of in by_protocol.items():
+        _report(benchmark, protocol, scores_of, inputs, folders)
 
 
 def _restore_set(
     restorer: Restorer, images: ImageSet, folder: Path, jobs: int
 ) -> tuple[dict[str, Score | Exception], dict[str, Score | Exception]]:
     """Restore a set into a folder. Return the outcomes of scoring the results and the inputs."""
-    protocol = get_protocol(images.protocol)
-    of_results: dict[str, Score | Exception] = {}
-    of_inputs: dict[str, Score | Exception] = {}
+    outcomes: dict[str, dict[str, Score | Exception]] = {}
 
     def compute(item, degraded):
         try:
@@ -294,13 +284,14 @@ def _restore_set(
         target, name = images.target(item), images.label(item)
         if target is None:
             return
-        target = without_alpha(target)
-        result = to_uint8(restored) if images.in_8_bits else restored
-        of_results[name] = protocol.score(name, result, target)
+        scored = {"result": to_uint8(restored) if images.in_8_bits else restored}
         if images.scores_inputs:
             degraded = without_alpha(degraded)
-            degraded = np.clip(degraded, 0, 1) if degraded.dtype.kind == "f" else degraded
-            of_inputs[name] = protocol.score(name, degraded, target)
+            scored["input"] = degraded.clip(0, 1) if degraded.dtype.kind == "f" else degraded
+        outcomes[name] = {
+            kind: score_image(name, images.protocol, pixels, without_alpha(target))
+            for kind, pixels in scored.items()
+        }
 
     threads = jobs if jobs > 0 else os.cpu_count() or 1
     done = overlapped(images.inputs, images.read, compute, write, threads)
@@ -308,12 +299,12 @@ def _restore_set(
     for _ in tqdm(done, images.name, len(images.inputs), unit="image", disable=None):
         pass
     images.finish(folder)
-    order = {images.label(item): index for index, item in enumerate(images.inputs)}
-    in_order = sorted(of_results, key=order.__getitem__)  # threads may end in another
-    return (
-        {name: of_results[name] for name in in_order},
-        {name: of_inputs[name] for name in in_order if name in of_inputs},
+    in_order = [name for item in images.inputs if (name := images.label(item)) in outcomes]
+    of_results, of_inputs = (
+        {name: outcomes[name][kind] for name in in_order if kind in outcomes[name]}
+        for kind in ("result", "input")
     )
+    return of_results, of_inputs
 
 
 def _report(
@@ -325,10 +316,10 @@ def _report(
 ) -> None:
     """Write `scores.csv` into each set's folder (the degraded images as the set "NAME input") and
     print the tables. `inputs` may lack sets."""
-    files = []
     for name in scores:
         rows = {name: scores[name]} | ({f"{name} input": inputs[name]} if name in inputs else {})
-        files.append(str(folders[name].write_scores(rows, protocol)))
+        text = describe_settings({name: folders[name].settings})
+        write_csv(folders[name].scores, rows, protocol, text)
     print()
     report(benchmark, scores, protocol, {name: folders[name].settings for name in scores})
     print()
@@ -337,20 +328,15 @@ def _report(
         if len(scores[name]) <= _LONGEST_IMAGE_TABLE:
             print(f"{name}, PSNR (dB) / SSIM of every image:")
             print(format_images(columns | {"restored": scores[name]}) + "\n")
-    with_inputs = [name for name in scores if name in inputs]
-    means = [(mean_score(inputs[name]), mean_score(scores[name])) for name in with_inputs]
-    for name, (degraded, restored) in zip(with_inputs, means, strict=True):
-        _print_gain(name, degraded, restored)
+    means = {n: [mean_score(part[n]) for part in (inputs, scores)] for n in scores if n in inputs}
     if len(means) > 1:
-        _print_gain("mean", *map(mean_score, zip(*means, strict=True)))
-    print("scores of every image:", ", ".join(files))
-
-
-def _print_gain(name: str, degraded: Score, restored: Score) -> None:
-    print(
-        f"{name}: input {degraded.psnr:.2f} dB, restored {restored.psnr:.2f} dB: "
-        f"{restored.psnr - degraded.psnr:+.2f} dB"
-    )
+        means["mean"] = [mean_score(part) for part in zip(*means.values(), strict=True)]
+    for name, (degraded, restored) in means.items():
+        gain = restored.psnr - degraded.psnr
+        print(
+            f"{name}: input {degraded.psnr:.2f} dB, restored {restored.psnr:.2f} dB: {gain:+.2f} dB"
+        )
+    print("scores of every image:", ", ".join(str(folders[name].scores) for name in scores))
 
 
 def as_floats(image: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,21 +50,11 @@ def test_scores_equal_those_of_the_published_scripts(name, protocol):
     assert ssim == pytest.approx(expected["ssim"], abs=TOLERANCES[protocol][1])
 
 
-@pytest.mark.parametrize("shape", [(150, 97, 3), (40, 33)])
-def test_gaussian_rgb_equals_skimage(shape):
-    restored, target = random_pair(*shape)
-    _, ssim = protocols.gaussian_rgb(restored, target)
-    assert ssim == pytest.approx(
-        structural_similarity(
-            restored,
-            target,
-            gaussian_weights=True,
-            use_sample_covariance=False,
-            data_range=255,
-            channel_axis=2 if len(shape) == 3 else None,
-        ),
-        abs=1e-12,
-    )
+def test_gaussian_rgb_equals_skimage():
+    restored, target = random_pair(150, 97, 3)
+    options = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": 255}
+    expected = structural_similarity(restored, target, channel_axis=2, **options)
+    assert protocols.gaussian_rgb(restored, target)[1] == pytest.approx(expected, abs=1e-12)
 
 
 def test_compressive_sensing_y_is_neither_rounded_nor_left_unclipped():
@@ -78,8 +67,7 @@ def test_compressive_sensing_y_is_neither_rounded_nor_left_unclipped():
     assert ssim == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(70, 45, 3), (45, 70)])
-@pytest.mark.parametrize("as_float", [False, True])
+@pytest.mark.parametrize(("shape", "as_float"), [((70, 45, 3), False), ((45, 70), True)])
 def test_matlab_ssim_is_gaussian_over_all_axes(shape, as_float):
     def blur(image):
         return gaussian_filter(image, 1.5, radius=5, mode="nearest")
@@ -97,24 +85,6 @@ def test_matlab_ssim_is_gaussian_over_all_axes(shape, as_float):
     assert psnr == pytest.approx(10 * np.log10(1 / np.mean((x - y) ** 2)), abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("colour", "luma"),
-    [
-        ((0, 0, 0), 16),
-        ((255, 255, 255), 235),
-        ((255, 0, 0), 81),
-        ((0, 255, 0), 145),
-        ((0, 0, 255), 41),
-        ((255, 255, 0), 210),
-        ((100, 150, 200), 137),  # 25.679 + 75.619 + 19.581 + 16 = 136.88
-    ],
-)
-def test_deraining_y_takes_luma_of_limited_range(colour, luma):
-    image = np.broadcast_to(np.uint8(colour), (12, 12, 3))
-    psnr, _ = protocols.deraining_y(image, np.zeros((12, 12, 3), np.uint8))
-    assert psnr == (math.inf if luma == 16 else pytest.approx(20 * math.log10(255 / (luma - 16))))
-
-
 def test_limited_range_luma_rounds_the_exact_value_half_up():
     colours = np.random.default_rng(0).integers(0, 256, (2000, 3), np.uint8)
     weights = [Fraction(65481), Fraction(128553), Fraction(24966)]
@@ -127,28 +97,25 @@ def test_limited_range_luma_rounds_the_exact_value_half_up():
 
 
 def test_psnr_is_that_of_an_offset():
-    image = np.random.default_rng(0).random((3, 16, 16))
-    assert psnr_of(image, image + 0.01) == pytest.approx(40)
     tensor = torch.full((1, 3, 8, 8), 0.25)
     assert psnr_of(tensor, tensor + 0.5) == pytest.approx(20 * math.log10(2))
     assert psnr_of(tensor.bfloat16(), tensor) == math.inf
     levels = np.full((4, 4), 250, np.uint8)
-    assert psnr_of(levels, levels - 10, 255) == psnr_of(levels - 10, levels, 255)
-    assert psnr_of(levels, levels - 10, 255) == pytest.approx(20 * math.log10(25.5))
+    assert psnr_of(levels - 10, levels, 255) == pytest.approx(20 * math.log10(25.5))
     with pytest.raises(ValueError, match=r"\(4, 4\) and \(4, 1\)"):
         psnr_of(levels, levels[:, :1])
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("as_float", [False, True])
+@pytest.mark.filterwarnings("error")
 def test_identical_images_score_inf_and_1(name, as_float):
     image = fixture_pair("astronaut")[1]
     image = image.astype(np.float32) / 255 if as_float else image
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        psnr, ssim = PROTOCOLS[name](image, image)
+    psnr, ssim = PROTOCOLS[name](image, image)
     assert psnr == math.inf or (name == "realblur" and psnr > 80)
     assert ssim == pytest.approx(1, abs=1e-6)
+    assert protocols.mean_score([Score("a", psnr, 1.0), Score("b", 30.0, 0.5)]).psnr >= psnr / 2
 
 
 @pytest.mark.parametrize("name", ["deraining_y", "gaussian_rgb", "realblur"])
@@ -201,17 +168,3 @@ def test_realblur_without_alignment_has_no_score(level):
 def test_unfit_images_are_refused(name, restored, target, message):
     with pytest.raises(InputError, match=message):
         PROTOCOLS[name](restored, target)
-
-
-def test_unknown_protocol_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="deraining_y"):
-        protocols.get_protocol("y")
-
-
-def test_mean_of_an_infinite_psnr_is_inf():
-    scores = [Score("a", math.inf, 1.0), Score("b", 30.0, 0.5)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert protocols.mean_score(scores) == Score("mean", math.inf, 0.75)
-    with pytest.raises(ValueError, match="no scores"):
-        protocols.mean_score([])

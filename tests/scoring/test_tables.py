@@ -11,7 +11,6 @@ from dgunet.base.errors import InputError
 from dgunet.Compressive_Sensing.evaluate import TEST_SETS as COMPRESSIVE_SENSING_SETS
 from dgunet.Deraining.evaluate import BENCHMARK, TEST_SETS
 from dgunet.scoring import tables
-from dgunet.scoring.evaluate import model_of
 from dgunet.scoring.protocols import Score
 from dgunet.scoring.results_folder import describe_settings, read_settings, write_settings
 
@@ -27,8 +26,6 @@ def test_table_ends_with_the_mean_of_the_sets():
         "| mean | 3 | 34.00 | 0.8850 | 33.46 / 0.9271 |",
     ]
     assert "published" not in tables.format_table({"own": [Score("a", math.inf, 1)]}, published)
-    with pytest.raises(ValueError, match="different images"):
-        tables.format_images(sets)
 
 
 def test_published_scores_need_as_many_images_and_the_protocol():
@@ -55,7 +52,7 @@ def test_published_scores_are_consistent(model):
     assert COMPRESSIVE_SENSING_SETS["Set11_30"].published == {}
 
 
-def test_csv_keeps_full_precision_and_old_files_on_failure(tmp_path):
+def test_csv_keeps_full_precision(tmp_path):
     sets = {
         "Rain100L": [Score("a,b", 31.123456789012345, 0.1 + 0.2), Score("c", math.inf, 1.0)],
         "ähnlich": [Score("d", 20.0, 0.5)],
@@ -64,19 +61,9 @@ def test_csv_keeps_full_precision_and_old_files_on_failure(tmp_path):
     tables.write_csv(path, sets, "deraining_y", "settings: self_ensemble on, x off")
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    read: dict[str, list[Score]] = {}
-    for row in rows:
-        score = Score(row["image"], float(row["psnr"]), float(row["ssim"]))
-        read.setdefault(row["set"], []).append(score)
-    assert read == sets
-    assert {row["protocol"] for row in rows} == {"deraining_y"}
+    read = [(r["set"], Score(r["image"], float(r["psnr"]), float(r["ssim"]))) for r in rows]
+    assert read == [(name, score) for name in sets for score in sets[name]]
     assert rows[0]["settings"] == "settings: self_ensemble on, x off"
-
-    before = path.read_bytes()
-    with pytest.raises(TypeError):
-        tables.write_csv(path, {"set": [Score("a", None, 1.0)]}, "deraining_y")
-    assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["scores.csv"]
 
 
 def test_settings_are_read_and_described(tmp_path):
@@ -85,8 +72,6 @@ def test_settings_are_read_and_described(tmp_path):
     settings = read_settings(tmp_path, tmp_path / "a")
     assert describe_settings({"x": settings}) == "settings: model DGUNet_plus, self_ensemble on"
     assert describe_settings({"x": None, "y": None}).startswith("settings: unknown (no settings")
-    assert model_of([settings, settings]) == "DGUNet_plus"
-    assert model_of([None]) == "DGUNet"
     for content, message in (("[1]", r"settings\.json: holds a list"), ("{", "no JSON")):
         (tmp_path / "settings.json").write_text(content)
         with pytest.raises(InputError, match=message):
