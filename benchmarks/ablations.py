@@ -2,7 +2,6 @@
 
     python benchmarks/ablations.py --photos BSD400                      what is not measured yet
     python benchmarks/ablations.py --photos BSD400 --only deblurring    runs whose name has this
-    python benchmarks/ablations.py --photos BSD400 --patches 200000     longer trainings
     python benchmarks/ablations.py                                      table and figure again
 
 Two problems whose true operator A is known:
@@ -20,6 +19,7 @@ figure into figs/ablations.png. The variants are built here: the models' files k
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +29,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from report import RESULTS, ROOT, commit, fill, machine, read_json, table, write_json
+from report import (
+    REPORT,
+    RESULTS,
+    ROOT,
+    commit,
+    fill,
+    machine,
+    make_parser,
+    read_json,
+    table,
+    write_json,
+)
 from torch import Tensor, nn
 
 from dgunet.base.errors import command
@@ -38,15 +49,17 @@ from dgunet.Compressive_Sensing.data import Photographs, principal_components
 from dgunet.data.crops import hold_out
 from dgunet.data.degradations import shake_kernel
 from dgunet.Deblurring import DGUNet as deblurring
-from dgunet.images.files import list_images, middle, read_gray, read_rgb
+from dgunet.images.files import list_images, read_gray, read_rgb
+from dgunet.images.psnr import psnr
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.model.layers import PReLU
 from dgunet.model.network import Network
 from dgunet.tools.figure import save
+from dgunet.tools.showcase import middle
 from dgunet.training.losses import charbonnier_and_edge, clamped_squared_error
 
 RUNS = RESULTS / "ablations.json"
-REPORT, FIGURE = ROOT / "RESULTS.md", ROOT / "figs" / "ablations.png"
+FIGURE = ROOT / "figs" / "ablations.png"
 SIZES = {"width": 8, "width_step": 4, "last_extra": 8}
 STAGES = 3
 PATCH, BATCH = 64, 4
@@ -56,9 +69,7 @@ NOISE = 2.55 / 255
 
 
 class Variant(NamedTuple):
-    """A network that differs from DGUNet in one respect.
-
-    `build` takes the problem and the number of stages; `change` works on the network built."""
+    """A network that differs from DGUNet in one respect; `change` works on the network built."""
 
     change: Callable[[Problem, Network], None] | None = None
     stages: int = STAGES
@@ -166,14 +177,10 @@ class OwnStages(deblurring.DGUNet):
 
 
 class Problem:
-    """What the variants are trained for: photographs, degradation, loss.
-
-    Args:
-        photos: a folder of colour photographs; every twentieth or so is held out.
-    """
+    """What the variants are trained for: photographs of a folder, degradation, loss."""
 
     name: str
-    patches: int  # of a training, unless another number is asked for
+    patches: int  # of a training
     loss: Callable
 
     def __init__(self, photos: Path):
@@ -183,10 +190,10 @@ class Problem:
             self.to_batch([middle(self.read(p), HELD_OUT_SIDE, HELD_OUT_SIDE)]) for p in held_out
         ]
 
-    def crops(self, patches: int, seed: int):
+    def crops(self, seed: int):
         """Yield the batches of a training, N×C×H×W in [0,1], the same for all variants."""
         rng = np.random.default_rng(seed)
-        for _ in range(patches // BATCH):
+        for _ in range(self.patches // BATCH):
             chosen = [self.images[i] for i in rng.integers(len(self.images), size=BATCH)]
             yield self.to_batch([self.crop(image, rng) for image in chosen])
 
@@ -214,11 +221,10 @@ class Sensing(Problem):
         network.A.Phi.data.copy_(self.phi(len(network.A.Phi)))
         return network
 
+    @functools.cache  # noqa: B019
     def phi(self, count: int) -> Tensor:
-        if not hasattr(self, "_phi"):
-            photographs = Photographs(self.images, [""] * len(self.images), 32)
-            self._phi = principal_components(photographs, count, blocks=20_000)
-        return self._phi
+        photographs = Photographs(self.images, [""] * len(self.images), 32)
+        return principal_components(photographs, count, blocks=20_000)
 
     def degrade(self, target: Tensor, generator: torch.Generator) -> Tensor:
         return target  # the network measures it
@@ -252,7 +258,7 @@ class Deblurring(Problem):
 PROBLEMS = {problem.name: problem for problem in (Sensing, Deblurring)}
 
 
-def train(problem: Problem, variant: Variant, seed: int, patches: int) -> dict:
+def train(problem: Problem, variant: Variant, seed: int) -> dict:
     """Train a variant and return its score, its size and the seconds of CPU that it took."""
     torch.manual_seed(seed)
     network = problem.network(variant)
@@ -260,16 +266,15 @@ def train(problem: Problem, variant: Variant, seed: int, patches: int) -> dict:
     if variant.change:
         variant.change(problem, network)
     network = network.to(memory_format=torch.channels_last)
-    steps = patches // BATCH
+    steps = problem.patches // BATCH
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True)
     warm_up = max(1, round(WARM_UP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warm_up, 0.5 + 0.5 * np.cos(np.pi * step / steps)),
+        optimizer, lambda step: min((step + 1) / warm_up, (1 + np.cos(np.pi * step / steps)) / 2)
     )
     noise = torch.Generator().manual_seed(seed)
     start = time.process_time()
-    for target in problem.crops(patches, seed):
+    for target in problem.crops(seed):
         degraded = problem.degrade(target, noise)
         with torch.autocast("cpu", torch.bfloat16):
             loss = problem.loss(network(degraded), target)
@@ -290,43 +295,35 @@ def train(problem: Problem, variant: Variant, seed: int, patches: int) -> dict:
 @torch.inference_mode()
 def score(problem: Problem, network: Network) -> float:
     """Return the mean PSNR in dB on the photographs held out."""
-    noise, found = torch.Generator().manual_seed(0), []
-    for target in problem.held_out:
-        restored = network(problem.degrade(target, noise))[0].clamp(0, 1)
-        found.append(-10 * float((restored - target).square().mean().log10()))
-    return statistics.mean(found)
+    noise = torch.Generator().manual_seed(0)
+    return statistics.mean(
+        psnr(network(problem.degrade(target, noise))[0].clamp(0, 1), target)
+        for target in problem.held_out
+    )
 
 
 def measure(options: argparse.Namespace, runs: dict) -> None:
     """Train what is asked for and not there yet, all variants with one seed, then with the next."""
     for build in PROBLEMS.values():
-        patches, problem = options.patches or build.patches, None
+        problem = None
         for seed in range(max(variant.seeds for variant in VARIANTS.values())):
             for label, variant in VARIANTS.items():
-                name = f"{build.name}/{label}/{patches}/{seed}"
+                name = f"{build.name}/{label}/{build.patches}/{seed}"
                 if seed >= variant.seeds or name in runs or options.only not in name:
                     continue
                 problem = problem or build(options.photos)
-                runs[name] = train(problem, variant, seed, patches)
+                runs[name] = train(problem, variant, seed)
                 print(f"{name}: {runs[name]['psnr']:.2f} dB", flush=True)
                 write_json(RUNS, runs)
 
 
-def longest(runs: Mapping) -> dict[str, tuple[int, dict[str, list[dict]]]]:
-    """Return, for each problem, the largest number of patches that DGUNet itself was trained on,
-    and the runs of so many patches: variant → a run for each seed."""
+def runs_of(runs: Mapping, problem: type[Problem]) -> dict[str, list[dict]]:
+    """Return the finished runs of a problem: variant → a run for each seed."""
     found = {}
-    for problem in PROBLEMS:
-        names = [name.split("/") for name in runs if name.startswith(f"{problem}/{FULL}/")]
-        if not names:
-            continue
-        patches = max(int(number) for *_, number, _ in names)
-        of_variant = {}
-        for label, variant in VARIANTS.items():
-            keys = [f"{problem}/{label}/{patches}/{seed}" for seed in range(variant.seeds)]
-            if of_label := [runs[key] for key in keys if key in runs]:
-                of_variant[label] = of_label
-        found[problem] = (patches, of_variant)
+    for label, variant in VARIANTS.items():
+        names = [f"{problem.name}/{label}/{problem.patches}/{n}" for n in range(variant.seeds)]
+        if finished := [runs[name] for name in names if name in runs]:
+            found[label] = finished
     return found
 
 
@@ -342,20 +339,18 @@ def differences(of_variant: Mapping[str, list[dict]], label: str) -> list[float]
 def report(runs: Mapping) -> None:
     """Write the table into RESULTS.md, and the figure."""
     lines: dict[str, dict] = {label: {"variant": label} for label in VARIANTS}
-    for problem, (patches, of_variant) in longest(runs).items():
-        for label, of_label in of_variant.items():
-            gains = differences(of_variant, label)
-            spread = f" ({min(gains):+.2f} … {max(gains):+.2f})" if len(gains) > 1 else ""
-            lines[label] |= {
-                f"{problem}, {patches:,} patches": f"{statistics.mean(gains):+.2f}{spread}",
-                f"{problem}: parameters": of_label[0]["parameters"],
-                f"{problem}: CPU seconds": round(
-                    statistics.mean(run["cpu_seconds"] for run in of_label)
-                ),
-            }
+    for name, problem in PROBLEMS.items():
+        of_variant, column = runs_of(runs, problem), f"{name}, {problem.patches:,} patches"
+        for label, finished in of_variant.items():
+            gains, line = differences(of_variant, label), lines[label]
+            line[column] = f"{statistics.mean(gains):+.2f}"
             if label == FULL:
-                mean = statistics.mean(run["psnr"] for run in of_label)
-                lines[label][f"{problem}, {patches:,} patches"] = f"{mean:.2f} dB{spread}"
+                line[column] = f"{statistics.mean(run['psnr'] for run in finished):.2f} dB"
+            if len(gains) > 1:
+                line[column] += f" ({min(gains):+.2f} … {max(gains):+.2f})"
+            seconds = statistics.mean(run["cpu_seconds"] for run in finished)
+            line[f"{name}: parameters"] = finished[0]["parameters"]
+            line[f"{name}: CPU seconds"] = round(seconds)
     fill(REPORT, {"ablations": table(list(lines.values()))})
     draw(runs)
 
@@ -364,15 +359,16 @@ def draw(runs: Mapping) -> None:
     """Draw each variant's differences from DGUNet, a dot for each seed."""
     from matplotlib.figure import Figure
 
-    found, labels = longest(runs), list(VARIANTS)
+    labels = list(VARIANTS)
     figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
-    columns = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for axes, (problem, (patches, of_variant)) in zip(columns, found.items(), strict=True):
+    columns = figure.subplots(1, len(PROBLEMS), sharey=True)
+    for axes, problem in zip(columns, PROBLEMS.values(), strict=True):
+        of_variant = runs_of(runs, problem)
         for label in of_variant:
             gains = differences(of_variant, label)
             axes.plot(gains, [labels.index(label)] * len(gains), "o", color="C0", alpha=0.7)
         axes.axvline(0, color="grey", linewidth=0.8)
-        axes.set_title(f"{problem}, {patches:,} patches", fontsize=10)
+        axes.set_title(f"{problem.name}, {problem.patches:,} patches", fontsize=10)
         axes.set_xlabel("PSNR above DGUNet's (dB)")
         axes.grid(axis="x", alpha=0.3)
     columns[0].set_yticks(range(len(labels)), labels)
@@ -382,13 +378,9 @@ def draw(runs: Mapping) -> None:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--photos", type=Path, metavar="DIR", help="BSD400; without it nothing is trained")
-    add("--patches", type=int, metavar="N", help="that each training sees (as in the table)")
-    add("--only", default="", metavar="TEXT", help="only runs whose name has this in it")
+    parser = make_parser(__doc__)
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="without it nothing is trained")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only runs whose name has this")
     options = parser.parse_args(arguments)
     runs = read_json(RUNS)
     if options.photos:

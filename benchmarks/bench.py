@@ -25,7 +25,7 @@ import bench_inference as inference
 import bench_training as training
 import torch
 from measure import Options, ceilings
-from report import RESULTS, ROOT, fill, machine, read_json, table, write_json
+from report import RESULTS, ROOT, fill, machine, make_parser, read_json, table, write_json
 
 from dgunet.base.errors import InputError, command
 from dgunet.inference.device import pick_device
@@ -50,9 +50,8 @@ PARTS: dict[str, tuple[str, Callable[[Options, Mapping], dict[str, list[dict]]]]
     "training-memory": ("Peak memory of a training step", training.measure_training_memory),
     "loading": ("Loading, and training with it", training.measure_loading),
     "work": ("Parameters and work", inference.parameters_and_work),
-    "scaling": ("Scaling", inference.measure_scaling),
+    "scaling": ("Scaling", inference.measure_scaling),  # only if asked for
 }
-NOT_BY_DEFAULT = ("scaling",)
 
 
 def report(results: Mapping[str, Mapping]) -> str:
@@ -70,9 +69,7 @@ def report(results: Mapping[str, Mapping]) -> str:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--only", metavar="PART,…", help=f"of {', '.join(PARTS)} (default: all but scaling)")
     add("--full", action="store_true", help="every model and more sizes: for a GPU or a free night")
@@ -90,14 +87,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 @command
 def main(arguments: list[str] | None = None) -> None:
     given = parse_arguments(arguments)
-    every = [part for part in PARTS if part not in NOT_BY_DEFAULT]
-    parts = given.only.split(",") if given.only else every
+    parts = given.only.split(",") if given.only else list(PARTS)[:-1]
     if unknown := [part for part in parts if part not in PARTS]:
         raise InputError(f"--only: {unknown[0]!r}; expected some of {', '.join(PARTS)}")
     if given.runs < 1:
         raise InputError(f"--runs is {given.runs}; expected 1 or more")
-    if given.reference and not given.reference.is_dir():
-        raise InputError(f"--reference: {given.reference} is no folder")
     device = pick_device(given.device)
     threads = given.threads or torch.get_num_threads()
     shared = {key: getattr(given, key) for key in inspect.signature(Options).parameters}

@@ -12,19 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import (
-    Options,
-    interleaved,
-    peak_memory,
-    photographs,
-    run_alone,
-    speed_up,
-    work,
-)
+from measure import Options, interleaved, peak_memory, photographs, run_alone, speed_up, work
 from report import spread
 from torch import Tensor, nn
 
 from dgunet.base.errors import InputError
+from dgunet.images.psnr import psnr
 from dgunet.inference.device import tf32
 from dgunet.inference.memory import is_out_of_memory, keep_freed_memory
 from dgunet.inference.optimize import optimize_for_inference
@@ -35,7 +28,6 @@ from dgunet.model.pretrained import default_weights
 from dgunet.model.published_format import published_state_dict
 from dgunet.model.registry import MODELS, TASKS, build_model
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SMALL = {"width": 20, "width_step": 10, "last_extra": 8, "stages": 3}  # each task's small.yml
 TINY = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 3}
 MEGAPIXELS = (0.25, 1, 4, 16)
@@ -57,20 +49,14 @@ class Case:
         return f"{self.task} {self.model}{stages}, {f'{count} of ' * (count > 1)}{height}×{width}"
 
     def network(self) -> Network:
-        """Return the network with the bundled pretrained weights, if they are of this size, else
-        with random ones: the time is the same."""
+        """Return the network with random weights: the time is the same."""
         torch.manual_seed(0)
-        network = build_model(self.task, self.model, self.sizes).eval()
-        try:
-            trained = load_model(default_weights(self.task))[0]
-        except FileNotFoundError:
-            return network
-        return trained if trained.config == network.config else network
+        return build_model(self.task, self.model, self.sizes).eval()
 
     def gflop(self) -> float:
         """Return the GFLOP of a forward pass: those on 64×64 pixels, with which they grow."""
         with torch.inference_mode():
-            network = build_model(self.task, self.model, self.sizes).eval()
+            network = self.network()
             image = torch.zeros(1, network.channels, 64, 64)
             return work(lambda: network(image)).flop / 1e9 * math.prod(self.shape) / 64**2
 
@@ -90,7 +76,7 @@ class Variant:
         if self.published:
             module = published(options.reference, network).to(options.device)
         elif self.optimised:
-            precision = self.precision if self.precision in HALF else "float32"
+            precision = "float32" if self.precision == "TF32" else self.precision
             module = optimize_for_inference(network, precision=precision, compile=self.compile)
 
         @torch.inference_mode()
@@ -111,10 +97,8 @@ def variants(options: Options) -> dict[str, Variant]:
     if options.cuda:
         found["plain, TF32"] = Variant("TF32")
     found["optimised"] = Variant(optimised=True)
-    if options.cuda:
-        found["optimised, TF32"] = Variant("TF32", optimised=True)
-        found["optimised, fp16"] = Variant("fp16", optimised=True)
-    found["optimised, bf16"] = Variant("bf16", optimised=True)
+    for precision in ("TF32", "fp16", "bf16") if options.cuda else ("bf16",):
+        found[f"optimised, {precision}"] = Variant(precision, optimised=True)
     if options.compile:
         mode = "reduce-overhead" if options.cuda else True
         for name in ("optimised", "optimised, bf16"):
@@ -123,14 +107,11 @@ def variants(options: Options) -> dict[str, Variant]:
 
 
 def published(folder: Path, network: Network) -> nn.Module:
-    """Return the network of a checkout of the published code, with the weights of ours.
-
-    Raises:
-        InputError: it lacks the file or the class, or the weights do not fit.
-    """
+    """Return the network of a checkout of the published code, with the weights of ours. Raises
+    `InputError` if it lacks the file or the class, or the weights do not fit."""
     task, model = network.config["task"], network.config["model"]
-    sensing = task == "Compressive_Sensing"
-    file = folder / task.replace("_", "-") / f"{model}{'_deblock' * sensing}.py"
+    ratio = network.sizes.get("cs_ratio")
+    file = folder / task.replace("_", "-") / f"{model}{'_deblock' if ratio else ''}.py"
     if not file.is_file():
         raise InputError(f"--reference: {file} is missing; expected the published {task} {model}")
     if not hasattr(np, "int"):
@@ -140,10 +121,7 @@ def published(folder: Path, network: Network) -> nn.Module:
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
-        arguments = (
-            {"in_c": 1, "out_c": 1, "cs_ratio": network.sizes["cs_ratio"]} if sensing else {}
-        )
-        reference = module.DGUNet(**arguments)
+        reference = module.DGUNet(**({"in_c": 1, "out_c": 1, "cs_ratio": ratio} if ratio else {}))
         state = published_state_dict(network)
         reference.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     except (ImportError, AttributeError, TypeError, RuntimeError) as error:
@@ -166,11 +144,6 @@ def cases(options: Options) -> list[Case]:
         shapes = [(1, 256, 256), (1, height, 1280), (8, 256, 256)]
         found += [Case(task, model, shape) for model in MODELS for shape in shapes]
     return found
-
-
-def psnr(first: Tensor, second: Tensor) -> float:
-    """Return the PSNR in dB of one image against the other, values in [0,1]."""
-    return float(-10 * (first.double() - second.double()).square().mean().log10())
 
 
 def measure_inference(options: Options, ceilings: Mapping[str, Mapping]) -> dict[str, list[dict]]:
@@ -224,10 +197,7 @@ def measure_accuracy(options: Options, _ceilings: Mapping) -> dict[str, list[dic
     shape = (1, 32, 32) if options.smoke else (3, 256, 256)
     rows = {name: {"variant": name} for name in variants(replace(options, reference=None))}
     for task in TASKS:
-        try:
-            network = load_model(default_weights(task))[0].to(device)
-        except FileNotFoundError:
-            continue
+        network = load_model(default_weights(task))[0].to(device)
         degraded = photographs(task, shape, options.data).to(device)
         target = photographs(task, shape, options.data, clean=True)
         column, plain = f"{default_weights(task).stem} ({task})", None

@@ -6,14 +6,13 @@ Each task's bundled network, in float32, on one 256×256 image. It prints the ta
 docs/export.md. Variants take turns, as in bench.py.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import onnxruntime
 import torch
 from measure import Options, interleaved, speed_up
-from report import spread, table
+from report import make_parser, spread, table
 
 from dgunet.base.errors import command
 from dgunet.inference.optimize import optimize_for_inference
@@ -22,16 +21,13 @@ from dgunet.model.pretrained import default_weights
 from dgunet.model.registry import DEFAULT_WEIGHTS
 from dgunet.tools.export import export
 
-SIDE = 256
-
 
 def onnx_function(files: list[Path], image: torch.Tensor, threads: int):
     """Return a call of exported files that computes the last stage's image only."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    sessions = [
-        onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"]) for file in files
-    ]
+    providers = ["CPUExecutionProvider"]
+    sessions = [onnxruntime.InferenceSession(file, options, providers) for file in files]
 
     def run() -> None:
         values = image.numpy()
@@ -47,35 +43,27 @@ def measure_task(task: str, options: Options) -> dict:
     weights = default_weights(task)
     network, _ = load_model(weights)
     optimized = optimize_for_inference(network)
-    image = torch.rand(1, network.channels, SIDE, SIDE)
+    image = torch.rand(1, network.channels, 256, 256)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         files = export(weights, Path(folder) / "network.onnx")
-        found = interleaved(
-            {
-                "PyTorch": lambda: network(image),
-                "optimised": lambda: optimized(image),
-                "onnxruntime": onnx_function(files, image, options.threads),
-            },
-            options,
-        )
+        functions = {
+            "PyTorch": lambda: network(image),
+            "optimised": lambda: optimized(image),
+            "onnxruntime": onnx_function(files, image, options.threads),
+        }
+        found = interleaved(functions, options)
     columns = {f"{name}, s": spread(seconds) for name, seconds in found.items()}
-    return {
-        "weights": weights.stem,
-        **columns,
-        "speed-up over PyTorch": speed_up(found["PyTorch"], found["onnxruntime"]),
-    }
+    gain = speed_up(found["PyTorch"], found["onnxruntime"])
+    return {"weights": weights.stem, **columns, "speed-up over PyTorch": gain}
 
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--threads", type=int, default=1, metavar="N", help="of both (default: %(default)s)")
     add("--runs", type=int, default=5, metavar="N", help="rounds (default: %(default)s)")
-    given = parser.parse_args()
-    options = Options(threads=given.threads, runs=given.runs)
+    options = Options(**vars(parser.parse_args()))
     options.start()
     print(table([measure_task(task, options) for task in DEFAULT_WEIGHTS]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
 import itertools
@@ -12,14 +13,7 @@ from pathlib import Path
 
 import torch
 from bench_inference import SMALL, TINY, memory_rows, published
-from measure import (
-    Options,
-    interleaved,
-    peak_memory,
-    run_alone,
-    speed_up,
-    work,
-)
+from measure import Options, interleaved, peak_memory, run_alone, speed_up, work
 from report import ROOT, spread
 
 from dgunet.data.crops import PackedPairs, PairedImages
@@ -35,7 +29,6 @@ from dgunet.training.trainer import Trainer
 YAML = ROOT / "Deraining" / "training.yml"
 OURS = {"TRAINING.CHANNELS_LAST": True}
 BF16 = {"TRAINING.PRECISION": "bf16"}
-_FOLDERS: list[tempfile.TemporaryDirectory] = []
 
 
 @dataclass(frozen=True)
@@ -62,14 +55,11 @@ def cases(options: Options) -> list[Case]:
 
 def variants(options: Options) -> dict[str, dict | None]:
     """Return the ways to train: keys of the configuration; None is the plain step, written here."""
-    found = {
-        "plain": None,
-        **({"plain, TF32": None} if options.cuda else {}),
-        "ours": OURS,
-        **({"ours, TF32": OURS | {"TRAINING.PRECISION": "tf32"}} if options.cuda else {}),
-        "ours, bf16": OURS | BF16,
-        "ours, stages checkpointed": OURS | {"TRAINING.CHECKPOINT_STAGES": True},
-    }
+    found: dict[str, dict | None] = {"plain": None, "ours": OURS, "ours, bf16": OURS | BF16}
+    if options.cuda:
+        found["plain, TF32"] = None
+        found["ours, TF32"] = OURS | {"TRAINING.PRECISION": "tf32"}
+    found["ours, stages checkpointed"] = OURS | {"TRAINING.CHECKPOINT_STAGES": True}
     if options.compile:
         found["ours, bf16, compiled"] = OURS | BF16 | {"TRAINING.COMPILE": "default"}
     return found
@@ -80,7 +70,7 @@ def training_data(smoke: bool) -> dict[str, Path]:
     """Return the photographs inside scikit-image and their blurred selves, as files and packed,
     there until the program ends."""
     folder = tempfile.TemporaryDirectory()
-    _FOLDERS.append(folder)
+    atexit.register(folder.cleanup)
     pairs, packed = Path(folder.name, "pairs"), Path(folder.name, "pairs.h5")
     synthesize("blur_mild", pairs, bundled_photos(), max_side=96 if smoke else None)
     pack(pairs, packed)
@@ -150,9 +140,8 @@ def steps(
     """Return a function for each variant, which takes a step on one batch, and the batch. All start
     from the same weights."""
     found, samples, weights = {}, None, None
-    for name, keys in variants(options).items():
-        if names and name not in names:
-            continue
+    for name in names or variants(options):
+        keys = variants(options)[name]
         run = trainer(case, data, folder, options, **(keys or {}))
         samples = samples or next(iter(run.loader))
         weights = weights or copy.deepcopy(run.model.state_dict())
@@ -223,14 +212,10 @@ def measure_loading(options: Options, _ceilings: Mapping) -> dict[str, list[dict
     """Measure crops per second of one process, and training with loading beside the step alone."""
     options.start()
     data, patch = training_data(options.smoke), 64 if options.smoke else 256
-    readers = {
-        "PNG folders": _reader(PairedImages(data["PNG folders"], patch)),
-        "packed file": _reader(PackedPairs(data["packed file"], patch)),
-    }
+    sources = {"PNG folders": PairedImages, "packed file": PackedPairs}
+    readers = {name: _reader(source(data[name], patch)) for name, source in sources.items()}
     seconds = interleaved(readers, options, 0.01 if options.smoke else 1)
-    crops = [
-        {"data": name, "crops/s": spread([1 / s for s in runs])} for name, runs in seconds.items()
-    ]
+    crops = [{"data": n, "crops/s": spread([1 / s for s in runs])} for n, runs in seconds.items()]
     case, keys = cases(options)[0], OURS | BF16 | {"TRAINING.WORKERS": 1}
     with tempfile.TemporaryDirectory() as folder:
         runs = {name: trainer(case, path, folder, options, **keys) for name, path in data.items()}

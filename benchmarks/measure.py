@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import re
 import resource
@@ -24,14 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dgunet.data.degradations import degrade, pair_generator
 from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_rgb, to_tensor
 from dgunet.inference.device import pick_device, tf32
+from dgunet.tools.showcase import DEGRADATIONS, middle
 from dgunet.tools.synthesize import bundled_photos
-
-DEGRADATIONS = {
-    "Deblurring": "blur_mild",
-    "Deraining": "rain_medium",
-    "Denoising": "gaussian25",
-    "Compressive_Sensing": None,  # it measures the clean photograph
-}
 
 
 @dataclass(frozen=True)
@@ -61,13 +56,8 @@ def interleaved(
     functions: Mapping[str, Callable[[], object]], options: Options, seconds: float = 0.2
 ) -> dict[str, list[float]]:
     """Time functions in turn, A B C A B C …, so that a machine that slows down does so for all.
-
-    Args:
-        seconds: for how long each is called in a round, once at least, after a call to warm up.
-
-    Returns:
-        {name: the median seconds of a call in each of `options.runs` rounds}
-    """
+    Return the median seconds of a call in each of `options.runs` rounds, by name. A function is
+    called for so many `seconds` in a round, once at least, after a call to warm up."""
     timers = {
         name: Timer("function()", globals={"function": function}, num_threads=options.threads)
         for name, function in functions.items()
@@ -198,15 +188,13 @@ def photographs(
     scikit-image or those of a folder, their middle or, where they are smaller, continued by
     reflection; degraded as in `DEGRADATIONS`, unless `clean`."""
     count, height, width = shape
-    files = list_images(folder) if folder else bundled_photos("test")
+    files = itertools.cycle(list_images(folder) if folder else bundled_photos("test"))
+    read = read_gray if task == "Compressive_Sensing" else read_rgb
     batch = []
-    for number in range(count):
-        file = files[number % len(files)]
-        pixels = read_gray(file) if task == "Compressive_Sensing" else read_rgb(file)
-        pixels = pad_bottom_right(pixels, height, width)
-        top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-        image = pixels[top : top + height, left : left + width].astype(np.float32) / 255
-        if (preset := DEGRADATIONS[task]) and not clean:
+    for number, file in zip(range(count), files, strict=False):
+        pixels = middle(pad_bottom_right(read(file), height, width), height, width)
+        image = pixels / np.float32(255)
+        if (preset := DEGRADATIONS.get(task)) and not clean:
             image = degrade(image, preset, pair_generator(0, preset, f"{number} {file.stem}"))
-        batch.append(to_tensor(np.ascontiguousarray(image, dtype=np.float32)))
+        batch.append(to_tensor(image))
     return torch.stack(batch)

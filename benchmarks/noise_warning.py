@@ -9,11 +9,10 @@ brackets where the weights were trained for that degradation, so that each warni
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
-from report import ROOT, fill, table
+from report import ROOT, fill, make_parser, table
 
 from dgunet.base.errors import command
 from dgunet.data.degradations import degradation, pair_generator
@@ -29,12 +28,8 @@ from dgunet.model.pretrained import (
 from dgunet.tools.synthesize import bundled_photos
 
 PAGE = ROOT / "docs" / "inference.md"
-DEGRADATIONS = (
-    "clean",
-    "blur_mild",
-    "rain_medium",
-    *(f"gaussian{sigma}" for sigma in (5, 10, 15, 25, 35, 50, 75)),
-)
+NOISE = [f"gaussian{sigma}" for sigma in (5, 10, 15, 25, 35, 50, 75)]
+DEGRADATIONS = ("clean", "blur_mild", "rain_medium", *NOISE)
 
 
 def estimates(photographs: list[Path], name: str) -> list[float]:
@@ -49,16 +44,14 @@ def estimates(photographs: list[Path], name: str) -> list[float]:
 def trained_on(record: dict, name: str) -> bool:
     """Tell whether images of that degradation are what weights were trained for."""
     low, high = trained_noise(record) or (0.0, 0.0)
-    if name.startswith("gaussian"):
+    if name in NOISE:
         return high > 0 and low <= float(name.removeprefix("gaussian")) <= high
     return name in (degradation_of(record) or "").split("+")
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="holds CBSD68")
     options = parser.parse_args(arguments)
     photographs = [*list_images(options.data / "CBSD68"), *bundled_photos()]

@@ -11,12 +11,22 @@ as long as the weights stay the same; the table goes into RESULTS.md.
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from report import RESULTS, ROOT, commit, fill, processor, read_json, table, write_json
+from report import (
+    REPORT,
+    RESULTS,
+    commit,
+    fill,
+    make_parser,
+    processor,
+    read_json,
+    table,
+    write_json,
+)
 from skimage.metrics import structural_similarity
 
 from dgunet.base.errors import command
@@ -28,27 +38,21 @@ from dgunet.inference.restorer import Restorer
 from dgunet.model.pretrained import find_weights
 from dgunet.scoring.protocols import compressive_sensing_y, limited_range_luma
 
-MEASURED, REPORT = RESULTS / "protocols.json", ROOT / "RESULTS.md"
+MEASURED = RESULTS / "protocols.json"
 WEIGHTS = ("DGUNet_10", "DGUNet_25")
 READINGS = {  # how an image becomes grey: folder, and file → uint8 H×W
     "the grey files": ("BSD68", read_gray),
     "luma of the colour files": ("CBSD68", read_gray),
     "limited-range luma (16 … 235)": ("CBSD68", lambda path: limited_range_luma(read_rgb(path))),
-    "mean of R, G and B": (
-        "CBSD68",
-        lambda path: np.rint(read_rgb(path).mean(axis=2)).astype(np.uint8),
-    ),
+    "mean of R, G and B": ("CBSD68", lambda path: np.uint8(np.rint(read_rgb(path).mean(axis=2)))),
 }
 PASSES = [(reading, 0) for reading in READINGS] + [("the grey files", side) for side in (128, 32)]
 FIRST = "published: the grey files, whole, float, mean over the images"
 
 
 def run(weights: Path, reading: str, files: list[Path], tile: int) -> dict:
-    """Measure and reconstruct all images; return their scores, in every way of scoring.
-
-    Args:
-        tile: side of the parts that images are cut into, each reconstructed alone; 0: whole images.
-    """
+    """Measure and reconstruct all images; return their scores, in every way of scoring. `tile`:
+    side of the parts that images are cut into, each reconstructed alone; 0: whole images."""
     _, read = READINGS[reading]
     restorer = Restorer.from_checkpoint(
         weights, device="cpu", precision="bf16", tile=tile, tile_overlap=0
@@ -80,22 +84,21 @@ def run(weights: Path, reading: str, files: list[Path], tile: int) -> dict:
     }
 
 
-def rows(measured: dict, weights: str) -> dict[str, tuple[float | None, float | None]]:
+def rows(measured: dict, weights: str) -> dict[str, Sequence[float | None]]:
     """Return PSNR and SSIM by what differs from the published protocol; None where that leaves
     them as they are."""
-    found: dict[str, tuple[float | None, float | None]] = {}
-    whole = measured.get(f"{weights}/the grey files/0")
-    if whole:
-        found[FIRST] = tuple(whole["float"])
-        found["rounded to 8 bits"] = tuple(whole["rounded"])
-        found["PSNR of the mean squared error over all images"] = (whole["over the set"], None)
-        found["SSIM with a Gaussian window, as Wang et al."] = (None, whole["matlab"][1])
-        found["the same, up to the borders"] = (None, whole["gaussian"][1])
-    for reading, tile in PASSES[1:]:
-        label = f"tiles of {tile}" if tile else reading
-        if part := measured.get(f"{weights}/{reading}/{tile}"):
-            found[label] = tuple(part["float"])
-    return found
+    parts = {place: measured.get(f"{weights}/{place[0]}/{place[1]}") for place in PASSES}
+    whole = parts.pop(PASSES[0])
+    if not whole:
+        return {}
+    return {
+        FIRST: whole["float"],
+        "rounded to 8 bits": whole["rounded"],
+        "PSNR of the mean squared error over all images": (whole["over the set"], None),
+        "SSIM with a Gaussian window, as Wang et al.": (None, whole["matlab"][1]),
+        "the same, up to the borders": (None, whole["gaussian"][1]),
+        **{f"tiles of {n}" if n else r: part["float"] for (r, n), part in parts.items() if part},
+    }
 
 
 def report(measured: dict) -> None:
@@ -117,9 +120,7 @@ def report(measured: dict) -> None:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="holds BSD68 and CBSD68")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth image")
     options = parser.parse_args(arguments)

@@ -6,6 +6,8 @@ and as Markdown between `<!-- begin: NAME -->` and `<!-- end: NAME -->` of a pag
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
 import math
 import os
@@ -25,7 +27,14 @@ from dgunet.scoring.tables import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-GENERATED = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
+REPORT = ROOT / "RESULTS.md"
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help begins with a module's docstring, line by line."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def spread(values: Sequence[float]) -> dict:
@@ -34,12 +43,8 @@ def spread(values: Sequence[float]) -> dict:
     >>> spread([3.0, 1.0, 2.0])
     {'median': 2.0, 'lowest': 1.0, 'highest': 3.0, 'runs': [3.0, 1.0, 2.0]}
     """
-    return {
-        "median": statistics.median(values),
-        "lowest": min(values),
-        "highest": max(values),
-        "runs": list(values),
-    }
+    middle = statistics.median(values)
+    return {"median": middle, "lowest": min(values), "highest": max(values), "runs": list(values)}
 
 
 def cell(value: object) -> str:
@@ -83,6 +88,7 @@ def processor() -> str:
     return (name[1] if name else platform.machine()) + amx
 
 
+@functools.cache
 def commit() -> str:
     """Return the commit, with -dirty after it if a file other than results differs; "unknown"
     outside a checkout."""
@@ -113,29 +119,22 @@ def read_json(file: Path) -> dict:
 
 
 def write_json(file: Path, content: Mapping) -> None:
-    """Write a JSON file, whole or not at all."""
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
     write_bytes(file, f"{text}\n".encode())
 
 
 def filled(page: Path, tables: Mapping[str, str]) -> str:
-    """Return a page's text with its generated parts anew; those in no `tables` stay as they are.
-
-    Raises:
-        InputError: the page has no place for one of the tables.
-    """
+    """Return a page's text with these tables anew. Raises `InputError` if it has no place for
+    one."""
     text = page.read_text(encoding="utf-8")
-    places = {match[2] for match in GENERATED.finditer(text)}
-    if missing := [name for name in tables if name not in places]:
-        raise InputError(
-            f"{page}: has no place for {', '.join(missing)}; expected a line "
-            f"<!-- begin: {missing[0]} --> and after it <!-- end: {missing[0]} -->"
-        )
-
-    def renewed(match: re.Match) -> str:
-        return f"{match[1]}{tables[match[2]]}\n{match[3]}" if match[2] in tables else match[0]
-
-    return GENERATED.sub(renewed, text)
+    for name, content in tables.items():
+        begin, end = f"<!-- begin: {name} -->\n", f"<!-- end: {name} -->"
+        before, _, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not closed:
+            raise InputError(f"{page}: has no place for {name}; expected {begin.strip()}, {end}")
+        text = f"{before}{begin}{content}\n{end}{after}"
+    return text
 
 
 def fill(page: Path, tables: Mapping[str, str]) -> None:

@@ -28,7 +28,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,32 +36,38 @@ import baselines
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from report import RESULTS, ROOT, commit, fill, filled, processor, read_json, table, write_json
+from report import (
+    REPORT,
+    RESULTS,
+    ROOT,
+    commit,
+    fill,
+    filled,
+    make_parser,
+    processor,
+    read_json,
+    table,
+    write_json,
+)
 
 from dgunet.base.errors import command
 from dgunet.base.files import sha256
-from dgunet.Compressive_Sensing.evaluate import TEST_SETS as SENSING_SETS
 from dgunet.data.degradations import PRESETS, Noise, degrade, pair_generator
-from dgunet.images.files import list_images, middle, read_gray, read_rgb, to_uint8
-from dgunet.images.noise import noise_range
+from dgunet.images.files import list_images, read_gray, read_rgb, to_uint8
 from dgunet.inference.restorer import Restorer
-from dgunet.model.registry import TASKS
-from dgunet.scoring.protocols import Score, get_protocol, mean_score
+from dgunet.model.pretrained import bundled_weights, degradation_of, trained_noise
+from dgunet.model.registry import TASKS, task_module
+from dgunet.scoring.evaluate import Benchmark
+from dgunet.scoring.protocols import PROTOCOLS, Score, mean_score
+from dgunet.tools.showcase import middle
 from dgunet.tools.synthesize import bundled_photos
 
 SCORES = RESULTS / "scores.json"
-REPORT = ROOT / "RESULTS.md"
 TOLERANCES = {"psnr": 0.02, "least_gain": 0.02, "ssim": 0.0005}  # dB, dB, 1
 SLOW = 180  # seconds of CPU, beyond which a row is only checked with --slow
 PHOTOS, LARGEST = "photographs", 512  # scikit-image's, of which the middle, at most so many pixels
 UNCLIPPED = "_unclipped"
 SENSING = "Compressive_Sensing"
-PROTOCOLS = {
-    "Deblurring": "matlab_rgb",
-    "Deraining": "deraining_y",
-    "Denoising": "gaussian_rgb",
-    SENSING: "compressive_sensing_y",
-}
 DATA = {
     "Deblurring": (PHOTOS, "CBSD68"),
     "Deraining": (PHOTOS, "CBSD68"),
@@ -70,8 +76,6 @@ DATA = {
 }
 BM3D = "BM3D"  # not installed with this project; it aborts when two threads call it
 NOT_ASKED, WRITTEN = "not asked for", "written already"
-
-Method = Callable[["Sample"], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,9 @@ class Case:
     condition: str
     weights: tuple[Path, ...]
 
-    @property
-    def name(self) -> str:
-        return f"{self.task}/{self.data}/{self.condition}"
+    def row(self, method: str) -> str:
+        """Return the name of the row of a method."""
+        return f"{self.task}/{self.data}/{self.condition}/{method}"
 
     @property
     def folder(self) -> str:
@@ -103,41 +107,48 @@ class Case:
         return "" if self.data == PHOTOS else self.data.removesuffix(UNCLIPPED)
 
     @functools.cached_property
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, Callable[[Sample], np.ndarray]]:
         """What makes an image of a sample, by name; the first is what gains are counted from."""
         networks = {p.stem: lambda s, p=p: restorer(p)(s.degraded) for p in self.weights}
         if self.task == SENSING:
-            others = {
-                name: lambda s, m=name: baselines.reconstruct(
-                    m, restorer(self.weights[0]).network, s.degraded
-                )
-                for name in baselines.RECONSTRUCTIONS
-            }
+
+            def reconstruct(sample: Sample, method: str) -> np.ndarray:
+                network = restorer(self.weights[0]).network
+                return baselines.reconstruct(method, network, sample.degraded)
+
+            others = {m: lambda s, m=m: reconstruct(s, m) for m in baselines.RECONSTRUCTIONS}
             return others | networks
         methods = {"input": lambda s: s.degraded, **baselines.restorations(self.condition)}
         methods |= networks
         return {name: lambda s, f=method: to_uint8(f(s)) for name, method in methods.items()}
 
-    def samples(self, data: Path | None) -> list[Sample]:
-        """Return the degraded images and their targets."""
-        photographs = list_images(data / self.folder) if self.folder else bundled_photos()
-        return [self._sample(path) for path in photographs]
+    def samples(self, data: Path | None) -> Iterator[Sample]:
+        """Yield the degraded images and their targets."""
+        for path in list_images(data / self.folder) if self.folder else bundled_photos():
+            target = read_gray(path) if self.task == SENSING else read_rgb(path)
+            if not self.folder:
+                sides = (min(LARGEST, side) for side in target.shape[:2])
+                target = np.ascontiguousarray(middle(target, *sides))
+            image = target / np.float32(255)
+            if self.task != SENSING:
+                image = degrade(image, self.condition, pair_generator(0, self.condition, path.stem))
+                if not self.data.endswith(UNCLIPPED):
+                    image = to_uint8(image) / np.float32(255)
+            yield Sample(path.stem, image, target)
 
-    def _sample(self, path: Path) -> Sample:
-        target = read_gray(path) if self.task == SENSING else read_rgb(path)
-        if not self.folder:
-            target = np.ascontiguousarray(middle(target, LARGEST, LARGEST))
-        image = target / np.float32(255)
-        if self.task != SENSING:
-            image = degrade(image, self.condition, pair_generator(0, self.condition, path.stem))
-            if not self.data.endswith(UNCLIPPED):
-                image = to_uint8(image) / np.float32(255)
-        return Sample(path.stem, image, target)
+    def weights_of(self, method: str) -> Path | None:
+        """Return the weights that a method's results depend on: in compressive sensing all do."""
+        others = self.weights[0] if self.task == SENSING else None
+        return {path.stem: path for path in self.weights}.get(method, others)
 
 
 @functools.cache
 def restorer(weights: Path) -> Restorer:
     return Restorer.from_checkpoint(weights, device="cpu", tile=0)
+
+
+def benchmark(task: str) -> Benchmark:
+    return task_module(task, "evaluate").BENCHMARK
 
 
 def conditions(record: Mapping) -> list[str]:
@@ -152,25 +163,15 @@ def conditions(record: Mapping) -> list[str]:
     """
     if ratio := record["sizes"].get("cs_ratio"):
         return [f"{ratio}%"]
-    found = []
-    for degradation in record["training"].get("degradation", "").split("+"):
-        if levels := noise_range(degradation):
-            low, high = levels
-            noise = {n: p for n, p in PRESETS.items() if isinstance(p, Noise) and not p.shot}
-            found += [name for name, preset in noise.items() if low <= preset.sigma <= high]
-        elif degradation in PRESETS:
-            found.append(degradation)
-    return list(dict.fromkeys(found))
+    named = (degradation_of(record) or "").split("+")
+    low, high = trained_noise(record) or (0, 0)
+    noise = {n: p.sigma for n, p in PRESETS.items() if isinstance(p, Noise) and not p.shot}
+    return [n for n in PRESETS if n in named or (n in noise and low <= noise[n] <= high)]
 
 
 def records() -> dict[Path, dict]:
     """Return the bundled pretrained weights with their records."""
-    found = {}
-    for task in TASKS:
-        files = sorted((ROOT / task / "pretrained_models").glob("*.json"))
-        of_task = {file.with_suffix(".safetensors"): read_json(file) for file in files}
-        found |= sorted(of_task.items(), key=lambda item: item[1]["sizes"].get("cs_ratio", 0))
-    return found
+    return {file: read_json(file.with_suffix(".json")) for file in bundled_weights().values()}
 
 
 def all_cases() -> list[Case]:
@@ -185,7 +186,7 @@ def all_cases() -> list[Case]:
 
 def measure(case: Case, samples: list[Sample], method: str, jobs: int) -> tuple[list[Score], float]:
     """Return the scores of the images that a method makes, and the seconds of CPU it took."""
-    protocol, restore = get_protocol(PROTOCOLS[case.task]), case.methods[method]
+    protocol, restore = PROTOCOLS[benchmark(case.task).protocol], case.methods[method]
 
     def score_one(sample: Sample) -> Score:
         return Score(sample.name, *protocol(restore(sample), sample.target))
@@ -207,23 +208,17 @@ def summary(scores: list[Score], before: list[Score]) -> dict:
     return found
 
 
-def weights_of(case: Case, method: str) -> Path | None:
-    """Return the weights that a method's results depend on: in compressive sensing all do."""
-    others = case.weights[0] if case.task == SENSING else None
-    return {path.stem: path for path in case.weights}.get(method, others)
-
-
 def circumstances(case: Case, method: str, seconds: float) -> dict:
     """Return what else is written down about a row."""
     made_by = {}
-    if weights := weights_of(case, method):
+    if weights := case.weights_of(method):
         made_by = {"weights": weights.relative_to(ROOT).as_posix(), "sha256": sha256(weights)}
         made_by["torch"] = torch.__version__
     elif method != "input":
         package = "bm3d" if method == BM3D else "scikit-image"
         made_by[package] = importlib.metadata.version(package)
     return {
-        "protocol": PROTOCOLS[case.task],
+        "protocol": benchmark(case.task).protocol,
         **made_by,
         "cpu_seconds": round(seconds, 1),
         "hardware": processor(),
@@ -244,35 +239,29 @@ def differences(name: str, found: Mapping, expected: Mapping) -> list[str]:
     ]
 
 
-def write(rows: Mapping[str, Mapping]) -> None:
+def write(rows: Mapping[str, Mapping], cases: list[Case]) -> None:
     """Write the rows of cases and methods that there are, in their order, RESULTS.md, and the
-    scores in the records of the weights."""
-    names = [f"{case.name}/{method}" for case in all_cases() for method in case.methods]
+    scores on the test sets in the records of the weights."""
+    names = [case.row(method) for case in cases for method in case.methods]
     rows = {name: rows[name] for name in names if name in rows}
     write_json(SCORES, rows)
-    fill(REPORT, tables(rows))
+    fill(REPORT, tables(rows, cases))
     for weights, record in records().items():  # for model cards
-        scores = scores_of(weights, rows)
+        scores = {}
+        for case in cases:
+            row = rows.get(case.row(weights.stem))
+            if row and case.folder:
+                before = rows.get(case.row("input"), {})
+                of_set = {key: row[key] for key in ("protocol", "psnr", "ssim")}
+                of_set |= {f"degraded_{k}": before[k] for k in ("psnr", "ssim") if k in before}
+                scores[f"{case.data}, {case.condition}"] = of_set
         if record.get("scores") != scores:
             write_json(weights.with_suffix(".json"), {**record, "scores": scores})
 
 
-def scores_of(weights: Path, rows: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Return the scores of weights on the test sets, for their record."""
-    found = {}
-    for case in all_cases():
-        row = rows.get(f"{case.name}/{weights.stem}")
-        if row and case.folder and weights in case.weights:
-            before = rows.get(f"{case.name}/input", {})
-            scores = {key: row[key] for key in ("protocol", "psnr", "ssim")}
-            scores |= {f"degraded_{key}": before[key] for key in ("psnr", "ssim") if key in before}
-            found[f"{case.data}, {case.condition}"] = scores
-    return found
-
-
-def tables(rows: Mapping[str, Mapping]) -> dict[str, str]:
+def tables(rows: Mapping[str, Mapping], cases: list[Case]) -> dict[str, str]:
     """Return the generated parts of RESULTS.md."""
-    return {"weights": weights_table(), **{task: task_table(task, rows) for task in TASKS}}
+    return {"weights": weights_table(), **{task: task_table(task, rows, cases) for task in TASKS}}
 
 
 def figures(row: Mapping) -> str:
@@ -281,15 +270,15 @@ def figures(row: Mapping) -> str:
     return f"{row['psnr']:.2f} / {row['ssim']:.4f}{gain}"
 
 
-def task_table(task: str, rows: Mapping[str, Mapping]) -> str:
+def task_table(task: str, rows: Mapping[str, Mapping], cases: list[Case]) -> str:
     """Return the scores by condition and method, and by data set; in compressive sensing also the
     published ones."""
     lines: dict[tuple[str, str], dict] = {}
-    for case in (case for case in all_cases() if case.task == task):
+    for case in (case for case in cases if case.task == task):
         ours = {path.stem: f"**{path.stem}**" for path in case.weights}
-        found = {ours.get(m, m): rows.get(f"{case.name}/{m}") for m in case.methods}
+        found = {ours.get(m, m): rows.get(case.row(m)) for m in case.methods}
         values = {name: figures(row) if row else "–" for name, row in found.items()}
-        if known := SENSING_SETS.get(f"{case.data}_{case.condition[:-1]}"):
+        if known := benchmark(task).sets.get(f"{case.data}_{case.condition[:-1]}"):
             for model, (psnr, ssim) in known.published.items():
                 values[f"published {model}"] = f"{psnr:.2f} / {ssim:.4f}"
         for method, value in values.items():
@@ -319,14 +308,14 @@ def weights_table() -> str:
 
 def why_not(case: Case, method: str, row: Mapping | None, options: argparse.Namespace) -> str:
     """Return why a row is not measured or checked now; nothing if it is to be."""
-    if options.only not in f"{case.name}/{method}":
+    if options.only not in case.row(method):
         return NOT_ASKED
     if case.folder and not options.data:
         return f"needs --data DIR with {case.folder}"
     if method == BM3D and not importlib.util.find_spec("bm3d"):
         return "needs bm3d"
     if options.write:
-        weights = weights_of(case, method)
+        weights = case.weights_of(method)
         current = row and row.get("sha256") == (sha256(weights) if weights else None)
         return WRITTEN if current and not options.only else ""
     if not row:
@@ -339,46 +328,42 @@ def why_not(case: Case, method: str, row: Mapping | None, options: argparse.Name
 def run(options: argparse.Namespace) -> list[str]:
     """Measure, and write or compare; return a line for each number that is not what is written."""
     rows, wrong, left_out, cases = read_json(SCORES), [], [], all_cases()
-    if not options.write:
-        if filled(REPORT, tables(rows)) != REPORT.read_text(encoding="utf-8"):
-            wrong.append(f"{REPORT.name}: its tables are not those of {SCORES.name} (--write)")
-        known = {f"{case.name}/{method}" for case in cases for method in case.methods}
-        wrong += [f"{n}: is in {SCORES.name}, but cannot be made" for n in rows.keys() - known]
+    if not options.write and filled(REPORT, tables(rows, cases)) != REPORT.read_text("utf-8"):
+        wrong.append(f"{REPORT.name}: its tables are not those of {SCORES.name} (--write)")
     for case in cases:
-        why = {m: why_not(case, m, rows.get(f"{case.name}/{m}"), options) for m in case.methods}
-        for method, reason in why.items():
-            if reason not in ("", NOT_ASKED, WRITTEN):
-                left_out.append(f"{case.name}/{method}: {reason}")
+        why = {m: why_not(case, m, rows.get(case.row(m)), options) for m in case.methods}
+        told = {m: reason for m, reason in why.items() if reason not in ("", NOT_ASKED, WRITTEN)}
+        left_out += [f"{case.row(method)}: {reason}" for method, reason in told.items()]
         if all(why.values()):
             continue
-        samples, first = case.samples(options.data), next(iter(why))
-        before, seconds = measure(case, samples, first, options.jobs)
-        for method in (method for method, reason in why.items() if not reason):
-            scores = before
-            if method != first:
-                scores, seconds = measure(case, samples, method, options.jobs)
-            name, found = f"{case.name}/{method}", summary(scores, before)
+        samples, before = list(case.samples(options.data)), None
+        for method, reason in why.items():
+            if reason and before:
+                continue
+            scores, seconds = measure(case, samples, method, options.jobs)
+            before = before or scores
+            if reason:
+                continue
+            name, found = case.row(method), summary(scores, before)
             print(f"{name}: {figures(found)}; {seconds:.0f} s of CPU", flush=True)
             made_by = circumstances(case, method, seconds)
             if options.write:
                 rows[name] = {**found, **made_by}
-                write(rows)
+                write(rows, cases)
                 continue
             if rows[name].get("sha256") != made_by.get("sha256"):
                 file = made_by.get("weights")
                 wrong.append(f"{name}: {file} is not the file that was scored (--write)")
             wrong += differences(name, found, rows[name])
     if options.write:
-        write(rows)
+        write(rows, cases)
     if left_out:
         print("\n".join(["\nleft out:", *left_out]))
     return wrong
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, metavar="DIR", help="holds CBSD68, Set11, BSD68")
     add("--write", action="store_true", help="write what is new into scores.json and RESULTS.md")

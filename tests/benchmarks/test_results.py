@@ -71,7 +71,7 @@ def test_examples_in_docstrings_hold():
 
 def test_tables_have_the_written_numbers():
     text = results.REPORT.read_text(encoding="utf-8")
-    found = report.filled(results.REPORT, results.tables(scores()))
+    found = report.filled(results.REPORT, results.tables(scores(), results.all_cases()))
     assert found == text, "benchmarks/results.py --write"
 
 
@@ -80,7 +80,7 @@ def test_all_bundled_weights_are_scored_and_no_score_is_of_another_file():
     for name, row in rows.items():
         if "sha256" in row:
             assert row["sha256"] == sha256(ROOT / row["weights"]), name
-    networks = {f"{c.name}/{path.stem}" for c in results.all_cases() for path in c.weights}
+    networks = {c.row(path.stem) for c in results.all_cases() for path in c.weights}
     assert networks <= rows.keys(), "benchmarks/results.py --data DIR --write"
 
 
@@ -88,18 +88,6 @@ def test_a_network_makes_no_image_worse():
     networks = {path.stem for path in results.records()}
     for name, row in scores().items():
         assert name.rpartition("/")[2] not in networks or row["least_gain"] > 0, name
-
-
-def test_tolerances():
-    written = {"psnr": 30.0, "least_gain": 1.0, "ssim": 0.9}
-    for key, step in (("psnr", 0.02), ("least_gain", 0.02), ("ssim", 0.0005)):
-        for sign in (-1, 1):
-            near = {**written, key: written[key] + 0.95 * sign * step}
-            assert results.differences("row", near, written) == []
-            far = {**written, key: written[key] + 1.05 * sign * step}
-            (line,) = results.differences("row", far, written)
-            assert line.startswith(f"row: {key} is ")
-    assert results.differences("row", {**written, "psnr": float("nan")}, written)
 
 
 def test_scores_are_written_checked_and_measured_again(project, capsys):
@@ -130,13 +118,6 @@ def test_scores_are_written_checked_and_measured_again(project, capsys):
     assert f"{opening}: psnr is {rows[opening]['psnr']:.4f}, expected " in failure.value.code
     assert "is not the file that was scored" in failure.value.code
 
-    case = next(case for case in results.all_cases() if case.name == rain)
-    options = results.parse_arguments(["--data", str(project), "--write"])
-    reasons = {
-        m: results.why_not(case, m, scores().get(f"{rain}/{m}"), options) for m in case.methods
-    }
-    assert reasons["opening"] == results.WRITTEN  # of no weights that changed
-    assert reasons["small_rain_medium"] == ""
     run(project, "--only", network, "--write")
     assert scores()[network]["psnr"] == right["psnr"]
 
@@ -173,20 +154,11 @@ def test_samples_are_the_pairs_that_synthesize_writes_and_true_kernels_blurred_t
         assert np.array_equal(to_uint8(again), written)
 
 
-def test_unclipped_noise_is_not_clipped(project):
-    case = results.Case("Denoising", "CBSD68_unclipped", "gaussian25", ())
-    samples = case.samples(project)
-    noise = np.stack([s.degraded - s.target / np.float32(255) for s in samples])
-    assert noise.std() * 255 == pytest.approx(25, rel=0.02)
-    assert noise.mean() * 255 == pytest.approx(0, abs=0.5)
-    assert case.methods["input"](samples[0]).dtype == np.uint8
-
-
 def test_total_variation_is_better_than_the_linear_reconstruction(project, sensing):
     weights = project / "any.safetensors"
     save_checkpoint(weights, sensing)
     case = results.Case("Compressive_Sensing", "CBSD68", "25%", (weights,))
-    samples = case.samples(project)
+    samples = list(case.samples(project))
     assert samples[0].target.shape == (64, 80)
     found = {m: results.measure(case, samples, m, jobs=1)[0] for m in case.methods}
     assert list(found) == ["linear", "total variation", "any"]
