@@ -21,30 +21,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgunet.base.errors import InputError, command
+from dgunet.base.errors import command
+from dgunet.Compressive_Sensing.data import Photographs, principal_components, read_luma
 from dgunet.data.crops import hold_out
 from dgunet.data.degradations import degrade, pair_generator
-from dgunet.images.files import list_images, middle, read_gray, read_rgb, to_tensor, to_uint8
+from dgunet.images.files import list_images, read_gray, read_rgb, to_tensor, to_uint8
 from dgunet.images.psnr import psnr
 from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network
-from dgunet.model.pretrained import (
-    default_weights,
-    degradation_of,
-    find_weights,
-    read_record,
-    trained_for,
-)
+from dgunet.model.pretrained import default_weights, find_weights, read_record
 from dgunet.tools.figure import Row, picture_rows, signed_colours
+from dgunet.tools.showcase import DEGRADATIONS, middle, purpose
 from dgunet.tools.synthesize import bundled_photos
 
 FOLDER = Path(__file__).resolve().parent
-SENSING = "Compressive_Sensing"
 SHOWN = {  # task → the photograph in its figure, and the top left corner of the detail shown
     "Deblurring": ("astronaut", 64, 30),
     "Deraining": ("chelsea", 50, 20),
     "Denoising": ("coffee", 70, 32),
-    SENSING: ("motorcycle_left", 80, 64),
+    "Compressive_Sensing": ("motorcycle_left", 80, 64),
 }
 SIDE = 256  # pixels of a photograph's middle: whole blocks of every network
 DETAIL_HEIGHT, DETAIL_WIDTH = 88, 192
@@ -55,42 +50,27 @@ GRID, GAP = 8, 2  # rows and columns of a mosaic, pixels between its tiles
 @torch.no_grad()
 def stages(network: Network, image: Tensor) -> tuple[list[Tensor], list[Tensor], list[float]]:
     """Return the images x₀, x₁, …, xₖ, the results v₁, …, vₖ of the gradient steps (C×H×W, not
-    clamped), and the step sizes ρ₁, …, ρₖ.
-
-    Args:
-        network: of any task, model and number of stages.
-        image: what its forward pass takes: a degraded image, in compressive sensing an image to
-            be measured; 1×C×H×W in [0,1].
-    """
-    images: list[Tensor] = []
-    results: list[Tensor] = []
-    sizes: list[float] = []
+    clamped), and the step sizes ρ₁, …, ρₖ, of an image as the network takes it."""
+    images, results, sizes = [], [], []
 
     def note(fgdm, inputs, v):
         images.append(inputs[0][0].clone())
         results.append(v[0].clone())
         sizes.append(float(fgdm.step_size))
 
-    hooks = [fgdm.register_forward_hook(note) for fgdm in network.fgdm]
-    try:
-        images.append(network(image)[0][0])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for fgdm in network.fgdm:
+        fgdm.register_forward_hook(note)
+    images.append(network(image)[0][0])
     return images, results, sizes
 
 
 def stage_rows(
-    network: Network, image: Tensor, target: Tensor, corner: tuple[int, int], purpose: str
+    network: Network, image: Tensor, target: Tensor, corner: tuple[int, int]
 ) -> list[Row]:
-    """Return a row for x₀, titled by the task and the network's purpose, and a row for every stage.
-    Shown is a detail, whose top left corner is given. Steps are the mean of the channels, each with
-    a scale of its own, the 99.5th percentile of what is shown. The PSNR is of the whole image.
-
-    Args:
-        network, image: as of `stages`.
-        target: the image without degradation, C×H×W.
-    """
+    """Return a row for x₀, titled by the task and its degradation, and a row for every stage. Shown
+    is a detail, whose top left corner is given. Steps are the mean of the channels, each with a
+    scale of its own, the 99.5th percentile of what is shown. The PSNR is of the whole image, the
+    target, C×H×W, that without degradation."""
     images, results, sizes = stages(network, image)
     top, left = corner
     box = (..., slice(top, top + DETAIL_HEIGHT), slice(left, left + DETAIL_WIDTH))
@@ -106,7 +86,11 @@ def stage_rows(
 
     pictures = [shown(0), difference("target $- x_0$", target - images[0])]
     rows = [
-        Row(network.task.replace("_", " "), purpose, [*pictures, ("target", to_uint8(target[box]))])
+        Row(
+            network.task.replace("_", " "),
+            purpose(network.task),
+            [*pictures, ("target", to_uint8(target[box]))],
+        )
     ]
     for k, (v, size) in enumerate(zip(results, sizes, strict=True), 1):
         gradient = difference(f"gradient step $v_{k} - x_{k - 1}$", v - images[k - 1])
@@ -115,18 +99,14 @@ def stage_rows(
     return rows
 
 
-def example(network: Network, preset: str, photo: Path) -> tuple[Tensor, Tensor]:
+def example(network: Network, photo: Path) -> tuple[Tensor, Tensor]:
     """Return what the network takes, 1×C×H×W, of a photograph's middle, and the target, C×H×W: for
-    compressive sensing the target itself, else the target degraded by a preset of
-    `dgunet.data.degradations`."""
-    pixels = read_gray(photo) if network.channels == 1 else read_rgb(photo)
-    pixels = middle(pixels, SIDE, SIDE)
-    target = to_tensor(pixels)
-    if network.channels == 1:
-        return target[None], target
-    unit = pixels.astype(np.float32) / 255
-    degraded = degrade(unit, preset, pair_generator(0, preset, photo.stem))
-    return to_tensor(to_uint8(degraded))[None], target
+    compressive sensing the target itself, else the target degraded."""
+    pixels = middle(read_gray(photo) if network.channels == 1 else read_rgb(photo), SIDE, SIDE)
+    image = pixels / np.float32(255)
+    if preset := DEGRADATIONS.get(network.task):
+        image = to_uint8(degrade(image, preset, pair_generator(0, preset, photo.stem)))
+    return to_tensor(image)[None], to_tensor(pixels)
 
 
 def mosaic(rows: np.ndarray, grid: int = GRID) -> np.ndarray:
@@ -147,46 +127,23 @@ def mosaic(rows: np.ndarray, grid: int = GRID) -> np.ndarray:
 
 
 def phi_pictures(photos: Path | None) -> list[tuple[str, np.ndarray]]:
-    """Return mosaics of Φ for the ratios whose weights are there; with the folder of the
-    photographs that trained them, after their principal components."""
-    pictures = []
+    """Return mosaics of Φ; with the folder of the photographs that trained it, after their
+    principal components, where training began."""
+    pictures = [("principal components", mosaic(starting_phi(photos)))] if photos else []
     for ratio in RATIOS:
-        try:
-            weights = find_weights(f"DGUNet_{ratio}")
-        except InputError as error:
-            print(f"left out: Φ of ratio {ratio} ({error})", flush=True)
-            continue
-        if photos and not pictures:
-            pictures.append(("principal components", mosaic(starting_phi(photos, weights))))
-        rows = load_model(weights, SENSING)[0].A.Phi.detach().numpy()
+        rows = load_model(find_weights(f"DGUNet_{ratio}"))[0].A.Phi.detach().numpy()
         pictures.append((f"ratio {ratio} %: the first of {len(rows)} rows", mosaic(rows)))
     return pictures
 
 
-def starting_phi(photos: Path, weights: Path) -> np.ndarray:
-    """Return the first rows of the Φ that a training of compressive sensing began with.
-
-    Args:
-        photos: the folder it was trained on.
-        weights: what it made; the record beside them says which photographs were held out.
-
-    Raises:
-        InputError: there is no such record.
-    """
-    from dgunet.Compressive_Sensing.data import Photographs, principal_components, read_luma
-
-    record = read_record(weights)
-    if not record or "config" not in record:
-        raise InputError(f"{weights.with_suffix('.json')}: is no record of how Φ was trained")
+def starting_phi(photos: Path) -> np.ndarray:
+    """Return the first rows of the Φ that a training of compressive sensing on the photographs of a
+    folder began with; the weights' record says which were held out."""
+    record = read_record(find_weights(f"DGUNet_{RATIOS[0]}")) or {}
     training = record["config"]["TRAINING"]
     paths, _ = hold_out(list_images(photos, recursive=True), training["HOLD_OUT"], str(photos))
     images, names = [read_luma(path) for path in paths], [path.name for path in paths]
     return principal_components(Photographs(images, names, training["TRAIN_PS"]), GRID**2).numpy()
-
-
-def save(rows: list[Row], path: Path) -> None:
-    picture_rows(rows, [path])
-    print(f"wrote {path}", flush=True)
 
 
 @command
@@ -195,24 +152,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photos", type=Path, metavar="DIR", help="BSD400: shows where Φ started")
-    parser.add_argument(
-        "--output", type=Path, default=FOLDER, metavar="DIR", help="(default: beside this file)"
-    )
+    text = "(default: beside this file)"
+    parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR", help=text)
     options = parser.parse_args(arguments)
     photos = {photo.stem: photo for photo in bundled_photos()}
+    figures = {"phi": [Row("Φ", "rows as blocks", phi_pictures(options.photos))]}
     for task, (name, *corner) in SHOWN.items():
-        try:
-            weights = default_weights(task)
-        except FileNotFoundError as error:
-            print(f"left out: {error}", flush=True)
-            continue
-        network, _ = load_model(weights, task)
-        record = read_record(weights) or {}
-        image, target = example(network, degradation_of(record) or "", photos[name])
-        rows = stage_rows(network.eval(), image, target, tuple(corner), trained_for(record))
-        save(rows, options.output / f"inside_{task.lower()}.jpg")
-    if pictures := phi_pictures(options.photos):
-        save([Row("Φ", "rows as blocks", pictures)], options.output / "inside_phi.jpg")
+        network, _ = load_model(default_weights(task), task)
+        image, target = example(network, photos[name])
+        rows = stage_rows(network.eval(), image, target, tuple(corner))
+        figures[task.lower()] = rows
+    for name, rows in figures.items():
+        picture_rows(rows, [options.output / f"inside_{name}.jpg"])
+        print(f"wrote {options.output}/inside_{name}.jpg", flush=True)
 
 
 if __name__ == "__main__":

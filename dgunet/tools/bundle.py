@@ -12,6 +12,7 @@ ones. `make results` adds the scores on the test sets.
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from dgunet.base.errors import InputError, command
@@ -25,18 +26,12 @@ NOTED = ("config", "command", "commit", "hardware", "torch")  # by the run
 
 
 def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, **given) -> Path:
-    """Write weights and record of a training run; return the file of the weights.
+    """Write weights and record of the training run in a folder; return the file of the weights.
+    They go to `folder` (None: the task's `pretrained_models`), under that name. The record's part
+    "training" says what is `given` beside what the run noted, or instead.
 
-    Args:
-        run: the run's folder.
-        name: of the two files, without suffix.
-        folder: where they go; None: the task's `pretrained_models`.
-        overwrite: replace better weights, too.
-        given: what the record's part "training" is to say beside what the run noted, or instead.
-
-    Raises:
-        InputError: the run has no `model_best.pth` or `config.yml`, or better weights of that name
-            are there already.
+    Raises `InputError` if the run has no `model_best.pth` or `config.yml`, or better weights of
+    that name are there already, unless `overwrite`.
     """
     best, settings = run / "model_best.pth", run / "config.yml"
     if missing := [file.name for file in (best, settings) if not file.is_file()]:
@@ -45,11 +40,10 @@ def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, *
     folder = folder or task_folder(network.task) / "pretrained_models"
     weights, record = folder / f"{name}.safetensors", folder / f"{name}.json"
     if record.is_file() and not overwrite:
-        before = json.loads(record.read_text(encoding="utf-8")).get("held_out_psnr")
-        if before is None or before >= checkpoint["psnr"]:
-            known = "of unknown PSNR" if before is None else f"of {before:.2f} dB"
+        before = json.loads(record.read_text(encoding="utf-8")).get("held_out_psnr", math.inf)
+        if before >= checkpoint["psnr"]:
             raise InputError(
-                f"{weights}: holds weights {known} on the images held out, these have "
+                f"{weights}: holds weights of {before:.2f} dB on the images held out, these have "
                 f"{checkpoint['psnr']:.2f} dB; nothing written (--overwrite replaces them)"
             )
     config = dict(read_yaml(settings))
@@ -98,11 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--name", required=True, help="of the files, without suffix")
     add("--data", required=True, help="what the run was trained on, and validated on")
     add("--licence", required=True, help="of these data")
-    add("--config", help="the recipe, such as Denoising/small.yml (default: as the run noted)")
     add("--command", help="that trained them (default: as the run noted)")
-    add("--commit", help="of the code (default: as the run noted)")
     add("--hardware", help="(default: as the run noted)")
-    add("--degradation", help="that pairs were made with (default: DATA.DEGRADATION)")
     add("--output", type=Path, help="folder (default: the task's pretrained_models)")
     add("--overwrite", action="store_true", help="replace better weights, too")
     options = vars(parser.parse_args(arguments))

@@ -18,6 +18,7 @@ from dgunet.base.errors import InputError, command
 from dgunet.base.files import write_bytes
 from dgunet.images.files import list_images, read_rgb, to_uint8
 from dgunet.images.psnr import psnr
+from dgunet.images.sizes import by
 
 WIDTH, HEADING, CAPTION, GAP = 10.0, 0.26, 0.22, 0.06  # inches
 JPEG_BYTES = 400_000  # at most, if one of JPEG_QUALITIES can make it so
@@ -42,12 +43,8 @@ def signed_colours(values: np.ndarray, scale: float) -> np.ndarray:
 
 
 def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path]) -> None:
-    """Write the rows as one figure, each as wide as the figure, however many pictures it has.
-
-    Args:
-        rows: from the top, at least one.
-        outputs: files of any type that matplotlib writes, the same figure in each.
-    """
+    """Write the rows as one figure, each as wide as the figure, however many pictures it has, into
+    files of any type that matplotlib writes."""
     from matplotlib.figure import Figure
 
     widths = [(WIDTH + GAP) / len(row.pictures) - GAP for row in rows]
@@ -77,13 +74,11 @@ def picture_rows(rows: Sequence[Row], outputs: Sequence[str | Path]) -> None:
 def save(figure, output: str | Path) -> None:
     """Write a matplotlib figure; a JPEG in the best of a few qualities that is small enough."""
     kind = Path(output).suffix.lower().removeprefix(".")
-    options: list[dict] = [{}]
-    if kind in ("jpg", "jpeg"):
-        options = [{"pil_kwargs": {"quality": quality}} for quality in JPEG_QUALITIES]
-    for option in options:
+    for quality in JPEG_QUALITIES:
         file = io.BytesIO()
-        figure.savefig(file, format=kind, **option)
-        if file.tell() <= JPEG_BYTES:
+        jpeg = {"pil_kwargs": {"quality": quality}} if kind in ("jpg", "jpeg") else {}
+        figure.savefig(file, format=kind, **jpeg)
+        if file.tell() <= JPEG_BYTES or not jpeg:
             break
     write_bytes(output, file.getvalue())
 
@@ -91,16 +86,9 @@ def save(figure, output: str | Path) -> None:
 def before_after(
     columns: Mapping[str, str | Path], output: str | Path, images: Sequence[str] = ()
 ) -> None:
-    """Write the figure of images in several folders side by side.
-
-    Args:
-        columns: title → folder, the target's last.
-        output: a file of any type that matplotlib writes.
-        images: stems of the images shown; none: all of the last column's.
-
-    Raises:
-        InputError: an image is missing in a folder, or its size differs from the target's.
-    """
+    """Write the figure of images in several folders (title → folder, the target's last) side by
+    side: those of these stems, or all of the last column's. Raises `InputError` if an image is
+    missing in a folder, or its size differs from the target's."""
     folders = {t: {p.stem: p for p in list_images(folder)} for t, folder in columns.items()}
     *others, last = columns
     rows = []
@@ -108,21 +96,15 @@ def before_after(
         for title, files in folders.items():
             if name not in files:
                 raise InputError(f"{columns[title]}: has no image named {name}")
-        shown = {title: read_rgb(files[name]) for title, files in folders.items()}
-        target = shown[last]
+        target, pictures = read_rgb(folders[last][name]), []
         for title in others:
-            if shown[title].shape != target.shape:
-                raise InputError(
-                    f"{folders[title][name]}: is {_size(shown[title])}, expected the target's "
-                    f"{_size(target)}"
-                )
-        scored = [(f"{t}: {psnr(shown[t], target, 255):.2f} dB", shown[t]) for t in others]
-        rows.append(Row(name, "", [*scored, (last, target)]))
+            shown, file = read_rgb(folders[title][name]), folders[title][name]
+            if shown.shape != target.shape:
+                sizes = f"{by(shown.shape)}, expected the target's {by(target.shape)}"
+                raise InputError(f"{file}: is {sizes}")
+            pictures.append((f"{title}: {psnr(shown, target, 255):.2f} dB", shown))
+        rows.append(Row(name, "", [*pictures, (last, target)]))
     picture_rows(rows, [output])
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}×{image.shape[0]}"
 
 
 @command

@@ -32,11 +32,7 @@ def _table(keys: Mapping[str, Key]) -> str:
 
 
 def updated(page: Path) -> str:
-    """Return a page with the reference in place of what follows its heading.
-
-    Raises:
-        InputError: it has no such heading.
-    """
+    """Return a page with the reference in place of what follows its heading."""
     text, heading, _ = page.read_text(encoding="utf-8").rpartition(HEADING)
     if not heading:
         raise InputError(f"{page}: has no heading '## Keys'")

@@ -20,30 +20,19 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command
-from dgunet.images.files import (
-    middle,
-    pair_by_name,
-    read_gray,
-    read_rgb,
-    to_tensor,
-    to_uint8,
-    write_image,
-)
+from dgunet.data.degradations import describe
+from dgunet.images.files import pair_by_name, read_gray, read_rgb, to_tensor, to_uint8, write_image
 from dgunet.images.psnr import psnr
 from dgunet.inference.restorer import Restorer
-from dgunet.model.pretrained import (
-    DEFAULT_WEIGHTS,
-    default_weights,
-    degradation_of,
-    read_record,
-    trained_for,
-)
+from dgunet.model.pretrained import default_weights, read_record, trained_for
+from dgunet.model.registry import DEFAULT_WEIGHTS
 from dgunet.scoring.protocols import gaussian_rgb
 from dgunet.scoring.tables import markdown
 from dgunet.tools.figure import Row, picture_rows
 from dgunet.tools.synthesize import bundled_photos, synthesize
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket")
+DEGRADATIONS = {"Deblurring": "blur_mild", "Deraining": "rain_medium", "Denoising": "gaussian25"}
 DETAILS = {  # task → a photograph, and the middle of its detail: of height, width
     "Deblurring": ("astronaut", 0.75, 0.40),
     "Deraining": ("chelsea", 0.45, 0.45),
@@ -66,22 +55,12 @@ class Example:
 
 def restore_task(task: str, photos: Sequence[Path], folder: Path, max_side: int) -> list[Example]:
     """Degrade the photographs' middles, no side longer than `max_side`, restore them by the task's
-    default weights, and write the images into `folder`.
-
-    Raises:
-        FileNotFoundError: the weights are not there.
-        InputError: their record is not.
-    """
-    weights = default_weights(task)
-    record = read_record(weights)
-    if record is None:
-        raise InputError(f"{weights.with_suffix('.json')}: is no record; expected the weights' own")
-    restorer = Restorer.from_checkpoint(weights, task=task, device="cpu")
+    default weights, and write the images into `folder`. Raises `FileNotFoundError` if the weights
+    are not there."""
+    restorer = Restorer.from_checkpoint(default_weights(task), task=task, device="cpu")
     if restorer.network.channels == 1:
         return [_sense(restorer, photo, folder, max_side) for photo in photos]
-    synthesize(
-        str(degradation_of(record)), folder, photos, max_side=max_side, jobs=1, overwrite=True
-    )
+    synthesize(DEGRADATIONS[task], folder, photos, max_side=max_side, jobs=1, overwrite=True)
     examples = []
     for degraded, target in pair_by_name(folder / "input", folder / "target"):
         stages = restorer.stages(read_rgb(degraded))
@@ -101,6 +80,12 @@ def _sense(restorer: Restorer, photo: Path, folder: Path, max_side: int) -> Exam
     return Example(photo.stem, images)
 
 
+def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the central height×width of H×W[×C] pixels."""
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
+
+
 def table_row(task: str, examples: Sequence[Example]) -> list[str]:
     """Return the cells: task, degradation, photographs, input and restored score, gain."""
     scores = [[gaussian_rgb(e.images[place], e.images[-1]) for place in (0, -2)] for e in examples]
@@ -111,7 +96,9 @@ def table_row(task: str, examples: Sequence[Example]) -> list[str]:
 
 
 def purpose(task: str) -> str:
-    """Return in words what a task's default weights are for."""
+    """Return in words what is shown of a task: the degradation, or what is measured."""
+    if task in DEGRADATIONS:
+        return describe(DEGRADATIONS[task])
     return trained_for(read_record(default_weights(task)) or {})
 
 
@@ -145,11 +132,7 @@ def showcase(
     output: Path, photos: Sequence[Path], max_side: int, figures: Sequence[Path] = ()
 ) -> None:
     """Do all tasks whose weights are there; print which weights are missing, and the table. Write
-    the images and `stages.png` into `output`, and the same figure into the files `figures`.
-
-    Raises:
-        InputError: no weights are there.
-    """
+    the images and `stages.png` into `output`, and the same figure into the files `figures`."""
     table: list[list[str]] = []
     rows: list[Row] = []
     for task in DEFAULT_WEIGHTS:
