@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py --photos BSD400                      what is not measured yet
     python benchmarks/ablations.py --photos BSD400 --only deblurring    runs whose name has this
+    python benchmarks/ablations.py --photos BSD400 --patches 200000     longer trainings
     python benchmarks/ablations.py                                      table and figure again
 
 Two problems whose true operator A is known:
@@ -27,20 +28,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import report
 import torch
 import torch.nn.functional as F
-from report import (
-    REPORT,
-    RESULTS,
-    ROOT,
-    commit,
-    fill,
-    machine,
-    make_parser,
-    read_json,
-    table,
-    write_json,
-)
 from torch import Tensor, nn
 
 from dgunet.base.errors import command
@@ -58,8 +48,8 @@ from dgunet.tools.figure import save
 from dgunet.tools.showcase import middle
 from dgunet.training.losses import charbonnier_and_edge, clamped_squared_error
 
-RUNS = RESULTS / "ablations.json"
-FIGURE = ROOT / "figs" / "ablations.png"
+RUNS = report.RESULTS / "ablations.json"
+FIGURE = report.ROOT / "figs" / "ablations.png"
 SIZES = {"width": 8, "width_step": 4, "last_extra": 8}
 STAGES = 3
 PATCH, BATCH = 64, 4
@@ -287,8 +277,8 @@ def train(problem: Problem, variant: Variant, seed: int) -> dict:
         "psnr": round(score(problem, network), 4),
         "parameters": sum(p.numel() for p in network.parameters()),
         "cpu_seconds": round(time.process_time() - start, 1),
-        "commit": commit(),
-        "machine": machine(torch.device("cpu"), torch.get_num_threads()),
+        "commit": report.commit(),
+        "machine": report.machine(torch.device("cpu"), torch.get_num_threads()),
     }
 
 
@@ -314,7 +304,7 @@ def measure(options: argparse.Namespace, runs: dict) -> None:
                 problem = problem or build(options.photos)
                 runs[name] = train(problem, variant, seed)
                 print(f"{name}: {runs[name]['psnr']:.2f} dB", flush=True)
-                write_json(RUNS, runs)
+                report.write_json(RUNS, runs)
 
 
 def runs_of(runs: Mapping, problem: type[Problem]) -> dict[str, list[dict]]:
@@ -336,7 +326,7 @@ def differences(of_variant: Mapping[str, list[dict]], label: str) -> list[float]
     return [value - other for value, other in zip(psnr, full, strict=False)]
 
 
-def report(runs: Mapping) -> None:
+def write_down(runs: Mapping) -> None:
     """Write the table into RESULTS.md, and the figure."""
     lines: dict[str, dict] = {label: {"variant": label} for label in VARIANTS}
     for name, problem in PROBLEMS.items():
@@ -351,7 +341,7 @@ def report(runs: Mapping) -> None:
             seconds = statistics.mean(run["cpu_seconds"] for run in finished)
             line[f"{name}: parameters"] = finished[0]["parameters"]
             line[f"{name}: CPU seconds"] = round(seconds)
-    fill(REPORT, {"ablations": table(list(lines.values()))})
+    report.fill(report.REPORT, {"ablations": report.table(list(lines.values()))})
     draw(runs)
 
 
@@ -378,15 +368,19 @@ def draw(runs: Mapping) -> None:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__)
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="without it nothing is trained")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only runs whose name has this")
+    parser = report.make_parser(__doc__)
+    add = parser.add_argument
+    add("--photos", type=Path, metavar="DIR", help="BSD400; without it nothing is trained")
+    add("--patches", type=int, metavar="N", help="that each training sees (as in the table)")
+    add("--only", default="", metavar="TEXT", help="only runs whose name has this in it")
     options = parser.parse_args(arguments)
-    runs = read_json(RUNS)
+    for problem in PROBLEMS.values():
+        problem.patches = options.patches or problem.patches
+    runs = report.read_json(RUNS)
     if options.photos:
         keep_freed_memory()
         measure(options, runs)
-    report(runs)
+    write_down(runs)
 
 
 if __name__ == "__main__":

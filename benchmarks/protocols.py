@@ -16,17 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from report import (
-    REPORT,
-    RESULTS,
-    commit,
-    fill,
-    make_parser,
-    processor,
-    read_json,
-    table,
-    write_json,
-)
+import report
 from skimage.metrics import structural_similarity
 
 from dgunet.base.errors import command
@@ -38,7 +28,7 @@ from dgunet.inference.restorer import Restorer
 from dgunet.model.pretrained import find_weights
 from dgunet.scoring.protocols import compressive_sensing_y, limited_range_luma
 
-MEASURED = RESULTS / "protocols.json"
+MEASURED = report.RESULTS / "protocols.json"
 WEIGHTS = ("DGUNet_10", "DGUNet_25")
 READINGS = {  # how an image becomes grey: folder, and file → uint8 H×W
     "the grey files": ("BSD68", read_gray),
@@ -79,8 +69,8 @@ def run(weights: Path, reading: str, files: list[Path], tile: int) -> dict:
         "sha256": sha256(weights),
         "precision": restorer.precision,
         "cpu_seconds": round(time.process_time() - start, 1),
-        "hardware": processor(),
-        "commit": commit(),
+        "hardware": report.processor(),
+        "commit": report.commit(),
     }
 
 
@@ -101,7 +91,7 @@ def rows(measured: dict, weights: str) -> dict[str, Sequence[float | None]]:
     }
 
 
-def report(measured: dict) -> None:
+def write_down(measured: dict) -> None:
     """Write the table into RESULTS.md."""
     lines: dict[str, dict] = {}
     for weights in WEIGHTS:
@@ -115,17 +105,17 @@ def report(measured: dict) -> None:
                 if value and label != FIRST:
                     change = f" ({round(value - first, digits) + 0:+.{digits}f})"  # + 0: no -0.00
                 line[f"{weights}: {kind}"] = f"{value:.{digits}f}{change}" if value else "the same"
-    fill(REPORT, {"protocols": table(list(lines.values()))})
+    report.fill(report.REPORT, {"protocols": report.table(list(lines.values()))})
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__)
+    parser = report.make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="holds BSD68 and CBSD68")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth image")
     options = parser.parse_args(arguments)
     keep_freed_memory()
-    measured = read_json(MEASURED)
+    measured = report.read_json(MEASURED)
     for name in WEIGHTS:
         for reading, tile in PASSES:
             key, weights = f"{name}/{reading}/{tile}", find_weights(name)
@@ -135,8 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             measured[key] = run(weights, reading, files, tile)
             print(f"{key}: {measured[key]}", flush=True)
-            write_json(MEASURED, measured)
-    report(measured)
+            report.write_json(MEASURED, measured)
+    write_down(measured)
 
 
 if __name__ == "__main__":

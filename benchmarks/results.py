@@ -34,21 +34,9 @@ from pathlib import Path
 
 import baselines
 import numpy as np
+import report
 import torch
 from joblib import Parallel, delayed
-from report import (
-    REPORT,
-    RESULTS,
-    ROOT,
-    commit,
-    fill,
-    filled,
-    make_parser,
-    processor,
-    read_json,
-    table,
-    write_json,
-)
 
 from dgunet.base.errors import command
 from dgunet.base.files import sha256
@@ -62,7 +50,7 @@ from dgunet.scoring.protocols import PROTOCOLS, Score, mean_score
 from dgunet.tools.showcase import middle
 from dgunet.tools.synthesize import bundled_photos
 
-SCORES = RESULTS / "scores.json"
+SCORES = report.RESULTS / "scores.json"
 TOLERANCES = {"psnr": 0.02, "least_gain": 0.02, "ssim": 0.0005}  # dB, dB, 1
 SLOW = 180  # seconds of CPU, beyond which a row is only checked with --slow
 PHOTOS, LARGEST = "photographs", 512  # scikit-image's, of which the middle, at most so many pixels
@@ -171,7 +159,8 @@ def conditions(record: Mapping) -> list[str]:
 
 def records() -> dict[Path, dict]:
     """Return the bundled pretrained weights with their records."""
-    return {file: read_json(file.with_suffix(".json")) for file in bundled_weights().values()}
+    files = bundled_weights().values()
+    return {file: report.read_json(file.with_suffix(".json")) for file in files}
 
 
 def all_cases() -> list[Case]:
@@ -212,7 +201,7 @@ def circumstances(case: Case, method: str, seconds: float) -> dict:
     """Return what else is written down about a row."""
     made_by = {}
     if weights := case.weights_of(method):
-        made_by = {"weights": weights.relative_to(ROOT).as_posix(), "sha256": sha256(weights)}
+        made_by = {"weights": str(weights.relative_to(report.ROOT)), "sha256": sha256(weights)}
         made_by["torch"] = torch.__version__
     elif method != "input":
         package = "bm3d" if method == BM3D else "scikit-image"
@@ -221,8 +210,8 @@ def circumstances(case: Case, method: str, seconds: float) -> dict:
         "protocol": benchmark(case.task).protocol,
         **made_by,
         "cpu_seconds": round(seconds, 1),
-        "hardware": processor(),
-        "commit": commit(),
+        "hardware": report.processor(),
+        "commit": report.commit(),
     }
 
 
@@ -244,8 +233,8 @@ def write(rows: Mapping[str, Mapping], cases: list[Case]) -> None:
     scores on the test sets in the records of the weights."""
     names = [case.row(method) for case in cases for method in case.methods]
     rows = {name: rows[name] for name in names if name in rows}
-    write_json(SCORES, rows)
-    fill(REPORT, tables(rows, cases))
+    report.write_json(SCORES, rows)
+    report.fill(report.REPORT, tables(rows, cases))
     for weights, record in records().items():  # for model cards
         scores = {}
         for case in cases:
@@ -256,7 +245,7 @@ def write(rows: Mapping[str, Mapping], cases: list[Case]) -> None:
                 of_set |= {f"degraded_{k}": before[k] for k in ("psnr", "ssim") if k in before}
                 scores[f"{case.data}, {case.condition}"] = of_set
         if record.get("scores") != scores:
-            write_json(weights.with_suffix(".json"), {**record, "scores": scores})
+            report.write_json(weights.with_suffix(".json"), {**record, "scores": scores})
 
 
 def tables(rows: Mapping[str, Mapping], cases: list[Case]) -> dict[str, str]:
@@ -285,7 +274,7 @@ def task_table(task: str, rows: Mapping[str, Mapping], cases: list[Case]) -> str
             head = {"condition": case.condition, "method": method}
             line = lines.setdefault((case.condition, method), head)
             line[case.data.replace("_", ", ")] = value
-    return table(list(lines.values()))
+    return report.table(list(lines.values()))
 
 
 def weights_table() -> str:
@@ -296,14 +285,14 @@ def weights_table() -> str:
         condition = made.get("degradation") or ", ".join(conditions(record))
         lines.append(
             {
-                "file": f"[{record['task']}/{file.name}]({file.relative_to(ROOT).as_posix()})",
+                "file": f"[{record['task']}/{file.name}]({file.relative_to(report.ROOT)})",
                 "trained on": f"{made.get('data', '').partition(',')[0]}, {condition}",
                 "patches": f"{made['patches']:,} × {made['patch_size']}²",
                 "minutes": f"{made['minutes']:g}" if "minutes" in made else None,
                 "commit": made.get("commit"),
             }
         )
-    return table(lines)
+    return report.table(lines)
 
 
 def why_not(case: Case, method: str, row: Mapping | None, options: argparse.Namespace) -> str:
@@ -327,9 +316,10 @@ def why_not(case: Case, method: str, row: Mapping | None, options: argparse.Name
 
 def run(options: argparse.Namespace) -> list[str]:
     """Measure, and write or compare; return a line for each number that is not what is written."""
-    rows, wrong, left_out, cases = read_json(SCORES), [], [], all_cases()
-    if not options.write and filled(REPORT, tables(rows, cases)) != REPORT.read_text("utf-8"):
-        wrong.append(f"{REPORT.name}: its tables are not those of {SCORES.name} (--write)")
+    rows, wrong, left_out, cases = report.read_json(SCORES), [], [], all_cases()
+    page = report.REPORT.read_text(encoding="utf-8")
+    if not options.write and report.filled(report.REPORT, tables(rows, cases)) != page:
+        wrong.append(f"{report.REPORT.name}: its tables are not those of {SCORES.name} (--write)")
     for case in cases:
         why = {m: why_not(case, m, rows.get(case.row(m)), options) for m in case.methods}
         told = {m: reason for m, reason in why.items() if reason not in ("", NOT_ASKED, WRITTEN)}
@@ -363,7 +353,7 @@ def run(options: argparse.Namespace) -> list[str]:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__)
+    parser = report.make_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, metavar="DIR", help="holds CBSD68, Set11, BSD68")
     add("--write", action="store_true", help="write what is new into scores.json and RESULTS.md")

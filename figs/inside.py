@@ -58,9 +58,10 @@ def stages(network: Network, image: Tensor) -> tuple[list[Tensor], list[Tensor],
         results.append(v[0].clone())
         sizes.append(float(fgdm.step_size))
 
-    for fgdm in network.fgdm:
-        fgdm.register_forward_hook(note)
+    hooks = [fgdm.register_forward_hook(note) for fgdm in network.fgdm]
     images.append(network(image)[0][0])
+    for hook in hooks:
+        hook.remove()
     return images, results, sizes
 
 

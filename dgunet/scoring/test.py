@@ -66,9 +66,8 @@ def run_benchmark(benchmark: Benchmark, description: str) -> None:
     parser = make_parser(description, benchmark)
     names, defaults = ", ".join(benchmark.sets), ", ".join(benchmark.default_sets)
     text = f"which of {names} (default: {defaults}, unless --input_dir holds images)"
-    parser.add_argument(
-        "--dataset", nargs="+", choices=list(benchmark.sets), metavar="SET", help=text
-    )
+    sets = list(benchmark.sets)
+    parser.add_argument("--dataset", nargs="+", choices=sets, metavar="SET", help=text)
     options = parser.parse_args()
     restorer = load_restorer(benchmark, options)
     run_sets(benchmark, restorer, find_sets(benchmark, options.input_dir, options.dataset), options)
@@ -174,32 +173,21 @@ def find_sets(
 
     A set's inputs lie in `input/` beside the targets. Raises `InputError` for a missing folder.
     """
-
-    def named(name: str) -> ImageSet:
-        targets = benchmark.target(input_dir, name)
-        inputs = targets.parent / "input"
-        if not inputs.is_dir():
-            raise InputError(
-                f"{inputs}: does not exist; expected the inputs of {name} (--dataset picks the "
-                "sets, --input_dir the folder they lie in)"
-            )
-        return _from_folders(name, inputs, targets, benchmark.sets[name].protocol)
-
     if not names and (alone := folder_set(input_dir, benchmark.protocol)):
         return [alone]
-    names = names or [
-        name
-        for name in benchmark.default_sets
-        if benchmark.target(input_dir, name).with_name("input").is_dir()
-    ]
+    targets = {n: benchmark.target(input_dir, n) for n in names or benchmark.default_sets}
     if not names:
-        if not input_dir.is_dir():
-            raise InputError(f"{input_dir}: does not exist; expected the data (--input_dir DIR)")
+        targets = {n: place for n, place in targets.items() if place.with_name("input").is_dir()}
+    if not targets:
+        found = "found no images" if input_dir.is_dir() else "does not exist"
         sets = f" or a set ({', '.join(benchmark.default_sets)})" * bool(benchmark.default_sets)
         raise InputError(
-            f"{input_dir}: found no images; expected them in it, in input/{sets} (--input_dir DIR)"
+            f"{input_dir}: {found}; expected images in it, in input/{sets} (--input_dir DIR)"
         )
-    return [named(name) for name in dict.fromkeys(names)]
+    return [
+        _from_folders(name, place.with_name("input"), place, benchmark.sets[name].protocol)
+        for name, place in targets.items()
+    ]
 
 
 def folder_set(folder: Path, protocol: str) -> ImageSet | None:
@@ -212,10 +200,8 @@ def folder_set(folder: Path, protocol: str) -> ImageSet | None:
 
 
 def _from_folders(name: str, inputs: Path, targets: Path, protocol: str) -> ImageSet:
-    if not targets.is_dir():
-        return ImageSet(name, list_images(inputs), protocol)
-    pairs = dict(pair_by_name(inputs, targets))
-    return ImageSet(name, list(pairs), protocol, pairs)
+    pairs = dict(pair_by_name(inputs, targets)) if targets.is_dir() else None
+    return ImageSet(name, list(pairs or list_images(inputs)), protocol, pairs)
 
 
 def run_sets(

@@ -48,11 +48,11 @@ def project(tmp_path, monkeypatch) -> Path:
     places = "".join(
         f"<!-- begin: {k} -->\n<!-- end: {k} -->\n" for k in ("weights", *results.TASKS)
     )
-    monkeypatch.setattr(results, "REPORT", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(report, "REPORT", tmp_path / "RESULTS.md")
     monkeypatch.setattr(results, "SCORES", tmp_path / "scores.json")
-    write = results.write_json  # the weights' records, too, are written there
-    monkeypatch.setattr(results, "write_json", lambda file, c: write(tmp_path / file.name, c))
-    results.REPORT.write_text(f"# Results\n{places}The end.\n", encoding="utf-8")
+    write = report.write_json  # the weights' records, too, are written there
+    monkeypatch.setattr(report, "write_json", lambda file, c: write(tmp_path / file.name, c))
+    report.REPORT.write_text(f"# Results\n{places}The end.\n", encoding="utf-8")
     return tmp_path
 
 
@@ -70,8 +70,8 @@ def test_examples_in_docstrings_hold():
 
 
 def test_tables_have_the_written_numbers():
-    text = results.REPORT.read_text(encoding="utf-8")
-    found = report.filled(results.REPORT, results.tables(scores(), results.all_cases()))
+    text = report.REPORT.read_text(encoding="utf-8")
+    found = report.filled(report.REPORT, results.tables(scores(), results.all_cases()))
     assert found == text, "benchmarks/results.py --write"
 
 
@@ -97,7 +97,7 @@ def test_scores_are_written_checked_and_measured_again(project, capsys):
     rows = scores()
     assert {f"{rain}/input", opening, network} <= rows.keys()
     assert rows[opening]["images"] == 2
-    text = results.REPORT.read_text(encoding="utf-8")
+    text = report.REPORT.read_text(encoding="utf-8")
     assert results.figures(rows[opening]) in text and text.endswith("The end.\n")
     record = json.loads((project / "small_rain_medium.json").read_text(encoding="utf-8"))
     assert record["scores"]["CBSD68, rain_medium"]["psnr"] == rows[network]["psnr"]

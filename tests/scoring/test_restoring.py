@@ -201,12 +201,12 @@ def test_unfit_inputs_are_refused_before_anything_is_computed(restore, tmp_path)
         assert not (tmp_path / "out").exists()
         return line
 
-    assert f"{data}: does not exist; expected the data" in refusal(data)
+    assert f"{data}: does not exist; expected images" in refusal(data)
     line = refusal(tmp_path)
-    assert "no images; expected them in it, in input/ or a set (Rain100L, Rain100H" in line
+    assert "no images; expected images in it, in input/ or a set (Rain100L, Rain100H" in line
     make_pairs(data / "Rain100L")
     line = refusal(data, "--dataset", "Rain100L", "Test100")
-    assert f"{data}/Test100/input: does not exist; expected the inputs of Test100" in line
+    assert f"{data}/Test100/input: does not exist; expected a folder of images" in line
     write_image(data / "Rain100L/input/c.png", photo(9, 9))
     assert "1 images without a partner" in refusal(data)
     write_image(data / "Rain100L/target/c.png", photo(9, 8))
