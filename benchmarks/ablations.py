@@ -39,13 +39,12 @@ from dgunet.Compressive_Sensing.data import Photographs, principal_components
 from dgunet.data.crops import hold_out
 from dgunet.data.degradations import shake_kernel
 from dgunet.Deblurring import DGUNet as deblurring
-from dgunet.images.files import list_images, read_gray, read_rgb
+from dgunet.images.files import list_images, middle, read_gray, read_rgb
 from dgunet.images.psnr import psnr
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.model.layers import PReLU
 from dgunet.model.network import Network
 from dgunet.tools.figure import save
-from dgunet.tools.showcase import middle
 from dgunet.training.losses import charbonnier_and_edge, clamped_squared_error
 
 RUNS = report.RESULTS / "ablations.json"

@@ -23,9 +23,16 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgunet.data.degradations import degrade, pair_generator
-from dgunet.images.files import list_images, pad_bottom_right, read_gray, read_rgb, to_tensor
+from dgunet.images.files import (
+    list_images,
+    middle,
+    pad_bottom_right,
+    read_gray,
+    read_rgb,
+    to_tensor,
+)
 from dgunet.inference.device import pick_device, tf32
-from dgunet.tools.showcase import DEGRADATIONS, middle
+from dgunet.tools.showcase import DEGRADATIONS
 from dgunet.tools.synthesize import bundled_photos
 
 

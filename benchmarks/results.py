@@ -41,13 +41,12 @@ from joblib import Parallel, delayed
 from dgunet.base.errors import command
 from dgunet.base.files import sha256
 from dgunet.data.degradations import PRESETS, Noise, degrade, pair_generator
-from dgunet.images.files import list_images, read_gray, read_rgb, to_uint8
+from dgunet.images.files import list_images, middle, read_gray, read_rgb, to_uint8
 from dgunet.inference.restorer import Restorer
 from dgunet.model.pretrained import bundled_weights, degradation_of, trained_noise
 from dgunet.model.registry import TASKS, task_module
 from dgunet.scoring.evaluate import Benchmark
 from dgunet.scoring.protocols import PROTOCOLS, Score, mean_score
-from dgunet.tools.showcase import middle
 from dgunet.tools.synthesize import bundled_photos
 
 SCORES = report.RESULTS / "scores.json"
@@ -115,8 +114,7 @@ class Case:
         for path in list_images(data / self.folder) if self.folder else bundled_photos():
             target = read_gray(path) if self.task == SENSING else read_rgb(path)
             if not self.folder:
-                sides = (min(LARGEST, side) for side in target.shape[:2])
-                target = np.ascontiguousarray(middle(target, *sides))
+                target = np.ascontiguousarray(middle(target, LARGEST, LARGEST))
             image = target / np.float32(255)
             if self.task != SENSING:
                 image = degrade(image, self.condition, pair_generator(0, self.condition, path.stem))

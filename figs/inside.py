@@ -25,13 +25,13 @@ from dgunet.base.errors import command
 from dgunet.Compressive_Sensing.data import Photographs, principal_components, read_luma
 from dgunet.data.crops import hold_out
 from dgunet.data.degradations import degrade, pair_generator
-from dgunet.images.files import list_images, read_gray, read_rgb, to_tensor, to_uint8
+from dgunet.images.files import list_images, middle, read_gray, read_rgb, to_tensor, to_uint8
 from dgunet.images.psnr import psnr
 from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network
 from dgunet.model.pretrained import default_weights, find_weights, read_record
 from dgunet.tools.figure import Row, picture_rows, signed_colours
-from dgunet.tools.showcase import DEGRADATIONS, middle, purpose
+from dgunet.tools.showcase import DEGRADATIONS, purpose
 from dgunet.tools.synthesize import bundled_photos
 
 FOLDER = Path(__file__).resolve().parent

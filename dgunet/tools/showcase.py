@@ -21,7 +21,15 @@ import numpy as np
 
 from dgunet.base.errors import InputError, command
 from dgunet.data.degradations import describe
-from dgunet.images.files import pair_by_name, read_gray, read_rgb, to_tensor, to_uint8, write_image
+from dgunet.images.files import (
+    middle,
+    pair_by_name,
+    read_gray,
+    read_rgb,
+    to_tensor,
+    to_uint8,
+    write_image,
+)
 from dgunet.images.psnr import psnr
 from dgunet.inference.restorer import Restorer
 from dgunet.model.pretrained import default_weights, read_record, trained_for
@@ -78,12 +86,6 @@ def _sense(restorer: Restorer, photo: Path, folder: Path, max_side: int) -> Exam
     for kind, index in {"input": 0, "restored": -2, "target": -1}.items():
         write_image(folder / kind / f"{photo.stem}.png", images[index])
     return Example(photo.stem, images)
-
-
-def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the central height×width of H×W[×C] pixels."""
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]
 
 
 def table_row(task: str, examples: Sequence[Example]) -> list[str]:
