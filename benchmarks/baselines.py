@@ -36,24 +36,20 @@ def restorations(preset: str) -> dict[str, Callable]:
     """Return the methods tuned for a degradation, by name: functions of a sample, which has the
     image `degraded` and a `name`. BM3D needs no tuning: it is told σ, whatever that is."""
     if preset == "blur_mild":
+        gaussian = gaussian_kernel(1.1)
         return {
-            "Richardson–Lucy, Gaussian": lambda s: richardson_lucy(
-                s.degraded, gaussian_kernel(1.1), 8
-            ),
+            "Richardson–Lucy, Gaussian": lambda s: richardson_lucy(s.degraded, gaussian, 8),
             "Richardson–Lucy, true kernel": lambda s: richardson_lucy(
                 s.degraded, true_kernel(s.name, preset), 80
             ),
         }
     if preset == "rain_medium":
         return {"opening": lambda s: opening(s.degraded)}
-    noise = PRESETS[preset]
-    if not isinstance(noise, Noise):
+    if not isinstance(PRESETS[preset], Noise):
         return {}
-    tuned = {"non-local means": lambda s: non_local_means(s.degraded, noise.sigma / 255)}
-    return {
-        **(tuned if preset == "gaussian25" else {}),
-        "BM3D": lambda s: bm3d(s.degraded, noise.sigma / 255),
-    }
+    sigma = PRESETS[preset].sigma / 255
+    tuned = {"non-local means": lambda s: non_local_means(s.degraded, sigma)}
+    return (tuned if preset == "gaussian25" else {}) | {"BM3D": lambda s: bm3d(s.degraded, sigma)}
 
 
 def opening(rainy: np.ndarray) -> np.ndarray:
@@ -64,15 +60,8 @@ def opening(rainy: np.ndarray) -> np.ndarray:
 
 def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
     """Average pixels whose 5×5 patches look alike (Buades, Coll and Morel, 2005). `sigma` of 1."""
-    return restoration.denoise_nl_means(
-        noisy,
-        h=0.8 * sigma,
-        sigma=sigma,
-        patch_size=5,
-        patch_distance=6,
-        fast_mode=False,
-        channel_axis=-1,
-    )
+    patches = {"patch_size": 5, "patch_distance": 6, "fast_mode": False, "channel_axis": -1}
+    return restoration.denoise_nl_means(noisy, h=0.8 * sigma, sigma=sigma, **patches)
 
 
 def bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
@@ -108,12 +97,8 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
 
 
 def minimum_norm(network: DGUNet, y: Tensor) -> Tensor:
-    """Return the image of least norm whose measurements are y: Φᵀ(ΦΦᵀ)⁻¹ y, block by block.
-
-    Args:
-        network: whose Φ measured.
-        y: N×m×H/32×W/32.
-    """
+    """Return the image of least norm whose measurements by a network are y, N×m×H/32×W/32:
+    Φᵀ(ΦΦᵀ)⁻¹ y, block by block."""
     Phi = network.A.Phi.detach().double()
     return network.A.adjoint(torch.einsum("km,nmhw->nkhw", torch.inverse(Phi @ Phi.T).float(), y))
 

@@ -99,14 +99,6 @@ def test_work_of_a_network_is_the_known_one():
     assert deraining.gflop() == pytest.approx(909, rel=0.005)
 
 
-@pytest.mark.parametrize(("task", "channels"), [("Deraining", 3), ("Compressive_Sensing", 1)])
-def test_photographs_have_the_size_asked_for(task, channels):
-    images = measure.photographs(task, (2, 40, 600))
-    assert images.shape == (2, channels, 40, 600)
-    assert images.std() > 0.05 and images.min() >= 0 and images.max() <= 1
-    assert torch.equal(images, measure.photographs(task, (2, 40, 600)))
-
-
 def test_the_plain_step_has_the_loss_of_ours(tmp_path):
     options = measure.Options(smoke=True)
     case, data = bench_training.cases(options)[0], bench_training.training_data(True)["packed file"]
