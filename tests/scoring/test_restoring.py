@@ -231,10 +231,9 @@ def test_nothing_of_the_users_is_lost(restore, tmp_path):
     out, mine = tmp_path / "out", make_pairs(tmp_path / "mine")
     arguments = (deblurring_test, "identity Deblurring", mine)
     foreign = out / "mine/a.png"
-    foreign.parent.mkdir(parents=True)
-    foreign.write_bytes(b"precious")
+    write_image(foreign, photo(5, 5))
     assert "mine: holds a.png, not made by Deblurring/test.py" in restore(*arguments)
-    assert foreign.read_bytes() == b"precious"
+    assert np.array_equal(read_image(foreign), photo(5, 5))
     restore(*arguments, "--overwrite")
     assert np.array_equal(read_image(foreign), read_image(mine / "input/a.png"))
 
