@@ -68,7 +68,6 @@ clean:
 
 web/node_modules/installed: web/package-lock.json $(VENV)/installed
 	cd web && npm ci --no-progress
-	$(BIN)/python -m pip install --quiet -e ".[export]"
 	touch $@
 
 web-build: export OMP_NUM_THREADS = 1
