@@ -15,7 +15,6 @@ figure is measured is in benchmarks/README.md.
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -75,7 +74,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--full", action="store_true", help="every model and more sizes: for a GPU or a free night")
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--runs", type=int, default=3, metavar="N", help="rounds (default: 3)")
-    add("--threads", type=int, metavar="N", help="of the CPU (default: as torch chooses)")
+    threads = torch.get_num_threads()
+    add("--threads", type=int, default=threads, metavar="N", help="of the CPU (%(default)s)")
     add("--compile", action="store_true", help="also the compiled network: minutes more")
     add("--reference", type=Path, metavar="DIR", help="a checkout of the published code")
     add("--data", type=Path, metavar="DIR", help="photographs (default: those of scikit-image)")
@@ -86,22 +86,20 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    given = parse_arguments(arguments)
-    parts = given.only.split(",") if given.only else list(PARTS)[:-1]
+    given = vars(parse_arguments(arguments))
+    only, write = given.pop("only"), given.pop("write")
+    parts = only.split(",") if only else list(PARTS)[:-1]
     if unknown := [part for part in parts if part not in PARTS]:
         raise InputError(f"--only: {unknown[0]!r}; expected some of {', '.join(PARTS)}")
-    if given.runs < 1:
-        raise InputError(f"--runs is {given.runs}; expected 1 or more")
-    device = pick_device(given.device)
-    threads = given.threads or torch.get_num_threads()
-    shared = {key: getattr(given, key) for key in inspect.signature(Options).parameters}
-    options = Options(**shared | {"device": str(device), "threads": threads})
-    options.start()
-    if given.reference:
+    if given["runs"] < 1:
+        raise InputError(f"--runs is {given['runs']}; expected 1 or more")
+    options = Options(**given | {"device": str(pick_device(given["device"]))})
+    device = options.start()
+    if options.reference:
         for case in inference.cases(options):  # what is missing is said before hours have passed
-            inference.published(given.reference, case.network())
+            inference.published(options.reference, case.network())
 
-    name = f"bench-{device.type}" + "-smoke" * given.smoke
+    name = f"bench-{device.type}" + "-smoke" * options.smoke
     file = RESULTS / f"{name}.json"
     where, measured = machine(device, options.threads), {}
     limits = ceilings(options)
@@ -112,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         tables = measure(options, limits)
         seconds = round(time.perf_counter() - start)
         measured[part] = {"machine": where, "seconds": seconds, "tables": tables}
-        if given.write:  # part by part: what is measured is not lost
+        if write:  # part by part: what is measured is not lost
             results = read_json(file) | {part: measured[part]}
             write_json(file, results)
             fill(README, {name: report(results)})

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Options, interleaved, peak_memory, photographs, run_alone, speed_up, work
+from measure import (
+    Options,
+    interleaved,
+    peak_memory,
+    photographs,
+    precision_of,
+    run_alone,
+    speed_up,
+    work,
+)
 from report import spread
 from torch import Tensor, nn
 
@@ -61,49 +70,35 @@ class Case:
             return work(lambda: network(image)).flop / 1e9 * math.prod(self.shape) / 64**2
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to run a network."""
-
-    precision: str = "float32"
-    optimised: bool = False
-    published: bool = False
-    compile: bool | str = False
-
-    def build(self, network: Network, options: Options) -> Callable[[Tensor], Tensor]:
-        """Return a function from images to restored ones, N×C×H×W. The network is left as it is."""
-        module = network
-        if self.published:
-            module = published(options.reference, network).to(options.device)
-        elif self.optimised:
-            precision = "float32" if self.precision == "TF32" else self.precision
-            module = optimize_for_inference(network, precision=precision, compile=self.compile)
-
-        @torch.inference_mode()
-        def run(image: Tensor) -> Tensor:
-            with tf32(self.precision == "TF32"):
-                stages = module(image)
-            last = stages if isinstance(stages, Tensor) else stages[0]
-            return last.clone() if self.compile else last  # CUDA graphs write over their results
-
-        return run
-
-
-def variants(options: Options) -> dict[str, Variant]:
-    """Return the variants to compare, the plain one first."""
-    found = {"plain": Variant()}
-    if options.reference:
-        found["published code"] = Variant(published=True)
+def variants(options: Options) -> list[str]:
+    """Return the ways to run a network that are compared, the plain one first."""
+    names = ["plain", *["published code"] * bool(options.reference), "optimised", "optimised, bf16"]
     if options.cuda:
-        found["plain, TF32"] = Variant("TF32")
-    found["optimised"] = Variant(optimised=True)
-    for precision in ("TF32", "fp16", "bf16") if options.cuda else ("bf16",):
-        found[f"optimised, {precision}"] = Variant(precision, optimised=True)
+        names += ["plain, TF32", "optimised, TF32", "optimised, fp16"]
     if options.compile:
-        mode = "reduce-overhead" if options.cuda else True
-        for name in ("optimised", "optimised, bf16"):
-            found[f"{name}, compiled"] = replace(found[name], compile=mode)
-    return found
+        names += ["optimised, compiled", "optimised, bf16, compiled"]
+    return names
+
+
+def build(variant: str, network: Network, options: Options) -> Callable[[Tensor], Tensor]:
+    """Return a function from images to restored ones, N×C×H×W. The network is left as it is."""
+    module, precision = network, precision_of(variant)
+    compiled = "compiled" in variant
+    if variant == "published code":
+        module = published(options.reference, network).to(options.device)
+    elif variant.startswith("optimised"):
+        mode = "reduce-overhead" if options.cuda else "default"
+        half = precision if precision in ("bf16", "fp16") else "float32"
+        module = optimize_for_inference(network, precision=half, compile=compiled and mode)
+
+    @torch.inference_mode()
+    def run(image: Tensor) -> Tensor:
+        with tf32(precision == "TF32"):
+            stages = module(image)
+        last = stages if isinstance(stages, Tensor) else stages[0]
+        return last.clone() if compiled else last  # CUDA graphs write over their results
+
+    return run
 
 
 def published(folder: Path, network: Network) -> nn.Module:
@@ -156,10 +151,10 @@ def _measure_case(case: Case, options: Options, ceilings: Mapping[str, Mapping])
     network = case.network().to(device)
     image = photographs(case.task, case.shape, options.data).to(device)
     functions, compared, done, plain = {}, {}, {}, None
-    for name, variant in variants(options).items():
+    for name in variants(options):
         try:
-            run = variant.build(network, options)
-            if not variant.compile:
+            run = build(name, network, options)
+            if "compiled" not in name:
                 done[name] = work(lambda run=run: run(image))
             result = run(image).float().cpu()
         except (RuntimeError, MemoryError) as error:
@@ -182,7 +177,7 @@ def _measure_case(case: Case, options: Options, ceilings: Mapping[str, Mapping])
             if "plain" in seconds:
                 row["speed-up"] = speed_up(seconds["plain"], seconds[name])["median"]
             if of_call := done.get(name.removesuffix(", compiled")):
-                precision = variants(options)[name].precision
+                precision = precision_of(name)
                 rate = of_call.flop / row["seconds"]["median"] / 1e9
                 share = 100 * rate / ceilings[precision]["median"]
                 row |= {"GFLOP/s": rate, "% of GEMM peak": share}
@@ -202,7 +197,7 @@ def measure_accuracy(options: Options, _ceilings: Mapping) -> dict[str, list[dic
         target = photographs(task, shape, options.data, clean=True)
         column, plain = f"{default_weights(task).stem} ({task})", None
         for name, row in rows.items():
-            run = variants(options)[name].build(network, options)
+            run = build(name, network, options)
             restored = run(degraded).float().clamp(0, 1).cpu()
             score = sum(psnr(*pair) for pair in zip(restored, target, strict=True)) / shape[0]
             plain = score if plain is None else plain
@@ -222,7 +217,7 @@ def measure_memory(options: Options, _ceilings: Mapping) -> dict[str, list[dict]
 
 def _peak(case: Case, name: str, options: Options) -> float:
     device = options.start()
-    run = variants(options)[name].build(case.network().to(device), options)
+    run = build(name, case.network().to(device), options)
     image = photographs(case.task, case.shape, options.data).to(device)
     run(image[..., :16, :32])
     return peak_memory(lambda: run(image), device)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from bench_inference import SMALL, TINY, memory_rows, published
-from measure import Options, interleaved, peak_memory, run_alone, speed_up, work
+from measure import Options, interleaved, peak_memory, precision_of, run_alone, speed_up, work
 from report import ROOT, spread
 
 from dgunet.data.crops import PackedPairs, PairedImages
@@ -171,8 +171,7 @@ def measure_training(options: Options, ceilings: Mapping[str, Mapping]) -> dict[
                 if name == uncompiled:
                     works[name] = work(step)
                 losses[name] = step()
-                precision = "bf16" if "bf16" in name else "TF32" if "TF32" in name else "float32"
-                floors[name] = works[uncompiled].floor(ceilings, precision)
+                floors[name] = works[uncompiled].floor(ceilings, precision_of(name))
             seconds = interleaved(functions, options)
         plain = losses["plain"]
         tables[f"{case}"] = [
@@ -216,7 +215,7 @@ def measure_loading(options: Options, _ceilings: Mapping) -> dict[str, list[dict
     readers = {name: _reader(source(data[name], patch)) for name, source in sources.items()}
     seconds = interleaved(readers, options, 0.01 if options.smoke else 1)
     crops = [{"data": n, "crops/s": spread([1 / s for s in runs])} for n, runs in seconds.items()]
-    case, keys = cases(options)[0], OURS | BF16 | {"TRAINING.WORKERS": 1}
+    case, keys = cases(options)[0], OURS | BF16 | {"TRAINING.WORKERS": 0 if options.smoke else 1}
     with tempfile.TemporaryDirectory() as folder:
         runs = {name: trainer(case, path, folder, options, **keys) for name, path in data.items()}
         samples = next(iter(runs["packed file"].loader))

@@ -86,6 +86,11 @@ def speed_up(reference: Sequence[float], other: Sequence[float]) -> dict:
     return spread([slow / fast for slow, fast in zip(reference, other, strict=True)])
 
 
+def precision_of(variant: str) -> str:
+    """Return the precision that the name of a variant says."""
+    return next((name for name in ("TF32", "bf16", "fp16") if name in variant), "float32")
+
+
 @dataclass(frozen=True)
 class Work:
     """What a call does: `flop` floating-point operations in convolutions and matrix products (a

@@ -148,15 +148,11 @@ def test_published_scores_stand_beside_those_of_the_published_size(restore, tmp_
     network.zero_image_convolutions()
     save_checkpoint(tmp_path / "full.pth", network)
     sets = deraining_evaluate.TEST_SETS
-    for name, known in sets.items():
-        make_pairs(tmp_path / "data" / name, ["a"], (16, 16))
-        monkeypatch.setitem(sets, name, replace(known, images=1))
-    arguments = (deraining_test, tmp_path / "full.pth", tmp_path / "data")
-    printed = restore(*arguments)
-    assert "published DGUNet" in printed
-    assert printed.count("37.42 / 0.969") == printed.count("33.06 / 0.923") == 1
-    assert "sizes" not in settings_of(tmp_path / "out/Test100")
-    assert "33.06" not in restore(*arguments, "--dataset", "Rain100L", "Test100")
+    monkeypatch.setitem(sets, "Rain100L", replace(sets["Rain100L"], images=1))
+    make_pairs(tmp_path / "data/Rain100L", ["a"], (16, 16))
+    printed = restore(deraining_test, tmp_path / "full.pth", tmp_path / "data")
+    assert "published DGUNet" in printed and "37.42 / 0.969" in printed
+    assert "sizes" not in settings_of(tmp_path / "out/Rain100L")
 
 
 def test_folder_without_targets_is_restored_and_not_scored(restore, tmp_path):
