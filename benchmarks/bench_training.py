@@ -213,7 +213,7 @@ def measure_loading(options: Options, _ceilings: Mapping) -> dict[str, list[dict
     data, patch = training_data(options.smoke), 64 if options.smoke else 256
     sources = {"PNG folders": PairedImages, "packed file": PackedPairs}
     readers = {name: _reader(source(data[name], patch)) for name, source in sources.items()}
-    seconds = interleaved(readers, options, 0.01 if options.smoke else 1)
+    seconds = interleaved(readers, options, 1)
     crops = [{"data": n, "crops/s": spread([1 / s for s in runs])} for n, runs in seconds.items()]
     case, keys = cases(options)[0], OURS | BF16 | {"TRAINING.WORKERS": 0 if options.smoke else 1}
     with tempfile.TemporaryDirectory() as folder:
@@ -222,7 +222,7 @@ def measure_loading(options: Options, _ceilings: Mapping) -> dict[str, list[dict
         functions = {"the step alone": our_step(runs["packed file"], itertools.repeat(samples))}
         functions |= {name: our_step(run, _endless(run)) for name, run in runs.items()}
         # Long rounds: while another takes its turn, workers load two batches in advance.
-        seconds = interleaved(functions, options, 0.01 if options.smoke else 10)
+        seconds = interleaved(functions, options, 10)
         for run in runs.values():
             run.loader = None  # ends its workers
     alone = seconds["the step alone"]
@@ -240,13 +240,8 @@ def measure_loading(options: Options, _ceilings: Mapping) -> dict[str, list[dict
 
 
 def _reader(source: PairedImages | PackedPairs) -> Callable[[], object]:
-    positions = itertools.count()
-
-    def read() -> None:
-        position = next(positions)
-        source[SampleKey(0, position, position % len(source))]
-
-    return read
+    keys = (SampleKey(0, number, number % len(source)) for number in itertools.count())
+    return lambda: source[next(keys)]
 
 
 def _endless(run: Trainer) -> Iterator[dict]:

@@ -72,7 +72,8 @@ def interleaved(
     found: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(options.runs):
         for name, timer in timers.items():
-            found[name].append(timer.blocked_autorange(min_run_time=seconds).median)
+            run_time = 0.01 if options.smoke else seconds
+            found[name].append(timer.blocked_autorange(min_run_time=run_time).median)
     return found
 
 

@@ -1,20 +1,17 @@
 """The benchmarks: work against closed forms and the published figure, every part at a tiny size."""
 
-import doctest
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import bench
 import bench_inference
 import bench_training
 import measure
+import pytest
 import report
+import torch
 
 from dgunet.base.errors import InputError
 
@@ -56,12 +53,6 @@ def one_process(monkeypatch):
 
 def run(*words) -> None:
     bench.main([str(word) for word in ("--smoke", "--threads", 1, "--runs", 1, *words)])
-
-
-@pytest.mark.parametrize("module", [report, measure])
-def test_examples_in_docstrings_hold(module):
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 def test_peak_memory_is_that_of_the_call():

@@ -1,13 +1,15 @@
 """The program behind RESULTS.md: what it measures, what it writes, and that it notices."""
 
 import csv
-import doctest
 import json
 import sys
 from pathlib import Path
 
+import baselines
 import numpy as np
 import pytest
+import report
+import results
 import torch
 from skimage import data
 
@@ -17,12 +19,6 @@ from dgunet.images.files import read_rgb, to_uint8, write_image
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import build_model
 from dgunet.tools.synthesize import synthesize
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import baselines  # noqa: E402
-import report  # noqa: E402
-import results  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +53,6 @@ def scores() -> dict:
     return json.loads(results.SCORES.read_text())
 
 
-def test_examples_in_docstrings_hold():
-    result = doctest.testmod(results)
-    assert result.attempted and not result.failed
-
-
 def test_tables_have_the_written_numbers():
     text = report.REPORT.read_text(encoding="utf-8")
     found = report.filled(report.REPORT, results.tables(scores(), results.all_cases()))
@@ -72,7 +63,7 @@ def test_all_bundled_weights_are_scored_and_no_score_is_of_another_file():
     rows = scores()
     for name, row in rows.items():
         if "sha256" in row:
-            assert row["sha256"] == sha256(ROOT / row["weights"]), name
+            assert row["sha256"] == sha256(report.ROOT / row["weights"]), name
     networks = {c.row(path.stem) for c in results.all_cases() for path in c.weights}
     assert networks <= rows.keys(), "benchmarks/results.py --data DIR --write"
 
@@ -122,7 +113,7 @@ def test_scores_are_those_of_the_tasks_test_program(project, monkeypatch):
     run(project, "--only", rain, "--write")
     rows = scores()
     synthesize("rain_medium", project / "pairs", sorted((project / "CBSD68").iterdir()))
-    weights = str(ROOT / rows[f"{rain}/small_rain_medium"]["weights"])
+    weights = str(report.ROOT / rows[f"{rain}/small_rain_medium"]["weights"])
     arguments = ["--weights", weights, "--input_dir", "pairs", "--result_dir", "out"]
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, "argv", ["test.py", *arguments, "--device", "cpu", "--jobs", "1"])

@@ -1,22 +1,15 @@
 """Ablations, protocols and learning curves: what is compared is what the pages say."""
 
-import doctest
-import sys
-from pathlib import Path
-
+import ablations
+import curves
 import numpy as np
+import protocols
 import pytest
 import torch
 
 from dgunet.images.files import write_image
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import build_model
-
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "figs")]
-import ablations  # noqa: E402
-import curves  # noqa: E402
-import protocols  # noqa: E402
 
 
 def problem(name: str) -> ablations.Problem:
@@ -107,10 +100,6 @@ def test_psnr_over_the_set_is_that_of_all_errors_together(tmp_path):
     assert found["images"] == 2 and found["float"][0] == pytest.approx(np.mean(alone), abs=1e-3)
     error = np.mean([10 ** (-psnr / 10) for psnr in alone])
     assert found["over the set"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
-
-
-def test_examples_in_docstrings_hold():
-    assert doctest.testmod(curves).attempted and not doctest.testmod(curves).failed
 
 
 def test_curves_without_a_long_log_have_no_slope():

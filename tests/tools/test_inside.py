@@ -1,10 +1,8 @@
 """The figures of what networks do inside: what is drawn is what the networks compute."""
 
-import doctest
 import json
-import sys
-from pathlib import Path
 
+import inside
 import numpy as np
 import pytest
 import torch
@@ -12,9 +10,6 @@ import torch
 from dgunet.images.files import read_rgb, write_image
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import build_model
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "figs"))
-import inside
 
 
 def small_network(task: str, model: str = "DGUNet", **sizes: int):
@@ -24,11 +19,6 @@ def small_network(task: str, model: str = "DGUNet", **sizes: int):
     for number, fgdm in enumerate(network.fgdm, 1):
         fgdm.step_size.data.fill_(number / 10)
     return network
-
-
-def test_examples_in_docstrings_hold():
-    result = doctest.testmod(inside)
-    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize(
