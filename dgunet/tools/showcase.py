@@ -47,7 +47,7 @@ DETAILS = {  # task → a photograph, and the middle of its detail: of height, w
     "Denoising": ("motorcycle_left", 0.25, 0.75),
     "Compressive_Sensing": ("motorcycle_left", 0.68, 0.50),
 }
-DETAIL_HEIGHT = 160  # pixels
+MAX_SIDE, DETAIL_HEIGHT = 320, 160  # pixels
 STAGES_SHOWN = 4
 BLOCK = 32  # pixels: photographs measured have sides of whole blocks
 COLUMNS = ("task", "degradation", "photographs", "input", "restored", "gain (dB)")
@@ -165,15 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="folder for images and figure")
-    text = "the photographs' middles, no side over N pixels (%(default)s)"
-    add("--max_side", type=int, default=320, metavar="N", help=text)
     text = "write the figure here, too, by its suffix; a JPEG has at most 400 kB"
     add("--figure", type=Path, nargs="+", default=[], metavar="FILE", help=text)
     options = parser.parse_args(arguments)
-    if options.max_side < 32:
-        raise InputError(f"--max_side is {options.max_side}; expected 32 or more")
     photos = [photo for photo in bundled_photos() if photo.stem in PHOTOS]
-    showcase(options.output, photos, options.max_side, options.figure)
+    showcase(options.output, photos, MAX_SIDE, options.figure)
 
 
 if __name__ == "__main__":
