@@ -16,19 +16,6 @@ from dgunet.inference.restorer import Restorer
 from dgunet.model.network import Network
 
 
-class Denoiser(deepinv.models.Denoiser):
-    """A network of image restoration as deepinv's denoiser.  N×3×H×W → N×3×H×W, not clamped.
-
-    It is for the noise that it was trained on: the noise level σ it is called with is not used."""
-
-    def __init__(self, network: Network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, sigma: float | Tensor | None = None, **_) -> Tensor:
-        return _restored(self.network, x)
-
-
 class Reconstructor(deepinv.models.Reconstructor):
     """A network of any task as deepinv's reconstructor, not clamped.
 
@@ -42,7 +29,21 @@ class Reconstructor(deepinv.models.Reconstructor):
     def forward(self, y: Tensor, physics: deepinv.physics.Physics | None = None, **_) -> Tensor:
         if hasattr(self.network, "reconstruct"):
             return self.network.reconstruct(y)[0]
-        return _restored(self.network, y)
+        restorer = Restorer(self.network, device=y.device, tile=0, optimize=False)
+        return restorer.restore(y).clone()  # so that autograd may use it as a constant
+
+
+class Denoiser(deepinv.models.Denoiser):
+    """A network of image restoration as deepinv's denoiser.  N×3×H×W → N×3×H×W, not clamped.
+
+    It is for the noise that it was trained on: the noise level σ it is called with is not used."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.reconstructor = Reconstructor(network)
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None, **_) -> Tensor:
+        return self.reconstructor(x)
 
 
 class CompressiveSensing(deepinv.physics.LinearPhysics):
@@ -64,8 +65,3 @@ class CompressiveSensing(deepinv.physics.LinearPhysics):
 
     def A_adjoint(self, y: Tensor, **_) -> Tensor:
         return self.operator.adjoint(y)
-
-
-def _restored(network: Network, image: Tensor) -> Tensor:
-    restorer = Restorer(network, device=image.device, tile=0, optimize=False)
-    return restorer.restore(image).clone()  # so that autograd may use it as a constant

@@ -17,19 +17,12 @@ import functools
 from collections.abc import Mapping
 
 import spandrel
-from spandrel import (
-    Architecture,
-    ArchSupport,
-    ImageModelDescriptor,
-    ModelTiling,
-    SizeRequirements,
-)
+from spandrel import Architecture, ArchSupport, ImageModelDescriptor
 
 from dgunet.model.checkpoint import identify, network_from, read_checkpoint
 from dgunet.model.network import Network
 
 CONFIG = "dgunet_config"  # entry that a state dict gets beside its tensors
-HALF, BFLOAT16 = True, False  # whether all of a network may be in it; see docs/export.md
 
 
 class DGUNetArchitecture(Architecture[Network]):
@@ -41,7 +34,8 @@ class DGUNetArchitecture(Architecture[Network]):
     def load(self, state_dict: Mapping) -> ImageModelDescriptor[Network]:
         """Raises `InputError` if the entries do not fit, or do not tell which network it is. Where
         published weights fit several tasks, whose networks are then the same, takes the first."""
-        checkpoint = _checkpoint(state_dict)
+        tensors = {name: value for name, value in state_dict.items() if name != CONFIG}
+        checkpoint = {"state_dict": tensors, "config": state_dict.get(CONFIG)}
         task = next((config["task"] for config in identify(checkpoint)), None)
         network = network_from(checkpoint, "state_dict.safetensors", task)
         sizes = network.sizes
@@ -51,13 +45,13 @@ class DGUNetArchitecture(Architecture[Network]):
             architecture=self,
             purpose="Restoration",
             tags=[type(network).__name__, f"{sizes['width']}w", f"{sizes['stages']} stages"],
-            supports_half=HALF,
-            supports_bfloat16=BFLOAT16,
+            supports_half=True,  # all of a network; see docs/export.md
+            supports_bfloat16=False,
             scale=1,
             input_channels=network.channels,
             output_channels=network.channels,
-            size_requirements=SizeRequirements(network.min_long_side, network.multiple_of),
-            tiling=ModelTiling.SUPPORTED,
+            size_requirements=spandrel.SizeRequirements(network.min_long_side, network.multiple_of),
+            tiling=spandrel.ModelTiling.SUPPORTED,
             call_fn=lambda network, image: network(image)[0],
         )
 
@@ -67,28 +61,19 @@ def install() -> None:
     added = spandrel.MAIN_REGISTRY.add(
         ArchSupport.from_architecture(DGUNetArchitecture()), ignore_duplicates=True
     )
-    if added:
-        load = spandrel.ModelLoader.load_state_dict_from_file
-        spandrel.ModelLoader.load_state_dict_from_file = _keeping_config(load)
+    load = spandrel.ModelLoader.load_state_dict_from_file
 
-
-def _keeping_config(load):
     @functools.wraps(load)
-    def load_state_dict_from_file(self, path):
+    def keeping_config(self, path):
         state = load(self, path)
         if "fgdm.0.step_size" in state:
             state[CONFIG] = read_checkpoint(path)["config"]
         return state
 
-    return load_state_dict_from_file
+    if added:
+        spandrel.ModelLoader.load_state_dict_from_file = keeping_config
 
 
 def _is_ours(state: Mapping) -> bool:
     published = {"shallow_feat1.0.weight", "stage1_encoder.body.0.conv_1.weight", "tail.weight"}
     return "fgdm.0.step_size" in state or published <= state.keys()
-
-
-def _checkpoint(state: Mapping) -> dict:
-    """Return a state dict as `read_checkpoint` returns files."""
-    tensors = {name: value for name, value in state.items() if name != CONFIG}
-    return {"state_dict": tensors, "config": state.get(CONFIG)}

@@ -54,13 +54,7 @@ Plan = list[tuple[Path, Path]]  # (existing file, where it is to appear)
 
 
 def arrange(
-    dataset: str,
-    source: str | Path,
-    dest: str | Path,
-    *,
-    copy: bool = False,
-    gamma: bool = False,
-    progress: bool = False,
+    dataset: str, source: str | Path, dest: str | Path, *, copy: bool = False, gamma: bool = False
 ) -> dict[Path, int]:
     """Arrange `dataset` (a name in `DATASETS`) from `source` into `dest` and return how many files
     each folder in it now holds, those already there included.
@@ -71,8 +65,6 @@ def arrange(
     the data set lies outside it, or a file with other content is in the way.
     """
     source, dest = Path(source), Path(dest)
-    if dataset not in DATASETS:
-        raise InputError(f"unknown dataset {dataset}; expected one of {', '.join(DATASETS)}")
     if not source.is_dir():
         found = "is a file" if source.exists() else "does not exist"
         raise InputError(f"{source}: {found}; expected the folder {dataset} was unpacked to")
@@ -87,12 +79,12 @@ def arrange(
     to_do = _to_do(plan)
     pictures = _sidd_validation(plan, dest) if dataset == "SIDD" else {}
 
-    for original, place in tqdm(to_do, dataset, disable=not progress):
+    for original, place in tqdm(to_do, dataset, disable=None):
         place.parent.mkdir(parents=True, exist_ok=True)
         if copy or not _link(original, place):
             with replacing(place) as unfinished:
                 shutil.copy2(original, unfinished)
-    for place, block in tqdm(pictures.items(), "val", disable=not progress):
+    for place, block in tqdm(pictures.items(), "val", disable=None):
         if not place.exists():
             write_image(place, block)
     return dict(Counter(place.parent for place in (*(place for _, place in plan), *pictures)))
@@ -115,8 +107,10 @@ def _hide(source: Path, dest: Path) -> Plan:
     blurred = _images_below(source, "test") if truths else []
     if missing := [path for path in blurred if path.name not in truths]:
         raise InputError(f"{len(missing)} images of HIDE have no image in GT: {first_few(missing)}")
-    pairs = [_pair(path, truths[path.name], dest / "HIDE/test", path.stem) for path in blurred]
-    return [step for pair in pairs for step in pair]
+    plan: Plan = []
+    for path in blurred:
+        plan += _pair(path, truths[path.name], dest / "HIDE/test", path.stem)
+    return plan
 
 
 def _realblur(source: Path, dest: Path, camera: str) -> Plan:
@@ -231,17 +225,17 @@ def _to_do(plan: Plan) -> Plan:
     if doubled:
         raise InputError(f"{len(doubled)} names stand for two files: {first_few(doubled)}")
     present = {place: original for original, place in plan if place.exists()}
-    in_the_way = [place for place, original in present.items() if not _same(original, place)]
+    in_the_way = [
+        place
+        for place, original in present.items()
+        if not os.path.samefile(original, place) and not filecmp.cmp(original, place)
+    ]
     if in_the_way:
         raise InputError(
             f"{len(in_the_way)} files with other content are in the way, nothing done: "
             f"{first_few(in_the_way)}"
         )
     return [(original, place) for original, place in plan if place not in present]
-
-
-def _same(first: Path, second: Path) -> bool:
-    return os.path.samefile(first, second) or filecmp.cmp(first, second)
 
 
 def _link(original: Path, place: Path) -> bool:
@@ -265,8 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dest", help="the task's Datasets folder")
     parser.add_argument("--copy", action="store_true", help="copy instead of hard-linking")
     parser.add_argument("--gamma", action="store_true", help="GoPro: blur_gamma instead of blur")
-    counts = arrange(**vars(parser.parse_args(arguments)), progress=True)
-    for folder, count in counts.items():
+    for folder, count in arrange(**vars(parser.parse_args(arguments))).items():
         print(f"{folder}: {count} files")
 
 

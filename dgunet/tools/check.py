@@ -22,7 +22,6 @@ from dgunet.base.threads import in_parallel
 from dgunet.images.files import list_images, read_image
 
 PARTS = ("input", "target")
-_COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass
@@ -53,7 +52,7 @@ def find_sets(folder: str | Path) -> list[Path]:
     return sorted(parents) or [folder]
 
 
-def check_folder(folder: str | Path, *, jobs: int = -1, progress: bool = False) -> Report:
+def check_folder(folder: str | Path, *, jobs: int = -1) -> Report:
     """Decode every image of a folder of pairs (`input/`, `target/`) or of photographs, `jobs` at
     once (-1: as many as there are cores), and return what was found."""
     if jobs < 1 and jobs != -1:
@@ -62,9 +61,7 @@ def check_folder(folder: str | Path, *, jobs: int = -1, progress: bool = False) 
     groups = _group(report)
     files = [path for paths in groups for path in paths]
     # Threads suffice: decoding runs outside Python.
-    described = tqdm(
-        in_parallel(_describe, files, jobs), str(folder), len(files), disable=not progress
-    )
+    described = tqdm(in_parallel(describe, files, jobs), str(folder), len(files), disable=None)
     kinds = {}
     for path, (kind, problem) in zip(files, described, strict=True):
         if problem:
@@ -107,14 +104,14 @@ def _group(report: Report) -> list[list[Path]]:
     return [list(found.values()) for found in by_stem.values()]
 
 
-def _describe(path: Path) -> tuple[str, str]:
+def describe(path: Path) -> tuple[str, str]:
     """Return what kind of image a file is, and what is wrong if it cannot be read."""
     try:
         image = read_image(path)
     except (InputError, OSError) as error:
         return "", " ".join(str(error).split())
     height, width, *channels = image.shape
-    colours = _COLOURS[channels[0] if channels else 1]
+    colours = {1: "grey", 3: "RGB", 4: "RGBA"}[channels[0] if channels else 1]
     return f"{width}×{height} {colours}, {8 * image.itemsize} bits", ""
 
 
@@ -122,13 +119,12 @@ def _describe(path: Path) -> tuple[str, str]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="data folder: input/ and target/, or photographs")
-    parser.add_argument(
-        "--jobs", type=int, default=-1, help="images decoded at once (default: one per core)"
-    )
+    text = "images decoded at once (default: one per core)"
+    parser.add_argument("--jobs", type=int, default=-1, help=text)
     args = parser.parse_args(arguments)
     problems = 0
     for folder in find_sets(args.folder):
-        report = check_folder(folder, jobs=args.jobs, progress=True)
+        report = check_folder(folder, jobs=args.jobs)
         for problem in report.problems:
             print(f"  {printable(problem)}")
         print(report)

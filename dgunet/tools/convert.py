@@ -33,11 +33,7 @@ from dgunet.model.checkpoint import (
     save_checkpoint,
 )
 from dgunet.model.network import Network
-from dgunet.model.published_format import (
-    published_adam,
-    published_state_dict,
-    unused_entries,
-)
+from dgunet.model.published_format import published_adam, published_state_dict, unused_entries
 from dgunet.model.registry import MODELS, TASKS
 
 SAFETENSORS = ".safetensors"
@@ -91,19 +87,21 @@ def describe(path: str | os.PathLike, network: Network, checkpoint: dict, tasks:
         what += " (their sizes are the same)"
     if ratio := network.sizes.get("cs_ratio"):
         what += f", ratio {ratio} %"
+    file = "pickle" if zipfile.is_zipfile(path) else "pickle as before PyTorch 1.6"
+    if Path(path).suffix == SAFETENSORS:
+        file = "safetensors"
     lines = [
         what,
         f"sizes: {sizes}",
         f"parameters: {count:,}, {precision}",
-        f"format: {_container(Path(path))}, {names} names, {_megabytes(path)}",
+        f"format: {file}, {names} names, {_megabytes(path)}",
     ]
     if unused := [name for name in unused_entries(network) if name in state]:
         values = sum(state[name].numel() for name in unused)
         lines.append(f"unused, dropped: {first_few(unused, 1)} ({values:,} values)")
-    lines += [
-        f"{printable(key)}: {_shown(key, value)}"
-        for key, value in sorted(_notes(checkpoint).items())
-    ]
+    for key, value in sorted(_notes(checkpoint).items()):
+        text = json.dumps(value, ensure_ascii=False)
+        lines.append(f"{printable(key)}: {printable(text, _LONGEST_VALUE)}")
     if any(checkpoint.get(key) is not None for key in TRAINING_STATE):
         lines.append("training state: yes, left out in safetensors")
     lines.append(f"checked: all {len(state)} entries belong and fit, all values are finite")
@@ -160,7 +158,15 @@ def convert(
         FileExistsError: the output exists, and not `overwrite`.
     """
     if output is not None:
-        _check_output(path, output, published, overwrite)
+        if published == (output.suffix == SAFETENSORS):
+            expected = "a name in .pth or .pkl with --published, in .safetensors without"
+            raise InputError(f"{output}: is the name to write to; expected {expected}")
+        if output.exists() and path.exists() and output.samefile(path):
+            raise InputError(f"{path}: would be written over itself; expected another name")
+        if output.exists() and not overwrite:
+            raise FileExistsError(
+                f"{output}: exists; --overwrite replaces it, -o FILE names another"
+            )
     network, checkpoint, tasks = read_network(path, task, model)
     print(describe(path, network, checkpoint, tasks), flush=True)
     if output is None:
@@ -173,18 +179,6 @@ def convert(
     else:
         save_checkpoint(output, network, **notes)
     print(f"  written: {output}, {_megabytes(output)}")
-
-
-def _check_output(path: Path, output: Path, published: bool, overwrite: bool) -> None:
-    if published == (output.suffix == SAFETENSORS):
-        expected = (
-            "a name in .pth or .pkl with --published" if published else f"one in {SAFETENSORS}"
-        )
-        raise InputError(f"{output}: is the name to write to; expected {expected}")
-    if output.exists() and path.exists() and output.samefile(path):
-        raise InputError(f"{path}: would be written over itself; expected another name (-o FILE)")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output}: exists; --overwrite replaces it, -o FILE names another")
 
 
 def _notes(checkpoint: dict) -> dict:
@@ -205,32 +199,18 @@ def _is_plain(value: object) -> bool:
     return True
 
 
-def _shown(key: str, value: object) -> str:
-    if key == "psnr" and isinstance(value, float):
-        return f"{value:.2f} dB in validation"
-    return printable(json.dumps(value, ensure_ascii=False), _LONGEST_VALUE)
-
-
-def _container(path: Path) -> str:
-    if path.suffix == SAFETENSORS:
-        return "safetensors"
-    return "pickle" if zipfile.is_zipfile(path) else "pickle as before PyTorch 1.6"
-
-
 def _megabytes(path: str | os.PathLike) -> str:
     return f"{os.path.getsize(path) / 1e6:.1f} MB"
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m dgunet.tools.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "files", nargs="+", type=Path, metavar="FILE", help="a checkpoint: .pth, .pkl, .safetensors"
-    )
+    text = "a checkpoint: .pth, .pkl, .safetensors"
+    add("files", nargs="+", type=Path, metavar="FILE", help=text)
     text = "where to write: a file, or an existing folder (default: beside FILE)"
     add("-o", "--output", type=Path, metavar="FILE", help=text)
     add("--published", action="store_true", help="write for the published code, not safetensors")
@@ -239,48 +219,34 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--task", choices=list(TASKS), help=text)
     add("--model", choices=MODELS, help="stop unless the weights are of this model")
     add("--overwrite", action="store_true", help="replace the file written, if it exists")
-    options = parser.parse_args(arguments)
-    if options.info and (options.output or options.published or options.overwrite):
+    options = vars(parser.parse_args(arguments))
+    files, folder, info = (options.pop(name) for name in ("files", "output", "info"))
+    if info and (folder or options["published"] or options["overwrite"]):
         raise InputError(
             "--info writes nothing; expected no -o, --published or --overwrite with it"
         )
-    if options.output and len(options.files) > 1 and not options.output.is_dir():
-        raise InputError(
-            f"{options.output}: is no folder; expected one for the {len(options.files)} files"
-        )
-    return options
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse_arguments(arguments)
+    if folder and len(files) > 1 and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; expected one for the {len(files)} files")
+    ending = "_published.pth" if options["published"] else SAFETENSORS
     outputs: list[Path | None] = []
-    ending = "_published.pth" if options.published else SAFETENSORS
-    for path in options.files:
-        output = options.output or path.parent
+    for path in files:
+        output = folder or path.parent
         outputs.append(output / f"{path.stem}{ending}" if output.is_dir() else output)
-    if options.info:
-        outputs = [None] * len(outputs)
+    if info:
+        outputs = [None] * len(files)
     elif doubled := sorted({str(o) for o in outputs if outputs.count(o) > 1}):
         raise InputError(f"{first_few(doubled)}: several files would be written there")
     failed = 0
-    for path, output in zip(options.files, outputs, strict=True):
+    for path, output in zip(files, outputs, strict=True):
         try:
-            convert(
-                path,
-                output,
-                task=options.task,
-                model=options.model,
-                published=options.published,
-                overwrite=options.overwrite,
-            )
+            convert(path, output, **options)
         except USER_ERRORS as error:
-            if len(outputs) == 1:
+            if len(files) == 1:
                 raise
             failed += 1
             print(f"error: {printable(error, 2000)}", file=sys.stderr)
     if failed:
-        raise InputError(f"{failed} of {len(outputs)} files failed, named above")
+        raise InputError(f"{failed} of {len(files)} files failed, named above")
 
 
 if __name__ == "__main__":

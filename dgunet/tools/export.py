@@ -48,7 +48,7 @@ class Part(NamedTuple):
     """What becomes one file: the whole network, or a half of compressive sensing."""
 
     suffix: str  # of the file's name
-    function: Callable[[Tensor], Tensor | list[Tensor]]
+    module: nn.Module
     example: Tensor
     multiple_of: int  # of which the example's height and width must be multiples
     given: str
@@ -61,24 +61,24 @@ def parts(network: Network) -> list[Part]:
     image = torch.rand(2, network.channels, 2 * side, 3 * side)
     stages = [f"stage_{k + 1}" for k in range(network.sizes["stages"])]
     if not hasattr(network, "measure"):
-        return [Part("", network, image, side, "degraded", stages)]
+        return [Part("", FirstToLast(network, network), image, side, "degraded", stages)]
     y = network.measure(image)
+    reconstruct = FirstToLast(network, network.reconstruct)
     return [
-        Part("_measure", network.measure, image, side, "degraded", ["measurements"]),
-        Part("_reconstruct", network.reconstruct, y, 1, "measurements", stages),
+        Part("_measure", network.A, image, side, "degraded", ["measurements"]),
+        Part("_reconstruct", reconstruct, y, 1, "measurements", stages),
     ]
 
 
-class Returning(nn.Module):
-    """A part as a module that returns a tuple: stage images from the first to the last."""
+class FirstToLast(nn.Module):
+    """A function of a network's as a module that returns its stage images in their order."""
 
-    def __init__(self, network: Network, function: Callable):
+    def __init__(self, network: Network, function: Callable[[Tensor], list[Tensor]]):
         super().__init__()
         self.network, self.function = network, function
 
     def forward(self, given: Tensor) -> tuple[Tensor, ...]:
-        returned = self.function(given)
-        return (returned,) if isinstance(returned, Tensor) else tuple(returned[::-1])
+        return tuple(self.function(given)[::-1])
 
 
 class PortableOperators(TorchFunctionMode):
@@ -158,16 +158,12 @@ def describe(weights: Path, network: Network) -> dict[str, str]:
 
 
 def export(weights: Path, output: Path, precision: str = "float32") -> list[Path]:
-    """Write a network's files.
+    """Write the files of a network of any task, and return their paths.
 
     Args:
-        weights: a checkpoint of any task.
         output: ends in .onnx or .pt2; before the suffix comes that of a `Part`.
         precision: float32, or float16 for the convolutions and what lies between them; input,
             output, images and the projection are float32 in both.
-
-    Returns:
-        Their paths.
 
     Raises:
         InputError: as `load_model`; another suffix or precision; the library onnx is missing.
@@ -185,12 +181,12 @@ def export(weights: Path, output: Path, precision: str = "float32") -> list[Path
     with torch.no_grad():
         for part in parts(network):
             path = output.with_name(f"{output.stem}{part.suffix}{output.suffix}")
-            save(path, network, part, says)
+            save(path, part, says)
             paths.append(path)
     return paths
 
 
-def save_onnx(path: Path, network: Network, part: Part, says: Mapping[str, str]) -> None:
+def save_onnx(path: Path, part: Part, says: Mapping[str, str]) -> None:
     """Write a part of a network as ONNX. Raises `InputError` where the library is missing."""
     try:
         from onnxscript import opset18
@@ -199,7 +195,7 @@ def save_onnx(path: Path, network: Network, part: Part, says: Mapping[str, str])
             f"{path}: needs onnx and onnxscript: pip install 'dgunet[export]'"
         ) from error
     with PortableOperators():
-        program = traced(network, part)
+        program = traced(part)
 
     def slice_scatter(whole, part, dim: int = 0, start: int = 0, end: int = 0, step: int = 1):
         """Writing over the first channels, as a concatenation: runtimes do that much faster."""
@@ -224,30 +220,26 @@ def save_onnx(path: Path, network: Network, part: Part, says: Mapping[str, str])
     write_atomically(path, lambda file: file.write(model.SerializeToString()))
 
 
-def save_pt2(path: Path, network: Network, part: Part, says: Mapping[str, str]) -> None:
+def save_pt2(path: Path, part: Part, says: Mapping[str, str]) -> None:
     """Write a part of a network for `torch.export.load`, its metadata as `metadata.json`."""
-    program, files = traced(network, part), {"metadata.json": json.dumps(says, indent=1)}
+    program, files = traced(part), {"metadata.json": json.dumps(says, indent=1)}
     write_atomically(path, lambda file: torch.export.save(program, file, extra_files=files))
 
 
-def traced(network: Network, part: Part) -> torch.export.ExportedProgram:
+def traced(part: Part) -> torch.export.ExportedProgram:
     """Return a part's graph, for any batch, height and width."""
     batch, height, width = (
         torch.export.Dim(name, min=least, max=LARGEST_SIDE)
         for name, least in (("batch", 1), ("height", 2), ("width", 2))
     )
     shape = {0: batch, 2: part.multiple_of * height, 3: part.multiple_of * width}
-    module = Returning(network, part.function).eval()
-    return torch.export.export(module, (part.example,), dynamic_shapes=(shape,), strict=False)
+    example = (part.example,)
+    return torch.export.export(part.module.eval(), example, dynamic_shapes=(shape,), strict=False)
 
 
 def run(paths: list[Path], image: Tensor) -> list[Tensor]:
-    """Return what exported files make of an image: the stage images, first to last.
-
-    Args:
-        paths: as `export` returned them.
-        image: N×C×H×W of a size that the network takes.
-    """
+    """Return what exported files, as `export` returned them, make of an image (N×C×H×W of a size
+    that the network takes): the stage images, first to last."""
     values = (image,)
     for path in paths:
         if path.suffix == ".onnx":
@@ -283,9 +275,7 @@ def check(weights: Path, paths: list[Path], photo: Path) -> str:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m dgunet.tools.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="a checkpoint, or the name of bundled weights")

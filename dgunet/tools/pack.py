@@ -30,14 +30,7 @@ CHUNK = 64
 CHUNKED_FROM = 512 * 512
 
 
-def pack(
-    folder: str | Path,
-    path: str | Path,
-    *,
-    jobs: int = -1,
-    overwrite: bool = False,
-    progress: bool = False,
-) -> int:
+def pack(folder: str | Path, path: str | Path, *, jobs: int = -1, overwrite: bool = False) -> int:
     """Pack the images of `folder` into the HDF5 file `path` and return how many pairs (or
     photographs) it holds. The file appears whole or not at all. `jobs` pairs are decoded at once
     (-1: as many as there are cores).
@@ -66,13 +59,12 @@ def pack(
         with h5py.File(partial, "x", libver=("v110", "v110")) as packed:
             # Strings of fixed length: in the heap of others, HDF5 loops forever if it is damaged.
             packed.attrs["format"], packed.attrs["version"] = np.bytes_(FORMAT), VERSION
-            bar = tqdm(_decoded(files, jobs), "packing", len(files), disable=not progress)
+            bar = tqdm(_decoded(files, jobs), "packing", len(files), disable=None)
             for index, images in enumerate(bar):
                 sizes[index] = images[0].shape[:2]
                 for kind, image in zip(kinds, images, strict=True):
-                    packed.create_dataset(
-                        dataset_name(kind, index), data=image, chunks=_chunks(image)
-                    )
+                    name = dataset_name(kind, index)
+                    packed.create_dataset(name, data=image, chunks=_chunks(image))
             packed["names"] = np.array([paths[0].stem.encode() for paths in files])
             packed["sizes"] = sizes
         with partial.open("rb") as written:
@@ -111,12 +103,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="folder with input/ and target/, or of photographs")
     parser.add_argument("file", help="the HDF5 file to write (.h5)")
-    parser.add_argument(
-        "--jobs", type=int, default=-1, help="pairs decoded at once (default: one per core)"
-    )
+    text = "pairs decoded at once (default: one per core)"
+    parser.add_argument("--jobs", type=int, default=-1, help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args(arguments)
-    count = pack(args.folder, args.file, jobs=args.jobs, overwrite=args.overwrite, progress=True)
+    count = pack(args.folder, args.file, jobs=args.jobs, overwrite=args.overwrite)
     size = Path(args.file).stat().st_size / 2**20
     what = "pairs" if read_index(args.file)[2] else "photographs"
     print(f"{args.file}: {count} {what}, {size:,.0f} MiB")

@@ -67,34 +67,30 @@ UNKNOWN = "Not known: the weights came without a record."
 
 
 def publish(weights: Path, folder: Path) -> None:
-    """Write the folder.
-
-    Raises:
-        InputError: as `dgunet.model.checkpoint.load_model`.
-    """
+    """Write the folder. Raises as `dgunet.model.checkpoint.load_model`."""
     network, _ = load_model(weights)
-    record = read_record(weights)
     config = json.dumps({**network.config, "library": "dgunet"}, indent=2)
     write_bytes(folder / "config.json", config.encode())
     save_checkpoint(folder / "model.safetensors", network)
-    card = model_card(weights.stem, network, record, describe(weights, network))
-    write_bytes(folder / "README.md", card.encode())
+    write_bytes(folder / "README.md", model_card(weights, network).encode())
 
 
-def model_card(name: str, network: Network, record: Mapping | None, says: Mapping[str, str]) -> str:
-    """Return the README.md of a network, in Markdown. `says` is what `export.describe` returns."""
-    training = (record or {}).get("training", {})
+def model_card(weights: Path, network: Network) -> str:
+    """Return the README.md of a network, in Markdown."""
+    record, says = read_record(weights) or {}, describe(weights, network)
+    training = record.get("training", {})
     data = [f"* {key.replace('_', ' ')}: {value}" for key, value in training.items()]
+    task = network.task.lower()
     return CARD.format(
-        name=name,
-        model=type(network).__name__,
-        task=network.task.replace("_", " ").lower(),
-        tag=network.task.replace("_", "-").lower(),
+        name=weights.stem,
+        model=says["model"],
+        task=task.replace("_", " "),
+        tag=task.replace("_", "-"),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         sizes=", ".join(f"{key} {value}" for key, value in network.sizes.items()),
         degradation=says["degradation"] or UNKNOWN,
         data="\n".join(data) or UNKNOWN,
-        scores=_scores(record or {}) or UNKNOWN,
+        scores=_scores(record) or UNKNOWN,
         licence="mit" if says["licence"] else "other",
         licence_note=f"The weights: {says['licence']}. The training data: {says['data_licence']}."
         if says["licence"]
@@ -118,9 +114,7 @@ def _scores(record: Mapping) -> str:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m dgunet.tools.publish",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="a checkpoint, or the name of bundled weights")

@@ -25,20 +25,20 @@ import contextlib
 import errno
 import glob
 import io
+import itertools
 import math
 import os
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from natsort import natsorted
 from PIL import Image
 from tqdm import tqdm
@@ -48,7 +48,7 @@ from dgunet.base.errors import USER_ERRORS, InputError, command, first_few, prin
 from dgunet.base.threads import overlapped
 from dgunet.images.files import IMAGE_SUFFIXES, to_uint8, write_image
 from dgunet.images.noise import noise_level
-from dgunet.images.photographs import MAX_PIXELS, Photo, read_photo, write_photo
+from dgunet.images.photographs import MAX_PIXELS, read_photo, write_photo
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.inference.options import add_restorer_options, restorer_options
 from dgunet.inference.restorer import Restorer
@@ -99,6 +99,14 @@ class Report:
         self.failed.append(source)
         tqdm.write(f"failed: {printable(source)}: {printable(reason, 1000)}", file=sys.stderr)
 
+    @contextlib.contextmanager
+    def failing(self, source: Path) -> Iterator[None]:
+        """End the block at a failure, and note it."""
+        try:
+            yield
+        except FAILURES as error:
+            self.fail(source, error)
+
     def note_noise(self, source: Path, pixels: np.ndarray, record: Mapping | None) -> None:
         """Warn of an image whose noise is unlike that of training, in words of the first."""
         noise = noise_level(pixels)
@@ -120,7 +128,8 @@ class Report:
         count = len(self.restored)
         images = "1 image" if count == 1 else f"{count} images"
         lines = [f"restored {images} in {result_dir} ({seconds:.1f} s)"]
-        if measured := sum(count_measurements(network, shape) for shape in self.restored):
+        if self.restored and network.channels == 1:
+            measured = sum(count_measurements(network, shape) for shape in self.restored)
             values = sum(map(math.prod, self.restored))
             lines.append(f"measured {measured:,} numbers in place of {values:,} pixel values")
         if self.done_before:
@@ -151,31 +160,30 @@ def find_images(
     """
     found: dict[Path, tuple[Path, Path]] = {}
     for name in names:
-        path = Path(name)
+        base = path = Path(name)
         if path.is_dir():
-            base, files = path, _walk(path, recursive, report)
+            files = _walk(path, recursive, report)
         elif path.exists():
             found.setdefault(_real(path), (path, Path(path.name)))
             continue
         elif glob.has_magic(name):
-            base = _fixed_part(path)
-            files = _matching(name)
+            base, files = _matching(path)
         else:
             raise FileNotFoundError(
                 f"{name}: does not exist; expected an image, a folder or a pattern"
             )
-        results, inside = _real(result_dir), _real(base)
-        nested = results != inside and results.is_relative_to(inside)
+        results = _real(result_dir)
+        nested = results != _real(base) and results.is_relative_to(_real(base))
         for file in natsorted(files, key=str):
             if nested and _real(file).is_relative_to(results):
                 continue
             if file.suffix.lower() not in IMAGE_SUFFIXES:
                 report.left_out.append(file)
-            else:
-                relative = Path(os.path.relpath(file, base))
-                first, _ = found.setdefault(_real(file), (file, relative))
-                if os.path.abspath(first) != os.path.abspath(file):
-                    report.doubled.append(file)
+                continue
+            relative = Path(os.path.relpath(file, base))
+            first, _ = found.setdefault(_real(file), (file, relative))
+            if os.path.abspath(first) != os.path.abspath(file):
+                report.doubled.append(file)
     if not found:
         hint = "" if recursive else " (--recursive looks into their folders)"
         raise InputError(
@@ -196,35 +204,25 @@ def _walk(folder: Path, recursive: bool, report: Report) -> list[Path]:
     return files
 
 
-def _matching(pattern: str) -> list[Path]:
-    """Return the files that a pattern names, hidden ones only where it names them. Its ** does not
-    go through links to folders, which may go round."""
-    base = _fixed_part(Path(pattern))
-    if "**" not in pattern:
-        found = [Path(match) for match in glob.glob(pattern)]
-    else:
-        found = [
-            path
-            for path in base.glob(str(Path(pattern).relative_to(base)))
-            if "/." in pattern
-            or not any(part.startswith(".") for part in path.relative_to(base).parts)
-        ]
-    return [path for path in found if path.is_file()]
+def _matching(pattern: Path) -> tuple[Path, list[Path]]:
+    """Return the folder in which a pattern's wildcards begin, and the files that it names, hidden
+    ones only where it names them. Its ** does not go through links to folders, which may go round.
+    """
+    folders = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])
+    base = Path(*folders)
+    names = pattern.relative_to(base)
+    found = [path for path in base.glob(str(names)) if path.is_file()]
+    if not any(map(_hidden, names.parts)):
+        found = [path for path in found if not any(map(_hidden, path.relative_to(base).parts))]
+    return base, found
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") and name != ".."
 
 
 def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # `Path.resolve` raises for links that go round
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """Return the folder in which a pattern's wildcards begin.
-
-    >>> str(_fixed_part(Path("photos/2024-*/*.jpg")))
-    'photos'
-    """
-    parts = pattern.parts[:-1]
-    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return Path(*parts[:fixed])
 
 
 def plan(
@@ -276,20 +274,17 @@ def describe_weights(path: Path) -> str:
     record = read_record(path)
     if record is None:
         return ""
+    text = f"weights {printable(path.stem)}: trained for "
     if "cs_ratio" in record:
-        return f"weights {printable(path.stem)}: trained for {trained_for(record)}"
-    text = "of other degradations expect less"
-    return f"weights {printable(path.stem)}: trained for synthetic {trained_for(record)}; {text}"
+        return text + trained_for(record)
+    return f"{text}synthetic {trained_for(record)}; of other degradations expect less"
 
 
 def count_measurements(network: Network, shape: Sequence[int]) -> int:
     """Return how many numbers compressive sensing measures of an image of that shape (H×W or
-    H×W×C); 0 for other tasks."""
-    if network.channels != 1:
-        return 0
-    side = network.multiple_of
-    of_block = network.measure(torch.zeros(1, 1, side, side, device=network.A.Phi.device)).numel()
-    return of_block * math.prod(-(-length // side) for length in shape[:2]) * math.prod(shape[2:])
+    H×W×C)."""
+    blocks = math.prod(-(-length // network.multiple_of) for length in shape[:2])
+    return len(network.A.Phi) * blocks * math.prod(shape[2:])
 
 
 def restore_images(
@@ -299,27 +294,28 @@ def restore_images(
     limit = options.max_megapixels * 1e6 or None  # pixels
     record = read_record(options.weights)
 
-    def read(job: Job) -> Photo | Exception:
-        return _attempt(lambda: read_photo(job.source, limit))
+    def read(job):
+        with report.failing(job.source):
+            return read_photo(job.source, limit)
 
-    def compute(job: Job, photo: Photo | Exception) -> tuple[Photo, list] | Exception:
-        if isinstance(photo, Exception):
-            return photo
+    def compute(job, photo):
+        if photo is None:
+            return None
         report.note_noise(job.source, photo.pixels, record)
-        run = restorer.stages if options.stages else lambda pixels: [restorer(pixels)]
-        return _attempt(lambda: (photo, run(photo.pixels)))
+        with report.failing(job.source):
+            if options.stages:
+                return photo, restorer.stages(photo.pixels)
+            return photo, [restorer(photo.pixels)]
 
-    def write(job: Job, made: tuple[Photo, list] | Exception) -> None:
-        if isinstance(made, Exception):
-            return report.fail(job.source, made)
+    def write(job, made):
+        if made is None:
+            return
         photo, stages = made
-        try:
+        with report.failing(job.source):
             if options.stages:
                 write_stages(stages_folder(job.result), photo.pixels, stages)
             write_photo(job.result, photo, stages[-1])
-        except FAILURES as error:
-            return report.fail(job.source, error)
-        report.restored.append(photo.pixels.shape)
+            report.restored.append(photo.pixels.shape)
 
     with tqdm(total=len(jobs), unit="image", disable=None, dynamic_ncols=True) as bar:
         restorer.progress = lambda done, of: bar.set_postfix_str(f"tile {done} of {of}" * (of > 1))
@@ -330,14 +326,6 @@ def restore_images(
                 if report.stopped:
                     report.untried = len(jobs) - count
                     break
-
-
-def _attempt(function: Callable):
-    """Return what a function returns, or the failure that it raises."""
-    try:
-        return function()
-    except FAILURES as error:
-        return error
 
 
 def write_stages(folder: Path, degraded: np.ndarray, stages: Sequence[np.ndarray]) -> None:

@@ -40,8 +40,9 @@ from dgunet.data.degradations import PRESETS, degrade, pair_generator, parameter
 from dgunet.images.files import IMAGE_SUFFIXES, list_images, read_rgb, to_uint8, write_image
 from dgunet.images.psnr import psnr
 from dgunet.images.sizes import image_size
+from dgunet.tools.check import describe
 
-Box = tuple[int, int, int, int]  # top, left, bottom, right
+Box = tuple[slice, slice]  # rows, columns
 
 # The right motorcycle picture is the left one seen from 19 cm further on: one scene, one split.
 BUNDLED_PHOTOS = {
@@ -117,7 +118,7 @@ def synthesize(
     if small := [photo.name for photo, of_photo in boxes.items() if not of_photo]:
         print(f"left out, smaller than a patch: {first_few(small)}")
 
-    if broken := [problem for problem in in_parallel(_problem, photos, jobs) if problem]:
+    if broken := [problem for _, problem in in_parallel(describe, photos, jobs) if problem]:
         raise InputError(f"{len(broken)} of {len(photos)} are unusable: {first_few(broken)}")
 
     runs = in_parallel(
@@ -132,23 +133,14 @@ def synthesize(
     return psnr_of
 
 
-def _problem(photo: Path) -> str:
-    """Return in a line why a photograph cannot be read, or nothing."""
-    try:
-        read_rgb(photo)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
 def _write_pairs(
     photo: Path, boxes: dict[str, Box], preset: str, output: Path, seed: int
 ) -> dict[str, float]:
     """Write the pairs of one photograph; return the PSNR of each input."""
     pixels = read_rgb(photo)
     psnr_of = {}
-    for name, (top, left, bottom, right) in boxes.items():
-        target = pixels[top:bottom, left:right]
+    for name, box in boxes.items():
+        target = pixels[box]
         image = target.astype(np.float32) / 255
         degraded = to_uint8(degrade(image, preset, pair_generator(seed, preset, name)))
         write_image(output / "target" / f"{name}.png", target)
@@ -158,27 +150,19 @@ def _write_pairs(
 
 
 def _boxes(photo: Path, patch_size: int | None, max_side: int | None) -> dict[str, Box]:
-    """Return what is used of a photograph: the box of each pair by the pair's name."""
-    height, width = image_size(photo)
-    if patch_size is None:
-        used = min(height, max_side or height), min(width, max_side or width)
-        return {photo.stem: _middle(height, width, *used)}
-    rows, columns = height // patch_size, width // patch_size
-    top, left, *_ = _middle(height, width, rows * patch_size, columns * patch_size)
-    return {
-        f"{photo.stem}_{row:02d}_{column:02d}": (
-            top + row * patch_size,
-            left + column * patch_size,
-            top + (row + 1) * patch_size,
-            left + (column + 1) * patch_size,
-        )
-        for row, column in np.ndindex(rows, columns)
-    }
-
-
-def _middle(height: int, width: int, used_height: int, used_width: int) -> Box:
-    top, left = (height - used_height) // 2, (width - used_width) // 2
-    return top, left, top + used_height, left + used_width
+    """Return what is used of a photograph, around its middle: the box of each pair by its name."""
+    size = np.array(image_size(photo))
+    if patch_size:
+        sides, counts = np.full(2, patch_size), size // patch_size
+    else:
+        sides, counts = np.minimum(size, max_side or size), np.ones(2, int)
+    corner = (size - counts * sides) // 2
+    boxes = {}
+    for row, column in np.ndindex(*counts):
+        top, left = corner + sides * (row, column)
+        name = f"{photo.stem}_{row:02d}_{column:02d}" if patch_size else photo.stem
+        boxes[name] = slice(top, top + sides[0]), slice(left, left + sides[1])
+    return boxes
 
 
 def _check_output(output: Path, names: list[str], photos: Sequence[Path], overwrite: bool) -> None:
@@ -202,32 +186,10 @@ def _check_output(output: Path, names: list[str], photos: Sequence[Path], overwr
         )
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m dgunet.tools.synthesize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("preset", metavar="PRESET", help="what to do: " + ", ".join(PRESETS))
-    parser.add_argument("--photos", type=Path, help="folder (default: scikit-image's photographs)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for input/ and target/")
-    parser.add_argument(
-        "--split", choices=(*BUNDLED_PHOTOS, "all"), help="of scikit-image's photographs (all)"
-    )
-    parser.add_argument("--images", help="only these photographs: names, comma-separated")
-    parser.add_argument("--seed", type=int, default=0)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--patch_size", type=int, help="cut into patches of N×N pixels")
-    size.add_argument("--max_side", type=int, help="keep the middle, no side over N pixels")
-    parser.add_argument("--jobs", type=int, default=-1, help="photographs at once (-1: all cores)")
-    parser.add_argument("--overwrite", action="store_true", help="replace pairs of the same names")
-    return parser.parse_args(argv)
-
-
 def _choose(photos: list[Path], names: str) -> list[Path]:
     """Return the photographs of these names, comma-separated, with or without suffix."""
     chosen = []
-    for name in filter(None, (name.strip() for name in names.split(","))):
+    for name in filter(None, map(str.strip, names.split(","))):
         found = [photo for photo in photos if name in (photo.name, photo.stem)]
         if not found:
             known = first_few([photo.stem for photo in photos], limit=10)
@@ -240,17 +202,31 @@ def _choose(photos: list[Path], names: str) -> list[Path]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    args = _arguments(argv)
-    if args.photos and args.split:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("preset", metavar="PRESET", help="what to do: " + ", ".join(PRESETS))
+    add("--photos", type=Path, help="folder (default: scikit-image's photographs)")
+    add("--output", type=Path, required=True, help="folder for input/ and target/")
+    add("--split", choices=(*BUNDLED_PHOTOS, "all"), help="of scikit-image's photographs (all)")
+    add("--images", help="only these photographs: names, comma-separated")
+    add("--seed", type=int, default=0)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--patch_size", type=int, help="cut into patches of N×N pixels")
+    size.add_argument("--max_side", type=int, help="keep the middle, no side over N pixels")
+    add("--jobs", type=int, default=-1, help="photographs at once (-1: all cores)")
+    add("--overwrite", action="store_true", help="replace pairs of the same names")
+    options = vars(parser.parse_args(argv))
+    folder, split, names = (options.pop(name) for name in ("photos", "split", "images"))
+    if folder and split:
         raise InputError("--split chooses among scikit-image's photographs; leave out --photos")
-    photos = list_images(args.photos) if args.photos else bundled_photos(args.split or "all")
-    if args.images:
-        photos = _choose(photos, args.images)
-    names = ("seed", "patch_size", "max_side", "jobs", "overwrite")
-    options = {name: getattr(args, name) for name in names}
-    psnr_of = synthesize(args.preset, args.output, photos, **options)
+    photos = list_images(folder) if folder else bundled_photos(split or "all")
+    if names:
+        photos = _choose(photos, names)
+    psnr_of = synthesize(photos=photos, **options)
     mean = sum(psnr_of.values()) / len(psnr_of)
-    print(f"{args.output}: {len(psnr_of)} pairs, mean PSNR of the inputs {mean:.2f} dB")
+    print(f"{options['output']}: {len(psnr_of)} pairs, mean PSNR of the inputs {mean:.2f} dB")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """dgunet.tools.convert: tells files apart, converts them without changing a bit, refuses others."""
 
 import errno
+import functools
 import json
 import math
 import os
@@ -34,15 +35,15 @@ def small(task: str = "Deraining", model: str = "DGUNet", **sizes) -> Network:
     return network.eval()
 
 
-def save_published(path: Path, network: Network, *, bare: bool = False, **changes: Tensor) -> Path:
+def save_published(path: Path, network: Network) -> Path:
     """Write what the published training wrote, in the format of its PyTorch. What takes no part in
     the computation is not zero there."""
-    state = published_state_dict(network)
+    content = state = published_state_dict(network)
     for name in unused_entries(network):
         state[f"module.{name}"] += 1
-    state |= {f"module.{name}": value for name, value in changes.items()}
-    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}
-    content = state if bare else {"epoch": 7, "state_dict": state, "optimizer": optimizer}
+    if network.task != SENSING:
+        optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}
+        content = {"epoch": 7, "state_dict": state, "optimizer": optimizer}
     torch.save(content, path, _use_new_zipfile_serialization=False)
     return path
 
@@ -55,14 +56,10 @@ def run(capsys, *arguments) -> str:
     return printed.out
 
 
-def error(capsys, *arguments) -> str:
+@pytest.fixture
+def error(refusal):
     """Run the program, which must fail with one line; return it."""
-    with pytest.raises(SystemExit) as info:
-        main([str(argument) for argument in arguments])
-    assert info.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and message.startswith("error: ")
-    return message.removeprefix("error: ").rstrip("\n")
+    return functools.partial(refusal, main)
 
 
 def image(network: Network) -> Tensor:
@@ -99,19 +96,19 @@ def test_published_files_are_recognised(tmp_path, capsys, task, model):
         assert f"  {task} DGUNet\n" in run(capsys, file, "--info", "--task", task)
 
 
-@pytest.mark.parametrize(("task", "model"), CASES)
-def test_own_files_are_recognised(tmp_path, capsys, task, model):
-    network = small(task, model, stages=3)
-    suffix = ".pth" if model == "DGUNet" else ".safetensors"
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("task", TASKS)
+def test_own_files_are_recognised(tmp_path, capsys, task, suffix):
+    network = small(task, stages=3)
     file = tmp_path / f"a{suffix}"
     save_checkpoint(file, network, epoch=5, psnr=31.254, seconds=60, remark="x" * 100)
     lines = run(capsys, file, "--info").splitlines()
-    assert lines[1] == f"  {task} {model}" + (", ratio 1 %" if task == SENSING else "")
+    assert lines[1] == f"  {task} DGUNet" + (", ratio 1 %" if task == SENSING else "")
     for name, value in network.sizes.items():
         assert f"{name} {value}" in lines[2]
     assert "as published" not in lines[2]
     assert "this project's names" in lines[4]
-    assert lines[5:7] == ["  epoch: 5", "  psnr: 31.25 dB in validation"]
+    assert lines[5:7] == ["  epoch: 5", "  psnr: 31.254"]
     assert lines[7:9] == [f'  remark: "{"x" * 34}…{"x" * 34}"', "  seconds: 60"]
     assert not any("training state" in line for line in lines)
 
@@ -123,7 +120,7 @@ def test_own_files_are_recognised(tmp_path, capsys, task, model):
 def test_published_to_ours_and_back(tmp_path, capsys, task, model):
     network = small(task, model)
     bare = task == SENSING
-    file = save_published(tmp_path / "a.pkl", network, bare=bare)
+    file = save_published(tmp_path / "a.pkl", network)
     original = torch.load(file, weights_only=True)
 
     text = run(capsys, file, "--task", task, "--model", model)
@@ -171,13 +168,8 @@ def test_published_files_need_nothing_that_pytorch_1_1_has_not(tmp_path, capsys)
 
 
 def test_what_the_file_says_cannot_move_the_terminal_nor_fill_it(tmp_path, capsys):
-    notes = {"\x1b]0;title\x07": "\x9b2J", "x" * 10**6: "y" * 10**6, "\u202e": 10**300}
+    notes = {"\x1b]0;title\x07": "\x9b2J", "x" * 10**6: "y" * 10**6}
     path = tmp_path / "a\x1b[31m.pth"
-    torch.save({"config": small().config, "state_dict": small().state_dict(), **notes}, path)
-    with pytest.raises(SystemExit):
-        main([str(path), "--info"])
-    assert capsys.readouterr().err.rstrip("\n").isprintable()
-    del notes["\u202e"]
     torch.save({"config": small().config, "state_dict": small().state_dict(), **notes}, path)
     text = run(capsys, path, "--info")
     assert all(line.isprintable() and len(line) < 500 for line in text.splitlines())
@@ -196,36 +188,30 @@ def test_training_state_is_left_out(tmp_path, capsys):
 # Where it is written
 
 
-def test_nothing_is_overwritten_unasked(tmp_path, capsys):
+def test_nothing_is_overwritten_unasked(tmp_path, capsys, error):
     file, output = tmp_path / "a.pth", tmp_path / "a.safetensors"
     save_checkpoint(file, small())
-    output.write_bytes(b"mine")
-    message = error(capsys, file)
+    output.write_bytes(b"\0mine")
+    message = error(file)
     assert message == f"{output}: exists; --overwrite replaces it, -o FILE names another"
-    assert output.read_bytes() == b"mine"
+    assert output.read_bytes() == b"\0mine"
     run(capsys, file, "--overwrite")
     assert load_model(output)[0].config == small().config
-
-
-def test_the_file_itself_is_kept(tmp_path, capsys):
-    file, link = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    save_checkpoint(file, small())
-    link.hardlink_to(file)
+    link = tmp_path / "b.safetensors"
+    link.hardlink_to(output)
     for arguments in ((), ("--overwrite",), ("-o", link, "--overwrite")):
-        message = error(capsys, file, *arguments)
-        assert message == f"{file}: would be written over itself; expected another name (-o FILE)"
+        assert "would be written over itself" in error(output, *arguments)
 
 
-def test_names_of_the_other_format_are_refused(tmp_path, capsys):
+def test_names_of_the_other_format_are_refused(tmp_path, error):
     save_checkpoint(tmp_path / "a.pth", small())
-    message = error(capsys, tmp_path / "a.pth", "-o", tmp_path / "b.pth")
-    assert message == f"{tmp_path}/b.pth: is the name to write to; expected one in .safetensors"
-    message = error(capsys, tmp_path / "a.pth", "-o", tmp_path / "b.safetensors", "--published")
-    assert message.endswith("expected a name in .pth or .pkl with --published")
+    for arguments in (("b.pth",), ("b.safetensors", "--published")):
+        message = error(tmp_path / "a.pth", "-o", *arguments)
+        assert message.startswith(f"{arguments[0]}: is the name to write to; expected a name in ")
     assert os.listdir(tmp_path) == ["a.pth"]
 
 
-def test_several_files(tmp_path, capsys):
+def test_several_files(tmp_path, capsys, error):
     for name in ("a", "b"):
         save_checkpoint(tmp_path / f"{name}.pth", small())
     (tmp_path / "c.pth").write_bytes(b"")
@@ -238,19 +224,19 @@ def test_several_files(tmp_path, capsys):
     assert first.startswith(f"error: {files[1]}: not a readable checkpoint")
     assert last == "error: 1 of 3 files failed, named above"
     assert sorted(os.listdir(tmp_path / "out")) == ["a.safetensors", "b.safetensors"]
-    assert error(capsys, *files, "-o", tmp_path / "none").endswith("expected one for the 3 files")
+    assert error(*files, "-o", tmp_path / "none").endswith("expected one for the 3 files")
     save_checkpoint(tmp_path / "a.pkl", small())
-    message = error(capsys, tmp_path / "a.pth", tmp_path / "a.pkl", "--overwrite")
+    message = error(tmp_path / "a.pth", tmp_path / "a.pkl", "--overwrite")
     assert message == f"{tmp_path}/a.safetensors: several files would be written there"
 
 
-def test_info_takes_no_output(tmp_path, capsys):
-    message = error(capsys, tmp_path / "a.pth", "--info", "--published")
+def test_info_takes_no_output(tmp_path, error):
+    message = error(tmp_path / "a.pth", "--info", "--published")
     assert message.startswith("--info writes nothing")
 
 
 @pytest.mark.parametrize("published", [False, True])
-def test_a_full_disk(tmp_path, capsys, monkeypatch, published):
+def test_a_full_disk(tmp_path, error, monkeypatch, published):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -258,7 +244,7 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch, published):
     save_checkpoint(file, small())
     monkeypatch.setattr(os, "fsync", full)
     output = tmp_path / "new" / ("b.pth" if published else "b.safetensors")
-    message = error(capsys, file, "-o", output, *["--published"] * published)
+    message = error(file, "-o", output, *["--published"] * published)
     assert message == f"{output}: No space left on device"
     assert not list(output.parent.iterdir())
 
@@ -266,9 +252,9 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch, published):
 # What is refused
 
 
-def test_several_tasks_need_to_be_told_apart(tmp_path, capsys):
+def test_several_tasks_need_to_be_told_apart(tmp_path, capsys, error):
     file = save_published(tmp_path / "a.pth", small())
-    message = error(capsys, file)
+    message = error(file)
     assert message == (
         f"{file}: fits Deblurring and Deraining and Denoising; expected --task to say which"
     )
@@ -276,16 +262,16 @@ def test_several_tasks_need_to_be_told_apart(tmp_path, capsys):
     assert load_model(tmp_path / "a.safetensors")[0].task == "Denoising"
 
 
-def test_other_numbers_of_stages_do_not_fit_the_published_code(tmp_path, capsys):
+def test_other_numbers_of_stages_do_not_fit_the_published_code(tmp_path, error):
     save_checkpoint(tmp_path / "a.pth", small(stages=3))
     output = tmp_path / "a_published.pth"
-    message = error(capsys, tmp_path / "a.pth", "--published")
+    message = error(tmp_path / "a.pth", "--published")
     expected = "not written: the published code has 7 stages, this network 3"
     assert message == f"{output}: {expected}"
     assert not output.exists()
 
 
-def test_values_that_are_not_finite_are_named(tmp_path, capsys):
+def test_values_that_are_not_finite_are_named(tmp_path, error):
     network = small()
     with torch.no_grad():
         network.fgdm[0].step_size.fill_(float("nan"))
@@ -294,18 +280,18 @@ def test_values_that_are_not_finite_are_named(tmp_path, capsys):
     save_checkpoint(file, network)
     count = len(network.state_dict())
     for arguments in ((), ("--info",)):
-        assert error(capsys, file, *arguments) == (
+        assert error(file, *arguments) == (
             f"{file}: 2 of its {count} entries hold values that are not finite: "
             "fgdm.0.step_size, last.image.weight"
         )
     assert os.listdir(tmp_path) == ["a.pth"]
 
 
-def test_what_is_no_checkpoint(tmp_path, capsys):
+def test_what_is_no_checkpoint(tmp_path, error):
     file = tmp_path / "a.pth"
     torch.save(small().state_dict(), file)
-    assert error(capsys, file).startswith(f"{file}: does not say which network it is of")
+    assert error(file).startswith(f"{file}: does not say which network it is of")
     file.write_text("<!DOCTYPE html>")
-    assert "not a readable checkpoint" in error(capsys, file)
-    assert error(capsys, tmp_path / "b.pth").endswith("does not exist; expected a checkpoint file")
+    assert "not a readable checkpoint" in error(file)
+    assert error(tmp_path / "b.pth").endswith("does not exist; expected a checkpoint file")
     assert os.listdir(tmp_path) == ["a.pth"]
