@@ -12,18 +12,14 @@ from dgunet.base.errors import command
 from dgunet.scoring.evaluate import Benchmark, EvaluationSet, evaluate_folders, make_parser
 
 TEST_SETS = {  # with the PSNR (dB) and SSIM of the paper
-    "GoPro": EvaluationSet(
-        "GoPro/test/target",
-        "matlab_rgb",
-        images=1111,
-        published={"DGUNet": (32.71, 0.960), "DGUNet_plus": (33.17, 0.963)},
-    ),
-    "HIDE": EvaluationSet(
-        "HIDE/test/target",
-        "matlab_rgb",
-        images=2025,
-        published={"DGUNet": (30.96, 0.940), "DGUNet_plus": (31.40, 0.944)},
-    ),
+    name: EvaluationSet(
+        f"{name}/test/target", "matlab_rgb", images, {"DGUNet": ours, "DGUNet_plus": plus}
+    )
+    for name, images, ours, plus in (
+        ("GoPro", 1111, (32.71, 0.960), (33.17, 0.963)),
+        ("HIDE", 2025, (30.96, 0.940), (31.40, 0.944)),
+    )
+} | {
     "RealBlur_J": EvaluationSet("RealBlur_J/test/target", "realblur"),
     "RealBlur_R": EvaluationSet("RealBlur_R/test/target", "realblur"),
 }
