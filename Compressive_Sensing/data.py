@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,6 @@ from dgunet.images.files import (
 
 BLOCK = 32
 HELD_OUT_CROP = 256  # pixels: the size of most of Set11's images
-PCA_BLOCKS, PCA_CHUNK, PCA_SEED = 80_000, 4_000, 0
 
 
 def training_data(cfg: CfgNode) -> Photographs:
@@ -70,9 +71,7 @@ class Photographs(Dataset):
         images: H×W in 0 … 255, uint8 or float32 (then all are held as float32).
         names: of the images, for messages.
         patch_size: side of the square crop in pixels; smaller images are reflect-padded.
-        seed: see the module.
         unreadable: messages on images left out, to be reported.
-        horizontal_flip: False: no crop is flipped left to right.
     """
 
     def __init__(
@@ -97,8 +96,6 @@ class Photographs(Dataset):
         self.pixels = torch.from_numpy(np.concatenate([image.ravel() for image in images]))
         self.sizes = np.array([image.shape for image in images])
         self.starts = np.cumsum([0, *(image.size for image in images[:-1])])
-        self._drawn: tuple[int, int] = (0, 0)  # epoch and number of samples of the next
-        self._draws = (np.empty((0, 2)), np.empty(0, int))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -111,10 +108,11 @@ class Photographs(Dataset):
     def batch(self, keys: Sequence[SampleKey], samples: int) -> dict:
         """Return the samples of the keys, all of one epoch, which has so many `samples`: a dict as
         `dgunet.data.crops.CropSource` describes it, the images on the device."""
-        self._draw(keys[0].epoch, samples)
+        places, turns = draws(self.seed, keys[0].epoch, samples)
         positions = [max(key.position, 0) for key in keys]
         indices = np.array([key.index for key in keys])
-        crops = self.crops(indices, *(draws[positions] for draws in self._draws), self.patch_size)
+        turns = turns[positions] & self.moves
+        crops = self.crops(indices, places[positions], turns, self.patch_size)
         return {
             "degraded": crops,
             "target": crops,
@@ -123,75 +121,64 @@ class Photographs(Dataset):
             "weight": torch.tensor([int(key.position >= 0) for key in keys]),
         }
 
-    def _draw(self, epoch: int, samples: int) -> None:
-        """Draw where the epoch's crops lie, as shares of the room there is, and how they are
-        turned."""
-        if self._drawn != (epoch, samples):
-            place, turn = (np.random.default_rng([self.seed, epoch, 0, n]) for n in (3, 4))
-            self._drawn = (epoch, samples)
-            turns = turn.integers(8, size=samples) & self.moves
-            self._draws = place.random((samples, 2)), turns
-
     def crops(
         self, indices: np.ndarray, places: np.ndarray, turns: np.ndarray, size: int
     ) -> Tensor:
-        """Return square crops as float32 in [0,1], N×1×size×size, on the images' device.
-
-        Args:
-            indices: which image, N.
-            places: rows and columns above and left of the crop, as a share in [0,1) of those that
-                there can be, N×2.
-            turns: 0 … 7; bit 0 flips upside down, bit 1 left to right, bit 2 transposes. N.
-            size: side of the crops, at most the patch's.
-        """
+        """Return square crops as float32 in [0,1], N×1×size×size, on the images' device; `size` is
+        at most the patch's. `indices` (N) says of which image, `places` and `turns` are as `draws`
+        returns them."""
         device = self.pixels.device
         top, left = (places * (self.sizes[indices] - size + 1)).astype(np.int64).T
         width = self.sizes[indices, 1]
         first = self.starts[indices] + top * width + left
         numbers = np.stack([first, width, *(turns >> bit & 1 for bit in range(3))])
-        first, width, down, right, transposed = torch.from_numpy(numbers).to(device)[
-            ..., None, None
-        ]
+        numbers = torch.from_numpy(numbers).to(device)[..., None, None]
+        first, width, down, right, transposed = numbers
         line = torch.arange(size, device=device)
-        row, column = line.view(1, size, 1), line.view(1, 1, size)
-        row, column = (
-            torch.where(transposed == 1, column, row),
-            torch.where(transposed == 1, row, column),
-        )
+        row = torch.where(transposed == 1, line[None], line[:, None])
+        column = torch.where(transposed == 1, line[:, None], line[None])
         row = torch.where(down == 1, size - 1 - row, row)
         column = torch.where(right == 1, size - 1 - column, column)
         return (self.pixels[first + row * width + column].float() / 255)[:, None]
 
 
+@lru_cache(maxsize=1)
+def draws(seed: int, epoch: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each crop of an epoch lies, and how it is turned.
+
+    Returns:
+        rows and columns above and left of it, as a share in [0,1) of those that there can be, N×2;
+        0 … 7, where bit 0 flips upside down, bit 1 left to right, bit 2 transposes, N.
+    """
+    place, turn = (np.random.default_rng([seed, epoch, 0, n]) for n in (3, 4))
+    return place.random((samples, 2)), turn.integers(8, size=samples)
+
+
+@dataclass
 class CropLoader:
     """The batches of a sampler, from where it stands to the end of its epoch."""
 
-    def __init__(self, photographs: Photographs, sampler: EpochBatchSampler):
-        self.photographs, self.sampler = photographs, sampler
+    photographs: Photographs
+    sampler: EpochBatchSampler
 
     def __iter__(self) -> Iterator[dict]:
         for keys in self.sampler:
             yield self.photographs.batch(keys, self.sampler.samples)
 
 
+@dataclass
 class ValidationPhotographs(Dataset):
-    """Whole grey images; the key is an int. They differ in size, so they come one by one.
+    """Whole grey images, as `Photographs` takes them; the key is an int.
 
-    Args: as of `Photographs`; `tile` is the side of the tiles in which the images are to be
-    reconstructed, 0: whole. `left_out` holds the messages on unreadable images.
-    """
+    They are reconstructed by tiles of side `tile` (0: whole), one image at a time, since they
+    differ in size. `left_out`: messages on unreadable ones."""
+
+    images: Sequence[np.ndarray]
+    names: Sequence[str]
+    tile: int
+    left_out: Sequence[str]
 
     batch_size = 1
-
-    def __init__(
-        self,
-        images: Sequence[np.ndarray],
-        names: Sequence[str],
-        tile: int,
-        unreadable: Sequence[str] = (),
-    ):
-        self.images, self.names, self.tile = list(images), list(names), tile
-        self.left_out = list(unreadable)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -211,17 +198,18 @@ def read_luma(path: str | Path) -> np.ndarray:
     return (16 + image[..., :3] @ np.array([65.481, 128.553, 24.966]) / 255).astype(np.float32)
 
 
-def principal_components(photographs: Photographs, count: int, blocks: int = PCA_BLOCKS) -> Tensor:
+def principal_components(photographs: Photographs, count: int, blocks: int = 80_000) -> Tensor:
     """Return the principal components of the photographs' blocks as Φ, count×1024, float32: the
     leading eigenvectors of the second moment of random 32×32 crops in [0,1].
 
     Of all Φ it is the one whose ΦᵀΦ x lies nearest to those x in the mean. The same photographs
     give the same Φ; of an eigenvector's two directions, the one whose largest entry is positive.
     """
-    rng = np.random.default_rng(PCA_SEED)
+    rng = np.random.default_rng(0)
     moment = np.zeros((BLOCK**2, BLOCK**2))
-    for start in range(0, blocks, PCA_CHUNK):
-        number = min(PCA_CHUNK, blocks - start)
+    chunk = 4_000
+    for start in range(0, blocks, chunk):
+        number = min(chunk, blocks - start)
         indices, places = rng.integers(len(photographs), size=number), rng.random((number, 2))
         crops = photographs.crops(indices, places, rng.integers(8, size=number), BLOCK)
         crops = crops.flatten(1).cpu().numpy()

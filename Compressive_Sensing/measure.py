@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,28 +36,18 @@ from dgunet.Compressive_Sensing.DGUNet import BLOCK, TASK, DGUNet
 from dgunet.images.files import read_gray, read_rgb, to_tensor
 from dgunet.inference.device import pick_device
 from dgunet.model.checkpoint import load_model
-from dgunet.model.pretrained import find_weights
-from dgunet.model.registry import MODELS
 
-FOLDER = Path(__file__).resolve().parent
 VERSION = 1
 RATIO = 25  # percent, where none is given
 FIELDS = ("version", "y", "ratio", "height", "width", "phi")
 QUANTIZED = ("offset", "step")  # the further fields with --bits
-LARGEST_NUMBER = 2**16  # bytes of a field that is not y
+_LARGEST_FIELD = 2**16  # bytes, but of y
 _READING = 8  # bytes in memory for a byte of y: unpacked, copied and as float32
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a measurement file says.
-
-    Attributes:
-        y: float32, planes×m×H/32×W/32 (H, W rounded up to whole blocks); one plane, or R, G, B.
-        ratio: percent measured.
-        height, width: of the image.
-        phi: which Φ measured, `phi_identifier`.
-    """
+    """What a measurement file says; y is float32, however it was stored."""
 
     y: Tensor
     ratio: int
@@ -69,25 +57,14 @@ class Measurements:
 
 
 def measurement_rows(ratio: int) -> int:
-    """Return m, the number of measurements of a block.
-
-    >>> [measurement_rows(ratio) for ratio in (1, 4, 10, 25, 30, 40, 50)]
-    [11, 41, 103, 256, 308, 410, 512]
-    """
+    """Return m, the number of measurements of a block."""
     return -(-(BLOCK**2) * ratio // 100)
 
 
 def phi_identifier(network: DGUNet) -> str:
-    """Return 16 hexadecimal digits that tell the network's Φ from others: the beginning of the
-    SHA-256 of its little-endian float32 bytes."""
+    """Return the 16 digits by which a measurement file tells the network's Φ from others."""
     phi = network.A.Phi.detach().float().cpu().numpy()
     return hashlib.sha256(phi.astype("<f4").tobytes()).hexdigest()[:16]
-
-
-def zero_pad(image: Tensor, multiple: int = BLOCK) -> Tensor:
-    """Return an N×1×H×W image with zeros at the bottom and right, to multiples of `multiple`."""
-    height, width = image.shape[-2:]
-    return F.pad(image, (0, -width % multiple, 0, -height % multiple))
 
 
 @torch.inference_mode()
@@ -102,8 +79,8 @@ def measure(network: DGUNet, image: Tensor, noise: float = 0.0, seed: int = 0) -
         seed: of the noise.
     """
     height, width = image.shape[-2:]
-    planes = image[:, None].to(network.A.Phi.device)
-    y = network.measure(zero_pad(planes)).cpu()
+    padded = F.pad(image[:, None], (0, -width % BLOCK, 0, -height % BLOCK))
+    y = network.measure(padded.to(network.A.Phi.device)).cpu()
     if noise:
         generator = torch.Generator().manual_seed(seed)
         y = y + noise / 255 * torch.randn(y.shape, generator=generator)
@@ -111,13 +88,8 @@ def measure(network: DGUNet, image: Tensor, noise: float = 0.0, seed: int = 0) -
 
 
 def quantize(y: Tensor, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return whole numbers of so many bits, and `offset` and `step` of each row of Φ, such that
-    offset + step·number is nearest to y.
-
-    Args:
-        y: planes×m×h×w.
-        bits: 1 … 16.
-    """
+    """Return whole numbers of so many bits, 1 … 16, and `offset` and `step` of each row of Φ, such
+    that offset + step·number is nearest to y, planes×m×h×w."""
     y = y.double().numpy()
     offset, top = y.min((0, 2, 3)), y.max((0, 2, 3))
     offset, step = offset.astype(np.float32), ((top - offset) / (2**bits - 1)).astype(np.float32)
@@ -187,50 +159,35 @@ def read_measurements(path: str | Path) -> Measurements:
 
 def _read_fields(path: Path) -> dict[str, np.ndarray]:
     """Return the known fields of a measurement file. Others are not unpacked, and none before its
-    size is known: an archive may say of few bytes that they are any number."""
+    size is known: few bytes may unpack to any number."""
     fields = {}
-    with zipfile.ZipFile(path) as archive:
-        for name in (*FIELDS, *QUANTIZED):
-            if f"{name}.npy" not in archive.namelist():
-                continue
-            with archive.open(f"{name}.npy") as file:
-                if np.lib.format.read_magic(file) != (1, 0):  # whose header may be of gigabytes
-                    raise ValueError(f"{name} is not of version 1.0 of the .npy format")
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            size = math.prod(shape) * dtype.itemsize
-            if size > LARGEST_NUMBER and name != "y":
+    with np.load(path, allow_pickle=False) as archive:
+        for name in {*FIELDS, *QUANTIZED}.intersection(archive.files):
+            size = archive.zip.getinfo(f"{name}.npy").file_size
+            if size > _LARGEST_FIELD and name != "y":
                 raise ValueError(f"{name} has {size:,} bytes")
-            require_memory(_READING * size, f"{path}: {name} of {_by(shape)} values")
-            with archive.open(f"{name}.npy") as file:
-                fields[name] = np.lib.format.read_array(file, allow_pickle=False)
+            require_memory(_READING * size, f"{path}: {name} of {size:,} bytes")
+            fields[name] = np.asarray(archive[name])  # of what is no array: its bytes
     return fields
 
 
-def add_network_options(parser: argparse.ArgumentParser, ratio: bool = True) -> None:
+def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which network measures or reconstructs, for `load_network`."""
-    add = parser.add_argument
-    add("--weights", type=Path, metavar="FILE", help="an own or a published checkpoint")
-    add("--model", choices=MODELS, help="without --weights: whose weights of pretrained_models/")
-    if ratio:
-        text = f"of which ratio, in percent (default: that of --weights, or {RATIO})"
-        add("--cs_ratio", type=int, metavar="N", help=text)
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: the best)")
+    text = "an own or a published checkpoint, or the name of bundled weights (default: bundled)"
+    parser.add_argument("--weights", metavar="FILE", help=text)
+    text = "auto, cpu, cuda, cuda:N or mps (default: the best)"
+    parser.add_argument("--device", default="auto", help=text)
 
 
-def load_network(options: argparse.Namespace, ratio: int | None = None) -> DGUNet:
-    """Load `options.weights`, or the bundled ones of a ratio, onto `options.device`. Raises
-    `InputError` if the weights are of another ratio than `options.cs_ratio`."""
-    asked = getattr(options, "cs_ratio", None)
-    path = options.weights or bundled_weights(options.model, ratio or asked or RATIO)
-    network, _ = load_model(path, TASK, options.model)
-    if asked not in (None, network.sizes["cs_ratio"]):
-        raise InputError(f"{path}: is of ratio {network.sizes['cs_ratio']}; --cs_ratio is {asked}")
+def load_network(options: argparse.Namespace, ratio: int = RATIO) -> DGUNet:
+    """Load `options.weights`, or the bundled ones of a ratio, onto `options.device`."""
+    network, _ = load_model(options.weights or bundled_weights(ratio), TASK)
     return network.to(pick_device(options.device))
 
 
-def bundled_weights(model: str | None, ratio: int) -> Path:
-    """Return the file of the bundled weights. Raises `InputError` if there are none."""
-    return find_weights(f"{model or MODELS[0]}_{ratio}")
+def bundled_weights(ratio: int, model: str | None = None) -> str:
+    """Return the name of the bundled weights of a ratio, in percent."""
+    return f"{model or 'DGUNet'}_{ratio}"
 
 
 def _by_row(values: np.ndarray) -> np.ndarray:
@@ -255,12 +212,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--bits", type=int, default=0, metavar="N", help="quantize to 1 … 16 bits")
     add("--export_phi", type=Path, metavar="FILE", help="write Φ as .npy")
     options = parser.parse_args()
-    if not options.image and not options.export_phi:
-        raise InputError("nothing to do; expected IMAGE -o FILE, or --export_phi FILE")
-    if bool(options.image) != bool(options.output):
-        raise InputError("IMAGE and -o FILE are given together")
-    if not 0 <= options.noise < np.inf:
-        raise InputError(f"--noise is {options.noise}; expected 0 or more")
+    if bool(options.image) != bool(options.output) or not (options.image or options.export_phi):
+        raise InputError("expected IMAGE -o FILE, or --export_phi FILE, or both")
+    if not 0 <= options.noise <= 1e9:
+        raise InputError(f"--noise is {options.noise}; expected 0 to 1e9")
     if not 0 <= options.seed < 2**63:
         raise InputError(f"--seed is {options.seed}; expected 0 or more, below 2⁶³")
     for file, suffix in ((options.output, ".npz"), (options.export_phi, ".npy")):
@@ -282,8 +237,6 @@ def main() -> None:
     if options.image:
         pixels = read_rgb(options.image) if options.color else read_gray(options.image)
         measurements = measure(network, to_tensor(pixels), options.noise, options.seed)
-        if not measurements.y.isfinite().all():
-            raise InputError(f"--noise is {options.noise}: too much for numbers in float32")
         write_measurements(options.output, measurements, options.bits)
         print(
             f"{options.output}: {measurements.y.numel():,} measurements of {pixels.size:,} values, "

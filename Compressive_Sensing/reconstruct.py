@@ -56,7 +56,7 @@ def main() -> None:
     add("file", type=Path, metavar="FILE", help="the measurements, .npz")
     add("-o", "--output", type=Path, metavar="IMAGE", help="the image to write")
     add("--stages", type=Path, metavar="FOLDER", help="write every stage's image there")
-    add_network_options(parser, ratio=False)
+    add_network_options(parser)
     options = parser.parse_args()
     measurements = read_measurements(options.file)
     network = load_network(options, measurements.ratio)

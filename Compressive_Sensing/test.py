@@ -55,23 +55,13 @@ class PhotoSet(ImageSet):
 def find_sets(
     input_dir: Path, names: Sequence[str] | None, ratio: int, **options: bool
 ) -> list[PhotoSet]:
-    """Return the sets named, folders in `input_dir`; else `input_dir` itself if it holds images;
-    else those of `SETS` that exist. The options are those of `PhotoSet`.
+    """Return the sets named, folders in `input_dir`; else those of `SETS` that exist, unless
+    `input_dir` itself holds images. The options are those of `PhotoSet`.
 
     Raises `InputError` where there are none."""
-    if not input_dir.is_dir():
-        raise InputError(f"{input_dir}: does not exist; expected the data (--input_dir DIR)")
-    if names:
-        folders = [input_dir / name for name in dict.fromkeys(names)]
-    elif holds_images(input_dir):
-        folders = [input_dir]
-    else:
-        folders = [input_dir / name for name in SETS if (input_dir / name).is_dir()]
-    if not folders:
-        raise InputError(
-            f"{input_dir}: found no images; expected them in it, or in {' or '.join(SETS)} "
-            "(--input_dir DIR)"
-        )
+    if not names and not holds_images(input_dir):
+        names = [name for name in SETS if (input_dir / name).is_dir()]
+    folders = [input_dir / name for name in dict.fromkeys(names or ())] or [input_dir]
     return [
         PhotoSet(
             name=f"{folder.resolve().name}_{ratio}",
@@ -99,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.weights and options.cs_ratio:
         raise InputError("--cs_ratio: the weights have theirs; leave it out, or --weights")
-    options.weights = options.weights or bundled_weights(options.model, options.cs_ratio or RATIO)
+    options.weights = options.weights or bundled_weights(options.cs_ratio or RATIO, options.model)
     return options
 
 

@@ -93,13 +93,13 @@ def prepare(model: DGUNet, cfg: CfgNode, photographs: Photographs, fresh: bool) 
 def remark(content: Mapping) -> str:
     """Return what to tell of a configuration file: nothing, unless it is the published one, which
     knows keys of image restoration and none of compressive sensing."""
-    model, training = (content.get(section) or {} for section in ("MODEL", "TRAINING"))
-    if "VAL_AFTER_EVERY" in training and not {"NAME", "CS_RATIO"} & set(model):
-        return (
-            "seems to be the published training.yml, a leftover that the published scripts for "
-            "compressive sensing never read; their recipe is in ours"
-        )
-    return ""
+    model, keys = (content.get(section) or {} for section in ("MODEL", "TRAINING"))
+    if "VAL_AFTER_EVERY" not in keys or {"NAME", "CS_RATIO"} & set(model):
+        return ""
+    return (
+        "seems to be the published training.yml, a leftover that the published scripts for "
+        "compressive sensing never read; their recipe is in ours"
+    )
 
 
 def read_phi(path: str | Path, shape: tuple[int, int], ratio: int) -> Tensor:
@@ -108,12 +108,11 @@ def read_phi(path: str | Path, shape: tuple[int, int], ratio: int) -> Tensor:
     Raises `InputError` for a file that is no such one, another shape, or values not finite."""
     try:
         phi = np.load(path, allow_pickle=False)
-        found = f"{phi.dtype} of {'×'.join(map(str, phi.shape))}"
+        found = f"{phi.dtype} of shape {phi.shape}"
     except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(f"{path}: not a readable .npy file ({error})") from error
     if phi.dtype.kind not in "fiu" or phi.shape != shape:
-        wanted = "×".join(map(str, shape))
-        raise InputError(f"{path}: holds {found}, expected floats of {wanted} for ratio {ratio}")
+        raise InputError(f"{path}: holds {found}, expected floats {shape} for ratio {ratio}")
     phi = phi.astype(np.float32)
     if not np.isfinite(phi).all():
         raise InputError(f"{path}: holds values that are not finite")

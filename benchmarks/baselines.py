@@ -17,8 +17,7 @@ import torch
 from skimage import morphology, restoration
 from torch import Tensor
 
-from dgunet.Compressive_Sensing.DGUNet import DGUNet
-from dgunet.Compressive_Sensing.measure import zero_pad
+from dgunet.Compressive_Sensing.DGUNet import BLOCK, DGUNet
 from dgunet.data.degradations import (
     PRESETS,
     Noise,
@@ -122,6 +121,7 @@ def reconstruct(method: str, network: DGUNet, image: np.ndarray) -> np.ndarray:
     """Measure an image, float32 H×W in [0,1], and return what a method of RECONSTRUCTIONS makes of
     that, clamped to [0,1]."""
     height, width = image.shape
-    measured = network.measure(zero_pad(to_tensor(image)[None]))
+    padded = np.pad(image, ((0, -height % BLOCK), (0, -width % BLOCK)))
+    measured = network.measure(to_tensor(padded)[None])
     made = RECONSTRUCTIONS[method](network, measured)
     return made[0, 0, :height, :width].clamp(0, 1).numpy()

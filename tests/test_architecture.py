@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 TASKS = ("Deblurring", "Deraining", "Denoising", "Compressive_Sensing")
 DIRECT = {  # room → the rooms right below it
@@ -97,19 +95,3 @@ def test_only_the_registry_imports_by_name():
         if name.startswith("importlib")
     }
     assert users == {"dgunet/model/registry.py"}
-
-
-@pytest.mark.parametrize(
-    ("own", "name"),
-    [
-        ("images", "dgunet.model.network"),
-        ("model", "dgunet.data.degradations"),
-        ("inference", "dgunet.training.trainer"),
-        ("tools", "dgunet.Deraining.DGUNet"),
-        ("Deraining", "dgunet.Denoising.data"),
-        ("Deraining", "Deraining.data"),
-        ("base", ".files"),
-    ],
-)
-def test_a_wrong_import_is_found(own, name):
-    assert complaint(own, name)

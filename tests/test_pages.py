@@ -27,21 +27,23 @@ FOLDERS = ("dgunet", "tests", "benchmarks", "figs", "docs", *TASKS)
 MADE = r"Datasets/(?!README)|results/|checkpoints/|pretrained_models/(published|$)"  # by the user
 
 
+@cache
+def read(page: str | Path) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
 def commands(page: str) -> Iterator[list[str]]:
     """Yield the commands of a page: lines of its code blocks and code in its text, of a table
     the last column (the one before holds the published commands), as lists of words."""
     fenced = False
-    for line in (ROOT / page).read_text("utf-8").replace("\\\n", " ").splitlines():
+    for line in read(page).replace("\\\n", " ").splitlines():
         if line.startswith("```"):
             fenced = not fenced
             continue
         text = line.rstrip("| ").rpartition("|")[2] if line.startswith("|") else line
         for code in [line.partition("  #")[0]] if fenced else re.findall(r"`([^`]+)`", text):
-            words = (
-                shlex.split(code) if re.match(r"\s*(python|dgunet|make|torchrun) ", code) else []
-            )
-            if words:
-                yield words
+            if re.match(r"\s*(python|dgunet|make|torchrun) ", code):
+                yield shlex.split(code)
 
 
 def programs(words: list[str], page: str) -> tuple[list[str], list[str]]:
@@ -79,15 +81,14 @@ def help_of(name: str) -> str:
     return text.getvalue()
 
 
-@cache
 def headings(page: Path) -> set[str]:
-    lines = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.M)
+    lines = re.findall(r"^#+ (.+)$", read(page), re.M)
     return {re.sub(r"[^\w\- ]", "", line).lower().replace(" ", "-") for line in lines}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files_and_headings(page):
-    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text("utf-8")):
+    for link in re.findall(r"\]\(([^)\s]+)\)", read(page)):
         path, _, heading = link.partition("#")
         if "://" not in link:
             target = (ROOT / page).parent / path if path else ROOT / page
@@ -98,20 +99,17 @@ def test_links_lead_to_files_and_headings(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_named_files_exist(page):
     folders = "|".join(FOLDERS)
-    text = re.sub(
-        r"\[[^]]*\]\(", "(", (ROOT / page).read_text("utf-8")
-    )  # links have their own test
+    text = re.sub(r"\[[^]]*\]\(", "(", read(page))  # links have their own test
     for name in re.findall(rf"(?<![\w/.])((?:{folders})/[\w./-]*\.[a-z]+)\b", text):
         assert (ROOT / name).exists() or re.search(MADE, name), name
 
 
 def test_every_difference_has_its_test():
-    page = (ROOT / "docs/differences.md").read_text("utf-8")
-    table = page.partition("## Ours")[2].partition("\n\n## ")[0]
+    table = read("docs/differences.md").partition("## Ours")[2].partition("\n\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     for row in rows:
         [(file, name)] = re.findall(r"`(tests/[\w/]+\.py)::(\w+)` \|$", row)
-        assert re.search(rf"^def {name}\(", (ROOT / file).read_text("utf-8"), re.M), row
+        assert re.search(rf"^def {name}\(", read(file), re.M), row
     assert len(rows) > 5
 
 
@@ -119,7 +117,7 @@ def test_every_difference_has_its_test():
 def test_commands_are_understood(page):
     for words in commands(page):
         if words[0] == "make":
-            targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+            targets = re.findall(r"^([\w-]+):", read("Makefile"), re.M)
             assert [word for word in words[1:] if "=" not in word and word not in targets] == []
             continue
         names, arguments = programs(words, page)
@@ -131,17 +129,13 @@ def test_commands_are_understood(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_configuration_keys_are_documented(page):
-    documented = (ROOT / "docs/training.md").read_text("utf-8")
-    keys = re.findall(
-        r"\b(?:MODEL|OPTIM|DATA|TRAINING)\.[A-Z_]+\b", (ROOT / page).read_text("utf-8")
-    )
-    assert [key for key in keys if f"`{key}`" not in documented] == []
+    keys = re.findall(r"\b(?:MODEL|OPTIM|DATA|TRAINING)\.[A-Z_]+\b", read(page))
+    assert [key for key in keys if f"`{key}`" not in read("docs/training.md")] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_python_in_pages_imports_what_there_is(page):
-    text = (ROOT / page).read_text("utf-8")
-    for block in re.findall(r"^```python\n(?!>>>)(.*?)^```", text, re.M | re.S):
+    for block in re.findall(r"^```python\n(?!>>>)(.*?)^```", read(page), re.M | re.S):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
                 module = import_module(node.module)
@@ -149,7 +143,6 @@ def test_python_in_pages_imports_what_there_is(page):
 
 
 def test_scores_in_the_readme_are_those_of_the_results():
-    results = (ROOT / "RESULTS.md").read_text("utf-8")
-    section = (ROOT / "README.md").read_text("utf-8").partition("## Results")[2].partition("##")[0]
+    section = read("README.md").partition("## Results")[2].partition("##")[0]
     scores = re.findall(r"\b\d\d\.\d\d\b", section)
-    assert scores and [score for score in scores if score not in results] == []
+    assert scores and [score for score in scores if score not in read("RESULTS.md")] == []

@@ -11,15 +11,8 @@ from dgunet.base.errors import InputError
 
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device of that name: cpu, cuda, cuda:N or mps. `auto` is the best available, in
-    the order CUDA, Apple's mps, CPU.
-
-    Raises:
-        InputError: this machine, or this installation of torch, has no such device, or
-            `check_card`'s.
-
-    >>> pick_device("cpu")
-    device(type='cpu')
-    """
+    the order CUDA, Apple's mps, CPU. Raises `InputError` for one that is not there or that
+    `check_card` refuses."""
     available = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         available.append("mps")
@@ -37,46 +30,38 @@ def check_card(device: torch.device) -> None:
     """Raise an `InputError` for a GPU that this build of PyTorch has no code for, on which the
     first operation would fail with "no kernel image is available"."""
     built = torch.cuda.get_arch_list() if device.type == "cuda" else []
-    if not built:
+    if not built or has_code(built, capability := torch.cuda.get_device_capability(device)):
         return
-    capability = torch.cuda.get_device_capability(device)
-    if not has_code(built, capability):
-        number = ".".join(map(str, capability))
-        remedy = "a newer PyTorch"
-        if capability < (7, 5):
-            oldest = "2.11" if capability >= (7, 0) else "2.8"
-            remedy = f'pip install "torch<{oldest}" torchvision'
-        raise InputError(
-            f"{torch.cuda.get_device_name(device)} ({device}) has compute capability {number}, but "
-            f"PyTorch {torch.__version__} is built for {' '.join(built)}; expected {remedy}, or "
-            "the CPU"
-        )
+    remedy = "a newer PyTorch"
+    if capability < (7, 5):
+        oldest = "2.11" if capability >= (7, 0) else "2.8"
+        remedy = f'pip install "torch<{oldest}" torchvision'
+    raise InputError(
+        f"{torch.cuda.get_device_name(device)} ({device}) has compute capability "
+        f"{'.'.join(map(str, capability))}, but PyTorch {torch.__version__} is built for "
+        f"{' '.join(built)}; expected {remedy}, or the CPU"
+    )
 
 
 def has_code(built: Sequence[str], capability: tuple[int, int]) -> bool:
     """Tell whether a build for these architectures runs on a GPU: `sm_XY` on X.Y and later minor
     versions (`sm_XYa`: on X.Y alone), `compute_XY` on X.Y and all later ones. What AMD's GPUs are
-    called is not checked.
-
-    >>> has_code(["sm_75", "sm_80", "compute_80"], (7, 0)), has_code(["sm_80"], (8, 6))
-    (False, True)
-    """
-    parts = [re.fullmatch(r"(sm|compute)_(\d+)(\d)(a?)", name) for name in built]
-    for kind, major, minor, exact in (part.groups() for part in parts if part):
-        version = int(major), int(minor)
-        if kind == "sm" and (exact or version[0] != capability[0]):
-            if version == capability:
-                return True
-        elif version <= capability:
+    called is not checked."""
+    for name in built:
+        parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)(a?)", name)
+        if not parts:
             return True
-    return not all(parts)
+        version = int(parts[2]), int(parts[3])
+        on_later = parts[1] == "compute" or (version[0] == capability[0] and not parts[4])
+        if version == capability or (on_later and version < capability):
+            return True
+    return False
 
 
 def slow_precision(device: torch.device, precision: str) -> str:
     """Return a warning where a GPU has no units for a precision, nothing where it has."""
-    if precision != "bf16" or device.type != "cuda":
-        return ""
-    if torch.cuda.get_device_capability(device) >= (8, 0):
+    on_gpu = precision == "bf16" and device.type == "cuda"
+    if not on_gpu or torch.cuda.get_device_capability(device) >= (8, 0):
         return ""
     return f"{torch.cuda.get_device_name(device)} has no units for bf16; fp16 is faster there"
 

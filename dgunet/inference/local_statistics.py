@@ -15,12 +15,10 @@ from dgunet.model.network import Network
 
 def use_local_statistics(network: Network, window: int) -> list:
     """Make a network take, from now on, what `nn.AdaptiveAvgPool2d` averages for its channel
-    attention, and the mean and variance of its instance normalisation, from windows.
-
-    The subspace projection of DGUNet stays the whole image's.
+    attention, and the mean and variance of its instance normalisation, from windows. The subspace
+    projection of DGUNet stays the whole image's.
 
     Args:
-        network: any task's; its weights are left as they are.
         window: side in pixels of the image; at scale ½ of the U-Net half as many. Where an image is
             smaller its whole extent counts, which is the network as it was.
 
@@ -57,33 +55,22 @@ def use_local_statistics(network: Network, window: int) -> list:
 
 
 def box_mean(features: Tensor, window: int) -> Tensor:
-    """Return the mean over a window around each pixel.
-
-    At the border the window is moved inward: it always holds as many pixels.
-
-    Args:
-        features: N×C×H×W.
-        window: its side; along an axis that is shorter, the axis.
-
-    Returns:
-        N×C×H×W, but 1 along an axis whose whole length counts.
+    """Return the mean over a window around each pixel of features N×C×H×W, of the same shape, but
+    1 along an axis that is no longer than the window. At the border the window is moved inward: it
+    always holds as many pixels.
 
     >>> box_mean(torch.tensor([[[[0.0, 3.0, 6.0, 9.0]]]]), 3)
     tensor([[[[3., 3., 6., 6.]]]])
     """
-    for axis in (-2, -1):
-        features = _sliding_mean(features, window, axis)
+    for axis, padding in ((-2, (0, 0, 1, 0)), (-1, (1, 0))):
+        size = features.shape[axis]
+        if window >= size:
+            features = features.mean(axis, keepdim=True)
+            continue
+        sums = F.pad(features.cumsum(axis, dtype=torch.float32), padding)
+        places = size - window + 1
+        means = (sums.narrow(axis, window, places) - sums.narrow(axis, 0, places)) / window
+        middle = torch.arange(size, device=features.device)
+        nearest = (middle - window // 2).clamp(0, places - 1)
+        features = means.to(features.dtype).index_select(axis, nearest)
     return features
-
-
-def _sliding_mean(features: Tensor, window: int, axis: int) -> Tensor:
-    size = features.shape[axis]
-    if window >= size:
-        return features.mean(axis, keepdim=True)
-    padding = (0, 0, 1, 0) if axis == -2 else (1, 0)
-    sums = F.pad(features.cumsum(axis, dtype=torch.float32), padding)
-    places = size - window + 1
-    means = (sums.narrow(axis, window, places) - sums.narrow(axis, 0, places)) / window
-    means = means.to(features.dtype)
-    middle = torch.arange(size, device=features.device)
-    return means.index_select(axis, (middle - window // 2).clamp(0, places - 1))

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from dgunet.base import memory as base
+from dgunet.base.memory import free_memory
 from dgunet.model.network import Network
 
 # Peak memory of a forward pass in floats, per pixel and channel of the U-Net's second level.
@@ -57,15 +57,14 @@ def return_freed_memory(shape: tuple[int, ...]) -> None:
 
 def largest_tile(network: Network, device: torch.device, images: int = 1) -> int:
     """Return the side of the largest square tile, a multiple of the network's `multiple_of`, that
-    the free memory suffices for: 80 % of a GPU's; of the CPU's (and where the GPU shares it) half,
-    2 GB at most.
-
-    Args:
-        images: restored together.
-    """
+    the free memory suffices for, of so many `images` together: 80 % of a GPU's; of the CPU's (and
+    where the GPU shares it) half, 2 GB at most."""
     floats = _FLOATS * (network.sizes["width"] + network.sizes["width_step"])
-    free = free_memory(device)
-    budget = _GPU_SHARE * free if device.type == "cuda" else min(_SHARE * free, _MOST)
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        budget = _GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + cached)
+    else:
+        budget = min(_SHARE * free_memory(), _MOST)
     side = math.isqrt(int(budget / (4 * floats * images)))
     side = side // network.multiple_of * network.multiple_of
     return max(min(side, largest_indexable_tile(network, images)), network.multiple_of)
@@ -78,15 +77,6 @@ def largest_indexable_tile(network: Network, images: int = 1) -> int:
     channels = max(2 * width, width + step, _OPERATOR_WIDTH)
     side = math.isqrt((2**31 - 1) // (channels * images))
     return max(side // network.multiple_of, 1) * network.multiple_of
-
-
-def free_memory(device: torch.device) -> int:
-    """Return how many bytes a device, or the CPU, has free: for this container, if it is one."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    free = base.free_memory()
-    return int(free) if math.isfinite(free) else _MOST
 
 
 def is_out_of_memory(error: BaseException) -> bool:

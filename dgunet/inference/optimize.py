@@ -44,14 +44,6 @@ def optimize_for_inference(
     Raises:
         InputError: an unknown precision or mode, or no C++ compiler to compile with.
         ValueError: the network is optimised already.
-
-    >>> from dgunet.model.registry import build_model
-    >>> network = build_model("Deraining", "DGUNet", {"width": 8, "width_step": 4, "stages": 3})
-    >>> image = torch.rand(1, 3, 16, 24)
-    >>> with torch.inference_mode():
-    ...     plain, fast = network(image)[0], optimize_for_inference(network)(image)[0]
-    >>> (plain - fast).abs().max().item() < 1e-5
-    True
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -77,7 +69,7 @@ def optimize_for_inference(
 
 
 def _convert_input(conv: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-    """Give a convolution what it is given in its own precision and memory format. (Of one channel,
+    """Give a convolution its input in its own precision and memory format. (Of one channel,
     `contiguous` takes every format for the other; `to` does not.)"""
     return (given[0].to(conv.weight.dtype, memory_format=torch.channels_last),)
 

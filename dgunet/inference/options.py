@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 
 from dgunet.inference.optimize import COMPILE_MODES, PRECISIONS
-from dgunet.inference.restorer import TILE_OVERLAP
+from dgunet.inference.restorer import TILE_OVERLAP, Restorer
 
 WINDOW = 384  # of local statistics: 1.5 times the patch of 256 that most recipes train on
-_NAMES = (
-    "device",
-    "tile",
-    "tile_overlap",
-    "self_ensemble",
-    "precision",
-    "compile",
-    "local_statistics",
-)
 
 
 def add_restorer_options(
@@ -41,7 +33,8 @@ def add_restorer_options(
 
 def restorer_options(options: argparse.Namespace) -> dict:
     """Return what was given, as keyword arguments for `Restorer`."""
-    return {name: getattr(options, name) for name in _NAMES}
+    names = inspect.signature(Restorer).parameters
+    return {name: value for name, value in vars(options).items() if name in names}
 
 
 def _tile(text: str) -> int | str:

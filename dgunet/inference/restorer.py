@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,6 @@ from dgunet.model.network import Network
 
 TILE_OVERLAP = 64
 _BATCH_PIXELS = 2**16  # of small tiles that go through the network together
-_INTEGERS = (np.uint8, np.uint16)
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +51,10 @@ class Restorer:
     The network sees an image padded at the bottom and right to the sizes it takes, by reflection or
     with zeros as it says itself (`Network.padding`); the result is cropped back.
 
-    >>> import tempfile
-    >>> from dgunet.model.checkpoint import save_checkpoint
-    >>> from dgunet.model.registry import build_model
-    >>> network = build_model("Denoising", "DGUNet", {"width": 8, "width_step": 4, "stages": 2})
-    >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
-    ...     save_checkpoint(file.name, network)
-    ...     restorer = Restorer.from_checkpoint(file.name, device="cpu")
-    >>> restorer.network.config["task"]
-    'Denoising'
+    >>> restorer = Restorer.from_checkpoint("blind", device="cpu")
     >>> restored = restorer(np.zeros((30, 50, 3), np.uint8))
     >>> restored.shape, restored.dtype
     ((30, 50, 3), dtype('uint8'))
-    >>> restorer(torch.rand(2, 3, 17, 5)).shape
-    torch.Size([2, 3, 17, 5])
 
     Args:
         network: any task's; left as it is, for a copy of it is used.
@@ -143,13 +133,8 @@ class Restorer:
         model: str | None = None,
         **options,
     ) -> Restorer:
-        """Load a checkpoint, or bundled weights by their name. Task, model and sizes are read from
-        the file; `task` decides where a published file fits several. `options` are the
-        constructor's.
-
-        Raises:
-            InputError: as `dgunet.model.checkpoint.load_model` does, and the constructor.
-        """
+        """Load a checkpoint, or bundled weights by their name, as
+        `dgunet.model.checkpoint.load_model` does. `options` are the constructor's."""
         return cls(load_model(path, task, model)[0], **options)
 
     @classmethod
@@ -157,16 +142,10 @@ class Restorer:
         cls, name: str | os.PathLike, *, revision: str | None = None, **options
     ) -> Restorer:
         """Load a folder that `python -m dgunet.tools.publish` wrote, or a model of the Hugging Face
-        hub that was made so.
+        hub ("user/name") that was made so; the hub needs the library huggingface_hub.
 
-        Args:
-            name: the folder, or "user/name" on the hub, which needs the library huggingface_hub.
-            revision: the hub's branch, tag or commit.
-            options: the constructor's.
-
-        Raises:
-            InputError: there is no such folder or model; the library is missing; as
-                `from_checkpoint`.
+        `revision` is the hub's branch, tag or commit; `options` are the constructor's. Raises
+        `InputError` where there is no such folder, model or library, and as `from_checkpoint`.
         """
         folder = Path(name)
         if not folder.is_dir():
@@ -213,18 +192,15 @@ class Restorer:
         def write(rows: slice, values: Tensor) -> None:
             restored[..., rows, :] = values[0]
 
-        images, _, height, width = degraded.shape
-        self._run((images, height, width), lambda r, c: degraded[..., r, c], write, 1)
+        images, _, *size = degraded.shape
+        self._run((images, *size), lambda r, c: degraded[..., r, c], write, 1)
         return restored
 
     @torch.inference_mode()
     def reconstruct(self, y: Tensor) -> list[Tensor]:
         """Return a compressive sensing network's stage images, N×1×H×W, of measurements
-        N×m×H/32×W/32: last stage first, not clamped, on `self.device`.
-
-        Raises:
-            InputError: they do not fit the memory, or the images are not finite.
-        """
+        N×m×H/32×W/32: last stage first, not clamped, on `self.device`. Raises `InputError` where
+        they do not fit the memory, or the images are not finite."""
         try:
             with tf32(self.precision == "tf32"):
                 images = self.network.reconstruct(y.to(self.device))
@@ -249,22 +225,18 @@ class Restorer:
             restored = np.moveaxis(self._restore_pixels(pixels, count), -1, -3)
             return [torch.from_numpy(r.copy()).to(image.device, image.dtype) for r in restored]
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3, 4):
-            found = (
-                f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            )
+            found = f"{type(image).__name__} {getattr(image, 'shape', '')}"
             raise InputError(f"{found}; expected an array H×W, H×W×3 or N×H×W×3, or a tensor")
         pixels = image[..., None] if image.ndim == 2 else image
         return list(self._restore_pixels(pixels, count).reshape(count, *image.shape))
 
     def _restore_pixels(self, pixels: np.ndarray, count: int) -> np.ndarray:
         """H×W×C or N×H×W×C → count × the same."""
-        if pixels.shape[-1] not in (1, 3, 4) or not pixels.size:
+        known = pixels.dtype.kind == "f" or pixels.dtype in (np.uint8, np.uint16)
+        if pixels.shape[-1] not in (1, 3, 4) or not pixels.size or not known:
             raise InputError(
-                f"an image of shape {pixels.shape}; expected pixels of 1, 3 or 4 channels"
-            )
-        if pixels.dtype.kind != "f" and pixels.dtype not in _INTEGERS:
-            raise InputError(
-                f"an image of {pixels.dtype}; expected uint8, uint16 or float in [0,1]"
+                f"{pixels.dtype} of shape {pixels.shape}; expected pixels of 1, 3 or 4 channels, "
+                "uint8, uint16 or float in [0,1]"
             )
         if pixels.dtype.kind == "f" and (broken := np.count_nonzero(~np.isfinite(pixels))):
             raise InputError(f"{broken} of the image's values are not finite; expected 0 … 1")
@@ -277,9 +249,7 @@ class Restorer:
 
         def read(rows: slice, columns: slice) -> Tensor:
             part = torch.stack([to_tensor(image[rows, columns]) for image in colours])
-            if separate:
-                return part.flatten(0, 1)[:, None]
-            return part.expand(-1, self.network.channels, -1, -1)
+            return part.flatten(0, 1)[:, None] if separate else part.expand(-1, 3, -1, -1)
 
         def write(rows: slice, values: Tensor) -> None:
             self._check_finite(values[0])
@@ -317,10 +287,7 @@ class Restorer:
             )
             padded = self._padded_size(rows[0], columns[0])
             batch = max(1, _BATCH_PIXELS // (images * math.prod(padded)))
-
-            def restore(parts: list[Tensor], padded=padded) -> list[Tensor]:
-                return self._restore_parts(parts, padded, count)
-
+            restore = partial(self._restore_parts, size=padded, count=count)
             try:
                 for strip, values in strips(restore, read, rows, columns, batch, self.progress):
                     write(strip, values)
@@ -337,12 +304,8 @@ class Restorer:
                 torch.cuda.empty_cache()
             half = tile // 2 // self.network.multiple_of * self.network.multiple_of
             self.largest_tile = max(half, self.smallest_tile)
-            log.warning(
-                "tiles of %d do not fit the memory of %s, going on with %d",
-                tile,
-                self.device,
-                self.largest_tile,
-            )
+            message = "tiles of %d do not fit the memory of %s, going on with %d"
+            log.warning(message, tile, self.device, self.largest_tile)
 
     def _tile_for(self, height: int, width: int, images: int) -> int:
         """Return the side of the tiles for an image; one that holds it whole, if that fits."""
@@ -396,11 +359,8 @@ class Restorer:
                 log.warning("images of more than %d sizes: not compiled from here", COMPILED_SIZES)
         with tf32(self.precision == "tf32"):
             stages = torch.stack(self.network(batch)[:count])
-        each = stages.split(len(parts[0]), dim=1)
-        return [
-            restored[..., : part.shape[-2], : part.shape[-1]]
-            for restored, part in zip(each, parts, strict=True)
-        ]
+        split = zip(stages.split(len(parts[0]), dim=1), parts, strict=True)
+        return [restored[..., : part.shape[-2], : part.shape[-1]] for restored, part in split]
 
 
 def pad(image: Tensor, height: int, width: int, mode: str) -> Tensor:

@@ -10,6 +10,7 @@ whole image.)
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -48,34 +49,24 @@ def spans(size: int, tile: int, overlap: int, multiple_of: int = 1) -> list[Span
     whole = -(-size // multiple_of) * multiple_of
     if size <= tile:
         return [Span(0, size, whole, torch.ones(size))]
-    if tile % multiple_of or overlap % (2 * multiple_of) or not 3 * overlap <= tile > 0:
-        raise ValueError(f"tiles of {tile} with overlap {overlap} at multiples of {multiple_of}")
     if not overlap:
-        starts = range(0, size, tile)
-        lengths = [min(tile, size - start) for start in starts]
-        return [
-            Span(s, s + length, tile, torch.ones(length))
-            for s, length in zip(starts, lengths, strict=True)
-        ]
+        edges = [*range(0, size, tile), size]
+        return [Span(i, j, tile, torch.ones(j - i)) for i, j in pairwise(edges)]
     count = -(-(whole - overlap) // (tile - overlap))
     tile = -(-(whole + (count - 1) * overlap) // (count * multiple_of)) * multiple_of
     starts = [i * (whole - tile) // (count - 1) // multiple_of * multiple_of for i in range(count)]
     stops = [min(start + tile, size) for start in starts]
     weights = [torch.ones(stop - start) for start, stop in zip(starts, stops, strict=True)]
+    # Over the overlap, weights are 0 in the first quarter, 1 in the last, sin² in between.
+    place = (torch.arange(overlap, dtype=torch.float64) + 0.5) / overlap
+    rise = torch.sin(math.pi / 2 * (2 * place - 0.5).clamp(0, 1)).square().float()
     for i, (start, stop) in enumerate(zip(starts[1:], stops[:-1], strict=True)):
         begin = (start + stop - overlap) // 2  # blended in the middle of what the two share
         weights[i + 1][: begin - start] = 0
-        weights[i + 1][begin - start : begin - start + overlap] *= _rise(overlap)
-        weights[i][begin - starts[i] : begin - starts[i] + overlap] *= 1 - _rise(overlap)
+        weights[i + 1][begin - start : begin - start + overlap] *= rise
+        weights[i][begin - starts[i] : begin - starts[i] + overlap] *= 1 - rise
         weights[i][begin - starts[i] + overlap :] = 0
-    tiles = zip(starts, stops, weights, strict=True)
-    return [Span(start, stop, tile, weight) for start, stop, weight in tiles]
-
-
-def _rise(overlap: int) -> Tensor:
-    """Return weights over the overlap: 0 in the first quarter, 1 in the last, sin² in between."""
-    place = (torch.arange(overlap, dtype=torch.float64) + 0.5) / overlap
-    return torch.sin(math.pi / 2 * (2 * place - 0.5).clamp(0, 1)).square().float()
+    return [Span(*span) for span in zip(starts, stops, [tile] * count, weights, strict=True)]
 
 
 def strips(

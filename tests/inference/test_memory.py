@@ -5,51 +5,36 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from dgunet.inference.memory import keep_freed_memory
-if {keep}:
-    assert keep_freed_memory()
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):  # the first ones find their place
-    before = faults()
-    torch.ones(2**24)  # 64 MiB
-print(faults() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_freed_memory_is_used_again():
-    """Without, every page of every tensor faults anew."""
-    faults = {}
-    for keep in (False, True):
-        program = [sys.executable, "-c", PROGRAM.format(keep=keep)]
-        faults[keep] = int(subprocess.run(program, capture_output=True, check=True).stdout)
-    assert faults[True] < 0.01 * faults[False]
-
-
-RESIDENT = """
-import resource, torch
 from dgunet.inference.memory import keep_freed_memory, return_freed_memory
-keep_freed_memory()
-def show():
-    pages = int(open("/proc/self/statm").read().split()[1])
-    print(pages * resource.getpagesize())
+
+def faults():
+    for _ in range(20):  # the first ones find their place
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+
+lost = faults()
+assert keep_freed_memory()
+print(lost, faults())
 return_freed_memory((1,))
-show()
+print(resident())
 tensors = [torch.ones(2**24) for _ in range(4)]  # 256 MiB
 del tensors
-show()
-return_freed_memory((1,))
-show()
-return_freed_memory((2,))
-show()
+for shape in ((1,), (2,)):
+    return_freed_memory(shape)
+    print(resident())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_freed_memory_goes_back_before_tensors_of_another_shape():
-    program = [sys.executable, "-c", RESIDENT]
-    lines = subprocess.run(program, capture_output=True, check=True).stdout.split()
-    before, freed, same, other = (int(line) / 2**20 for line in lines)
-    assert freed > before + 250
-    assert same == pytest.approx(freed, abs=2)
-    assert other == pytest.approx(before, abs=20)
+def test_freed_memory_is_used_again_but_returned_before_tensors_of_another_shape():
+    """Without, every page of every tensor faults anew."""
+    program = [sys.executable, "-c", PROGRAM]
+    words = subprocess.run(program, capture_output=True, check=True).stdout.split()
+    faults, faults_when_kept, before, same_shape, other_shape = map(float, words)
+    assert faults_when_kept < 0.01 * faults
+    assert same_shape > before + 250
+    assert other_shape == pytest.approx(before, abs=20)

@@ -2,29 +2,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import small
 from torch import nn
 
 from dgunet.base.errors import InputError
 from dgunet.images.files import to_tensor
 from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import save_checkpoint
-from dgunet.model.registry import build_model
-
-SMALL = {"width": 8, "width_step": 4, "stages": 2}
 
 
 @pytest.fixture(scope="module")
-def restorers(tmp_path_factory):
-    """By task: a restorer of a small random network, from its checkpoint, and as its attribute
-    `plain` the network."""
-    made, folder = {}, tmp_path_factory.mktemp("weights")
-    for task in ("Deraining", "Compressive_Sensing"):
-        torch.manual_seed(0)
-        network = build_model(task, "DGUNet", SMALL).eval()
-        save_checkpoint(folder / f"{task}.pth", network)
-        made[task] = Restorer.from_checkpoint(folder / f"{task}.pth", device="cpu")
-        made[task].plain = network
-    return made
+def restorer() -> Restorer:
+    return Restorer(small("Deraining"), device="cpu")
 
 
 def pixels(*shape, dtype=np.uint8):
@@ -44,11 +33,11 @@ def by_network(network, image):
 
 @pytest.mark.parametrize("shape", [(21, 30), (21, 30, 3), (21, 30, 4), (1, 1), (8, 8, 3)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.float16])
-def test_arrays_of_every_type(restorers, shape, dtype):
-    restorer, image = restorers["Deraining"], pixels(*shape, dtype=dtype)
+def test_arrays_of_every_type(restorer, shape, dtype):
+    image = pixels(*shape, dtype=dtype)
     restored = restorer(image)
     assert restored.dtype == image.dtype and restored.shape == image.shape
-    expected = by_network(restorer.plain, image if image.ndim == 2 else image[..., :3])
+    expected = by_network(small("Deraining"), image if image.ndim == 2 else image[..., :3])
     scale = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
     colours = restored if image.ndim == 2 else restored[..., :3]
     tolerance = {np.uint8: 0.51, np.uint16: 0.6, np.float16: 1e-3}.get(dtype, 1e-6)
@@ -58,8 +47,8 @@ def test_arrays_of_every_type(restorers, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32, torch.bfloat16])
-def test_tensors(restorers, dtype):
-    restorer, image = restorers["Deraining"], torch.from_numpy(pixels(2, 3, 20, 30))
+def test_tensors(restorer, dtype):
+    image = torch.from_numpy(pixels(2, 3, 20, 30))
     image = image.to(dtype) if dtype in (torch.uint8, torch.uint16) else (image / 255).to(dtype)
     restored = restorer(image)
     assert restored.dtype == dtype and restored.shape == image.shape
@@ -73,61 +62,56 @@ def test_tensors(restorers, dtype):
     assert restorer(image[0, :1]).shape == (1, 20, 30)
 
 
-def test_the_input_is_not_changed_and_views_are_taken(restorers):
+def test_the_input_is_not_changed_and_views_are_taken(restorer):
     whole = pixels(40, 60, 3)
     view, before = whole[::-2, 3:50, ::-1], whole.copy()
-    restored = restorers["Deraining"](view)
+    restored = restorer(view)
     assert np.array_equal(whole, before) and not np.shares_memory(restored, whole)
-    assert np.array_equal(restored, restorers["Deraining"](np.ascontiguousarray(view)))
+    assert np.array_equal(restored, restorer(np.ascontiguousarray(view)))
 
 
-def test_compressive_sensing_takes_each_channel_on_its_own(restorers):
-    restorer, image = restorers["Compressive_Sensing"], pixels(40, 70, 3)
+def test_compressive_sensing_takes_each_channel_on_its_own():
+    network, image = small("Compressive_Sensing"), pixels(40, 70, 3)
+    restorer = Restorer(network, device="cpu")
     restored = restorer(image)
     for channel in range(3):
         np.testing.assert_allclose(restored[..., channel], restorer(image[..., channel]), atol=1)
-    expected = by_network(restorer.plain, image[..., 1])
+    expected = by_network(network, image[..., 1])
     np.testing.assert_allclose(restored[..., 1], expected * 255, atol=0.51)
 
 
 def test_tiles_keep_the_blocks_of_compressive_sensing():
     """The blocks of a tile are the image's, so what is measured is the same."""
-    network = build_model("Compressive_Sensing", "DGUNet", SMALL)
+    network = small("Compressive_Sensing")
     seen, measure = [], network.measure
     network.measure = lambda image: seen.append(image) or measure(image)
     image = pixels(70, 450)
     restorer = Restorer(network, device="cpu", tile=200, tile_overlap=50)
     assert (restorer.tile, restorer.tile_overlap) == (192, 64)
     restorer(image)
-    blocks = {block.numpy().tobytes() for part in seen for block in _blocks(part)}
-    padded = np.pad(image, ((0, 26), (0, 30)), mode="constant")
-    assert len(blocks) == 3 * 15
-    assert blocks == {block.numpy().tobytes() for block in _blocks(to_tensor(padded)[None])}
+    padded = F.pad(to_tensor(image)[None], (0, 30, 0, 26))
+    expected, found = (
+        {block.numpy().tobytes() for part in parts for block in F.unfold(part, 32, stride=32)[0].T}
+        for parts in ([padded], seen)
+    )
+    assert found == expected and len(found) == 3 * 15
 
 
-def _blocks(image):
-    for plane in image[:, 0]:
-        for top in range(0, len(plane), 32):
-            for left in range(0, plane.shape[1], 32):
-                yield plane[top : top + 32, left : left + 32].contiguous()
-
-
-def test_stages_end_with_the_result(restorers):
+def test_stages_end_with_the_result(restorer):
     image = pixels(30, 40, 3)
-    stages = restorers["Deraining"].stages(image)
-    network = restorers["Deraining"].plain
+    stages = restorer.stages(image)
     with torch.no_grad():
         padded = np.pad(image, ((0, 2), (0, 0), (0, 0)), mode="reflect")
-        expected = network(to_tensor(padded)[None])[::-1]
+        expected = small("Deraining")(to_tensor(padded)[None])[::-1]
     assert len(stages) == len(expected) == 2
     for stage, tensor in zip(stages, expected, strict=True):
         levels = tensor[0, :, :30].clamp(0, 1).permute(1, 2, 0).numpy() * 255
         np.testing.assert_allclose(stage, levels, atol=0.51)
-    assert np.array_equal(stages[-1], restorers["Deraining"](image))
+    assert np.array_equal(stages[-1], restorer(image))
 
 
 def test_half_precision_stays_near():
-    network = build_model("Denoising", "DGUNet", SMALL)
+    network = small("Denoising")
     image = pixels(24, 32, 3, dtype=np.float32)
     plain = Restorer(network, device="cpu")(image)
     for precision, limit in (("bf16", 0.1), ("fp16", 0.02)):
@@ -158,32 +142,25 @@ def live(network, **options):
     return Restorer(network, device="cpu", optimize=False, **options)
 
 
-@pytest.mark.parametrize("height, width", [(16, 24), (8, 16), (16, 8)])
-def test_sizes_the_network_takes_are_given_to_it_as_they_are(height, width):
-    network = build_model("Deblurring", "DGUNet", SMALL).eval()
-    image = torch.rand(2, 3, height, width)
-    with torch.no_grad():
-        expected = network(image)[0]
-    assert torch.equal(live(network).restore(image), expected)
-    assert not live(network).restore(image).requires_grad
-
-
 @pytest.mark.parametrize(
     "height, width, padded",
-    [(1, 1, (16, 16)), (8, 8, (16, 16)), (3, 40, (8, 40)), (17, 9, (24, 16)), (16, 20, (16, 24))],
+    [
+        (16, 24, (16, 24)),
+        (16, 8, (16, 8)),
+        (1, 1, (16, 16)),
+        (8, 8, (16, 16)),
+        (3, 40, (8, 40)),
+        (17, 9, (24, 16)),
+    ],
 )
 def test_other_sizes_are_padded_and_cropped(height, width, padded):
-    network, image = StandIn(), torch.rand(1, 3, height, width)
-    assert torch.equal(live(network).restore(image), image)
-    assert tuple(network.seen[0].shape[-2:]) == padded
-
-
-def test_padding_is_the_networks_at_the_bottom_and_right():
-    image = torch.rand(1, 3, 13, 22)
+    """As the network says, at the bottom and right."""
+    image = torch.rand(1, 3, height, width)
+    added = [(0, 0), (0, 0), (0, padded[0] - height), (0, padded[1] - width)]
     for padding, mode in (("reflect", "reflect"), ("zeros", "constant")):
         network = StandIn(padding=padding)
-        live(network).restore(image)
-        assert torch.equal(network.seen[0], F.pad(image, (0, 2, 0, 3), mode=mode))
+        assert torch.equal(live(network).restore(image), image)
+        np.testing.assert_array_equal(network.seen[0], np.pad(image, added, mode))
 
 
 def test_the_result_is_not_clamped_or_checked():
@@ -195,22 +172,20 @@ def test_the_result_is_not_clamped_or_checked():
 def test_float32_is_not_tf32(precision):
     seen = []
 
-    def noting(image):
-        seen.extend([torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32])
+    def note(image):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
         return image
 
-    live(StandIn(noting), precision=precision).restore(torch.rand(1, 3, 16, 16))
-    assert seen == [precision == "tf32", False]
+    note(None)
+    live(StandIn(note), precision=precision).restore(torch.rand(1, 3, 16, 16))
+    note(None)
+    assert seen[1] == (precision == "tf32", False)
+    assert seen[0] == seen[2]
 
 
 def test_the_live_network_is_used_itself():
-    network = build_model("Deblurring", "DGUNet", SMALL).eval()
-    image, restorer = torch.rand(1, 3, 16, 16), live(network)
-    before = restorer.restore(image)
-    with torch.no_grad():
-        network.last.image.weight.add_(0.1)
-    assert restorer.network is network and not network.optimized
-    assert not torch.equal(restorer.restore(image), before)
+    network = small("Deblurring")
+    assert live(network).network is network and not network.optimized
 
 
 def test_tiles_without_overlap_are_the_published_grid():
@@ -242,7 +217,7 @@ def test_self_ensemble_is_the_mean_over_the_symmetries_of_the_square():
 
 
 def test_self_ensemble_turns_with_the_image():
-    network = build_model("Deblurring", "DGUNet", SMALL).eval()
+    network = small("Deblurring")
     image, restore = torch.rand(1, 3, 13, 22), live(network, self_ensemble=True).restore
     restored = restore(image)
     assert (restored - live(network).restore(image)).abs().max() > 1e-5
@@ -253,8 +228,7 @@ def test_self_ensemble_turns_with_the_image():
 
 
 def test_measurements_are_reconstructed():
-    torch.manual_seed(0)
-    network = build_model("Compressive_Sensing", "DGUNet", SMALL).eval()
+    network = small("Compressive_Sensing")
     restorer, image = Restorer(network, device="cpu"), torch.rand(1, 1, 64, 32)
     with torch.no_grad():
         y, expected = network.measure(image), network(image)
@@ -273,35 +247,36 @@ def test_measurements_are_reconstructed():
         ({"tile_overlap": -1}, "tile overlap is -1"),
         ({"local_statistics": -1}, "window of local statistics -1; expected 0 or more"),
         ({"precision": "int8"}, "precision is 'int8'; expected one of float32, tf32, bf16, fp16"),
+        ({"compile": "fast"}, "compile is 'fast'; expected one of default"),
         ({"device": "abacus"}, "device 'abacus' is not available"),
     ],
 )
 def test_settings_that_make_no_sense(options, message):
     with pytest.raises(InputError, match=message):
-        Restorer(build_model("Denoising", "DGUNet", SMALL), **{"device": "cpu", **options})
+        Restorer(small("Denoising"), **{"device": "cpu", **options})
 
 
 @pytest.mark.parametrize(
     "image, message",
     [
         ([[1, 2]], "list; expected an array"),
-        (np.zeros(5), r"shape \(5,\); expected an array"),
-        (np.zeros((4, 4), np.int64), "an image of int64"),
-        (np.zeros((4, 4), bool), "an image of bool"),
+        (np.zeros(5), r"ndarray \(5,\); expected an array"),
+        (np.zeros((4, 4), np.int64), r"int64 of shape \(4, 4, 1\); expected pixels"),
+        (np.zeros((4, 4), bool), "bool of shape"),
         (np.zeros((4, 4, 2)), r"shape \(4, 4, 2\); expected pixels of 1, 3 or 4"),
         (np.zeros((0, 4, 3)), "expected pixels"),
         (np.array([[np.nan, 0], [np.inf, 0]]), "2 of the image's values are not finite"),
         (torch.zeros(4, 4), r"a tensor of shape \(4, 4\); expected C×H×W"),
-        (torch.zeros(3, 4, 4, dtype=torch.int32), "an image of int32"),
+        (torch.zeros(3, 4, 4, dtype=torch.int32), "int32 of shape"),
     ],
 )
-def test_what_is_no_image(restorers, image, message):
+def test_what_is_no_image(restorer, image, message):
     with pytest.raises(InputError, match=message):
-        restorers["Deraining"](image)
+        restorer(image)
 
 
 def test_a_result_that_is_not_finite():
-    network = build_model("Denoising", "DGUNet", SMALL)
+    network = small("Denoising")
     torch.nn.init.constant_(network.last.image.weight, torch.inf)
     with pytest.raises(InputError, match=r"not finite$"):
         Restorer(network, device="cpu")(pixels(16, 16, 3))
@@ -309,8 +284,8 @@ def test_a_result_that_is_not_finite():
         Restorer(network, device="cpu", precision="bf16")(pixels(16, 16, 3))
 
 
-def test_the_file_says_what_it_is_of(tmp_path, restorers):
-    save_checkpoint(tmp_path / "a.pth", restorers["Deraining"].plain)
+def test_the_file_says_what_it_is_of(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", small("Deraining"))
     assert Restorer.from_checkpoint(tmp_path / "a.pth").network.config["task"] == "Deraining"
     with pytest.raises(InputError, match="this is a Deraining DGUNet checkpoint"):
         Restorer.from_checkpoint(tmp_path / "a.pth", task="Deblurring")

@@ -2,9 +2,7 @@
 bring."""
 
 import copy
-import importlib
 import json
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from networks import small as small_network
 from torch import nn
 
 from dgunet.inference.optimize import optimize_for_inference
@@ -25,10 +24,10 @@ LOSSES = {task: task_module(task, "train").TASK.loss for task in TASKS}
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parents[1] / "fixtures"
 CASES = [f"{task}.{model}" for task in TASKS for model in MODELS]
+DESIGNS = ["Deraining.DGUNet_plus", "Compressive_Sensing.DGUNet"]  # the others are like these
 CHANGED_ON_PURPOSE: list[str] = []  # model files that no longer are copies of Deraining's
 LEARNING_RATE = dict.fromkeys(TASKS, 1e-4) | {"Deraining": 2e-4}
 WEIGHT_DECAY = dict.fromkeys(TASKS, 0.0) | {"Denoising": 1e-8}
-SMALL = {"width": 8, "width_step": 4, "stages": 3}
 
 
 def sizes_of(case: str) -> dict:
@@ -39,9 +38,8 @@ def build(case: str, **sizes):
     return build_model(*case.split("."), {**sizes_of(case), **sizes})
 
 
-def small(case: str, **sizes):
-    torch.manual_seed(0)
-    return build(case, **{**SMALL, **sizes})
+def small(case: str, stages: int = 3):
+    return small_network(*case.split("."), **sizes_of(case), stages=stages)
 
 
 def manifest(case: str) -> dict:
@@ -62,7 +60,8 @@ def run(request, synthetic, tmp_path_factory):
     case = request.param
     task = case.split(".")[0]
     file = tmp_path_factory.mktemp("run") / "published.pth"
-    torch.save(synthetic.published_checkpoint(case), file)
+    published = synthetic.published_checkpoint(case)
+    torch.save(published, file)
     model = build(case)
     load_weights(model, file)
     file.unlink()
@@ -73,27 +72,19 @@ def run(request, synthetic, tmp_path_factory):
     optimizer = torch.optim.Adam(
         trained.parameters(), lr=LEARNING_RATE[task], weight_decay=WEIGHT_DECAY[task]
     )
-    trajectory = []
+    made = SimpleNamespace(published=published, model=model, reference=reference, trajectory=[])
     for step in range(3):
         images = trained(degraded)
         loss = LOSSES[task](images, target)
-        trajectory.append(loss.item())
-        if step < 2:
-            optimizer.zero_grad()
-            loss.backward()
+        made.trajectory.append(loss.item())
+        if step == 2:
+            return made
+        optimizer.zero_grad()
+        loss.backward()
         if step == 0:
-            stages = [image.detach().numpy() for image in images]
-            norms = gradient_norms(trained)
-        if step < 2:
-            optimizer.step()
-    return SimpleNamespace(
-        case=case,
-        model=model,
-        reference=reference,
-        stages=stages,
-        norms=norms,
-        trajectory=trajectory,
-    )
+            made.stages = [image.detach().numpy() for image in images]
+            made.norms = gradient_norms(trained)
+        optimizer.step()
 
 
 def gradient_norms(model) -> dict[str, float]:
@@ -142,10 +133,9 @@ def test_gradient_norms(run):
     assert not missed
 
 
-def test_published_state_dict_returns_what_was_loaded(run, synthetic):
+def test_published_state_dict_returns_what_was_loaded(run):
     unused = unused_entries(run.model)
-    loaded = synthetic.published_checkpoint(run.case)
-    loaded = loaded.get("state_dict", loaded)
+    loaded = run.published.get("state_dict", run.published)
     state = published_state_dict(run.model.float())
     assert state.keys() == loaded.keys()
     for name, value in state.items():
@@ -154,7 +144,7 @@ def test_published_state_dict_returns_what_was_loaded(run, synthetic):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_parameters_and_names_are_the_published_ones(case, meta_models):
+def test_parameters_their_names_and_which_are_shared_are_the_published(case, meta_models):
     model, expected = meta_models[case], manifest(case)
     assert sum(p.numel() for p in model.parameters()) == expected["parameters_used"]
     names = published_names(model)
@@ -167,19 +157,14 @@ def test_parameters_and_names_are_the_published_ones(case, meta_models):
     assert {n: list(v.shape) for n, v in state.items()} == {
         f"module.{e['name']}": e["shape"] for e in expected["entries"]
     }
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_shared_parameters_are_the_published_ones(case, meta_models):
-    model, expected = meta_models[case], manifest(case)
-    names = published_names(model)
     groups: dict[int, set] = {}
     for name, parameter in model.state_dict(keep_vars=True).items():
         groups.setdefault(id(parameter), set()).add(names[name])
-    used = [set(group) - set(expected["unused"]) for group in expected["tied"]]
-    assert sorted(map(sorted, (g for g in groups.values() if len(g) > 1))) == sorted(
-        map(sorted, (g for g in used if len(g) > 1))
+    tied = [set(group) - unused.keys() for group in expected["tied"]]
+    shared, expected_shared = (
+        sorted(sorted(group) for group in of if len(group) > 1) for of in (groups.values(), tied)
     )
+    assert shared == expected_shared
 
 
 def test_published_names_need_the_published_seven_stages():
@@ -204,8 +189,8 @@ def test_the_three_image_restoration_files_are_in_step():
         assert len(copied) == len(original), f"{task}/DGUNet.py and Deraining/DGUNet.py in length"
 
 
-@pytest.mark.parametrize("stages", [2, 3, 4])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("case", ["Deraining.DGUNet", "Compressive_Sensing.DGUNet", *DESIGNS[:1]])
 def test_smaller_models(case, stages):
     model = small(case, stages=stages)
     side = model.multiple_of
@@ -222,20 +207,9 @@ def test_smaller_models(case, stages):
     assert all(map(torch.equal, twin(image), images))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_without_arguments_the_published_model(case, meta_models):
-    task, model = case.split(".")
-    with torch.device("meta"):
-        network = getattr(importlib.import_module(TASKS[task]), model)()
-    assert network.config["task"] == task and network.config["model"] == model
-    sizes = meta_models[case].sizes | ({"cs_ratio": 25} if network.channels == 1 else {})
-    assert network.sizes == sizes
-
-
 def test_initial_values():
-    for case in CASES:
-        torch.manual_seed(0)
-        for name, module in build(case, **SMALL).named_modules():
+    for case in DESIGNS:
+        for name, module in small(case).named_modules():
             if isinstance(module, nn.PReLU):
                 assert module.weight == 0.25, name
             if hasattr(module, "step_size"):
@@ -249,7 +223,6 @@ def test_initial_values():
     ("sizes", "message"),
     [
         ({"width": 10}, "width is 10, must be an integer, a multiple of 4"),
-        ({"width": 0}, "width is 0"),
         ({"width": 10**9}, "from 4 to 4096"),
         ({"width": "8"}, "width is '8'"),
         ({"width_step": 3}, "width_step is 3, must be an integer, even"),
@@ -259,7 +232,7 @@ def test_initial_values():
         ([1], "mapping"),
     ],
 )
-@pytest.mark.parametrize("case", ["Deraining.DGUNet_plus", "Compressive_Sensing.DGUNet"])
+@pytest.mark.parametrize("case", DESIGNS)
 def test_sizes_that_make_no_network(case, sizes, message):
     with pytest.raises(ValueError, match=message):
         build_model(*case.split("."), sizes)
@@ -268,8 +241,6 @@ def test_sizes_that_make_no_network(case, sizes, message):
 def test_unknown_tasks_models_and_ratios():
     with pytest.raises(ValueError, match="unknown task 'Dehazing', expected one of Deblurring, "):
         build_model("Dehazing")
-    with pytest.raises(ValueError, match="unknown task \\['Deraining'\\]"):
-        build_model(["Deraining"])
     with pytest.raises(ValueError, match="unknown model 'UNet', expected one of DGUNet, DGUNet_pl"):
         build_model("Deraining", "UNet")
     for ratio in (0, 101, 10.0, True, "10", None):
@@ -277,41 +248,38 @@ def test_unknown_tasks_models_and_ratios():
             build_model("Compressive_Sensing", "DGUNet", {"cs_ratio": ratio})
 
 
-BAD_IMAGES = [
-    ("Deraining", torch.rand(1, 3, 8, 8), "multiples of 8, at least one of them 16, not 8×8"),
-    ("Deraining", torch.rand(1, 3, 20, 16), "not 20×16"),
-    ("Deraining", torch.rand(1, 3, 16, 0), "not 16×0"),
-    ("Deraining", torch.rand(1, 1, 16, 16), "tensor N×3×H×W, not 1×1×16×16"),
-    ("Deraining", torch.rand(3, 16, 16), "tensor N×3×H×W, not 3×16×16"),
-    ("Deraining", torch.rand(0, 3, 16, 16), "tensor N×3×H×W, not 0×3×16×16"),
-    ("Deraining", torch.rand(()), "tensor N×3×H×W, not a scalar"),
-    ("Deraining", torch.ones(1, 3, 16, 16, dtype=torch.uint8), "floating-point .*not torch.uint8"),
-    ("Deraining", torch.ones(1, 3, 16, 16, dtype=torch.complex64), "not torch.complex64"),
-    ("Deraining", np.ones((1, 3, 16, 16), np.float32), "tensor N×3×H×W .*not float32"),
-    ("Deraining", None, "not NoneType"),
-    ("Compressive_Sensing", torch.rand(1, 1, 16, 32), "multiples of 32, not 16×32"),
-    ("Compressive_Sensing", torch.rand(1, 3, 32, 32), "tensor N×1×H×W, not 1×3×32×32"),
-    ("Compressive_Sensing", torch.rand(32, 32), "tensor N×1×H×W, not 32×32"),
-]
-
-
-@pytest.mark.parametrize(("task", "image", "message"), BAD_IMAGES, ids=lambda v: None)
+@pytest.mark.parametrize(
+    ("task", "image", "message"),
+    [
+        ("Deraining", torch.rand(1, 3, 8, 8), "multiples of 8, at least one of them 16, not 8×8"),
+        ("Deraining", torch.rand(1, 3, 20, 16), "not 20×16"),
+        ("Deraining", torch.rand(1, 3, 16, 0), "not 16×0"),
+        ("Deraining", torch.rand(1, 1, 16, 16), "tensor N×3×H×W, not 1×1×16×16"),
+        ("Deraining", torch.rand(3, 16, 16), "tensor N×3×H×W, not 3×16×16"),
+        ("Deraining", torch.rand(0, 3, 16, 16), "tensor N×3×H×W, not 0×3×16×16"),
+        ("Deraining", torch.rand(()), "tensor N×3×H×W, not a scalar"),
+        ("Deraining", torch.ones(1, 3, 16, 16).byte(), "floating-point .*not torch.uint8"),
+        ("Deraining", np.ones((1, 3, 16, 16), np.float32), "tensor N×3×H×W .*not float32"),
+        ("Compressive_Sensing", torch.rand(1, 1, 16, 32), "multiples of 32, not 16×32"),
+        ("Compressive_Sensing", torch.rand(1, 3, 32, 32), "tensor N×1×H×W, not 1×3×32×32"),
+        ("Compressive_Sensing", torch.rand(32, 32), "tensor N×1×H×W, not 32×32"),
+    ],
+    ids=lambda v: None,
+)
 def test_images_that_the_network_cannot_take(task, image, message):
-    for model in MODELS:
-        with pytest.raises(ValueError, match=message):
-            small(f"{task}.{model}")(image)
+    with pytest.raises(ValueError, match=message):
+        small(f"{task}.DGUNet")(image)
 
 
-@pytest.mark.parametrize("shape", [(8, 16), (16, 8), (24, 8), (16, 16), (24, 40)])
-@pytest.mark.parametrize("model", MODELS)
-def test_smallest_images(model, shape):
+@pytest.mark.parametrize("shape", [(8, 16), (24, 8), (16, 16)])
+def test_smallest_images(shape):
     image = torch.rand(1, 3, *shape)
-    for restored in small(f"Denoising.{model}").train()(image):
+    for restored in small("Denoising.DGUNet").train()(image):
         assert restored.shape == image.shape and restored.isfinite().all()
 
 
 def test_images_of_a_batch_do_not_meet():
-    for case in ("Deraining.DGUNet", "Deraining.DGUNet_plus", "Compressive_Sensing.DGUNet"):
+    for case in DESIGNS:
         model = small(case)
         batch = torch.rand(3, model.channels, 32, 64)
         together = model(batch)
@@ -334,10 +302,7 @@ PRECISIONS = {  # name -> autocast, dtype of the weights
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(
-    "case",
-    [c for c in CASES if c.startswith(("Deraining", "Compressive"))],  # the others are copies
-)
+@pytest.mark.parametrize("case", DESIGNS)
 def test_constant_images_stay_finite_in_every_precision(case, precision):
     """Black, white and grey ones, and noise beside them; the gradients too, for crops are flat."""
     autocast, dtype = PRECISIONS[precision]
@@ -352,7 +317,7 @@ def test_constant_images_stay_finite_in_every_precision(case, precision):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("case", ["Deraining.DGUNet_plus", "Compressive_Sensing.DGUNet_plus"])
+@pytest.mark.parametrize("case", DESIGNS)
 def test_lower_precision_stays_near(case):
     model = small(case)
     image = torch.rand(2, model.channels, 32, 64)
@@ -393,7 +358,6 @@ def test_projection_is_the_closed_form():
 def test_autocast_does_not_touch_the_projection():
     b, basis = torch.randn(1, 8, 16, 16), torch.randn(1, 16, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(project(b, basis), project(b, basis.float()))
         inside = project(b, basis)
     assert inside.dtype == torch.float32 and torch.equal(inside, project(b, basis))
 
@@ -463,59 +427,23 @@ def test_adjoint_and_gradient_step(sensing):
     torch.testing.assert_close(v, x - sensing.fgdm[0].step_size * x.grad)
 
 
-def test_forward_is_measure_then_reconstruct(sensing):
-    image = torch.rand(1, 1, 32, 64, dtype=torch.float64)
-    assert all(map(torch.equal, sensing(image), sensing.reconstruct(sensing.measure(image))))
-
-
 def test_autocast_does_not_touch_the_measurement():
     model = small("Compressive_Sensing.DGUNet")
     image = torch.rand(1, 1, 32, 32)
     y = model.measure(image)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model.measure(image), y)
-        assert torch.equal(model.A.adjoint(y), model.A.adjoint(y.clone()))
         assert model.A.adjoint(y.bfloat16()).dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "y",
-    [
-        torch.rand(1, 102, 1, 1),
-        torch.rand(103, 1, 1),
-        torch.rand(0, 103, 1, 1),
-        torch.rand(1, 103, 0, 1),
-        torch.ones(1, 103, 1, 1, dtype=torch.int32),
-        torch.rand(1, 1, 32, 32),
-    ],
-    ids=lambda y: f"{tuple(y.shape)}",
-)
-def test_wrong_measurements(sensing, y):
-    with pytest.raises(ValueError, match="at ratio 10 reconstructs measurements N×103×H/32×W/32"):
-        sensing.reconstruct(y)
+def test_wrong_measurements(sensing):
+    wrong = [torch.rand(shape) for shape in ((1, 102, 1, 1), (103, 1, 1), (0, 103, 1, 1))]
+    for y in [*wrong, torch.rand(1, 103, 0, 1), torch.ones(1, 103, 1, 1).int()]:
+        with pytest.raises(ValueError, match="at ratio 10 reconstructs measurements N×103×H/32×W"):
+            sensing.reconstruct(y)
 
 
-# What training does with a model
-
-
-@pytest.mark.parametrize("case", ["Deraining.DGUNet", "Denoising.DGUNet_plus", CASES[-1]])
-def test_copies_keep_shared_slopes(case):
-    model = small(case)
-    image = torch.rand(1, model.channels, 32, 32)
-    count = sum(1 for _ in model.parameters())
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert sum(1 for _ in twin.parameters()) == count < len(twin.state_dict())
-        assert twin.config == model.config
-        assert all(map(torch.equal, twin(image), model(image)))
-
-
-def test_data_parallel_without_a_gpu():
-    model = small("Deblurring.DGUNet")
-    image = torch.rand(2, 3, 16, 16)
-    assert all(map(torch.equal, nn.DataParallel(model)(image), model(image)))
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", DESIGNS)
 def test_zeroed_image_convolutions_leave_the_gradient_steps(case):
     model = small(case)
     model.zero_image_convolutions()

@@ -40,10 +40,6 @@ def picture() -> np.ndarray:
     return read_rgb(photo)[60:188, 130:258]
 
 
-def test_some_ship():
-    assert {file.parts[-3] for file in WEIGHTS} >= {"Deraining", "Denoising"}
-
-
 def test_nothing_lies_alone():
     """No weights without their JSON file, and beside them at most their learning curve."""
     records = {file for file in FILES if file.suffix == ".json"}
