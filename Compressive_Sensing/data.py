@@ -8,7 +8,6 @@ from (seed, epoch, position) alone: neither from the number of processes nor fro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError, first_few
+from dgunet.base.threads import in_parallel
 from dgunet.data.crops import hold_out
 from dgunet.data.sampler import EpochBatchSampler, SampleKey
 from dgunet.images.files import (
@@ -238,8 +238,7 @@ def _read_all(paths, read, cfg: CfgNode) -> tuple[list[np.ndarray], list[str], l
         except (InputError, OSError) as error:
             return str(error) if isinstance(error, InputError) else f"{path}: {error}"
 
-    with ThreadPoolExecutor() as pool:
-        outcomes = list(zip(paths, pool.map(attempt, paths), strict=True))
+    outcomes = list(zip(paths, in_parallel(attempt, paths, jobs=-1), strict=True))
     problems = [outcome for _, outcome in outcomes if isinstance(outcome, str)]
     if problems and (not cfg.TRAINING.SKIP_CORRUPT or len(problems) == len(paths)):
         raise InputError(first_few(problems, 1))

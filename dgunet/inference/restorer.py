@@ -225,8 +225,8 @@ class Restorer:
             restored = np.moveaxis(self._restore_pixels(pixels, count), -1, -3)
             return [torch.from_numpy(r.copy()).to(image.device, image.dtype) for r in restored]
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3, 4):
-            found = f"{type(image).__name__} {getattr(image, 'shape', '')}"
-            raise InputError(f"{found}; expected an array H×W, H×W×3 or N×H×W×3, or a tensor")
+            found = getattr(image, "shape", type(image).__name__)
+            raise InputError(f"{found}: expected an array H×W, H×W×3 or N×H×W×3, or a tensor")
         pixels = image[..., None] if image.ndim == 2 else image
         return list(self._restore_pixels(pixels, count).reshape(count, *image.shape))
 

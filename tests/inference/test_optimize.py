@@ -1,6 +1,7 @@
 """The network optimised for inference against the one it was made of."""
 
 import copy
+import functools
 import importlib
 import shutil
 
@@ -146,26 +147,31 @@ class PeakMemory(TorchDispatchMode):
 def test_features_leave_memory_as_soon_as_they_are_used(task):
     """Were every stage's kept until the next is through, it would be 540 floats per pixel."""
     network = small(task, width=40, width_step=20, stages=3)
-    image = images(network, 1, 64, 64)
+    image = images(network, 1, 32, 32)
     floats = []
     for precision in ("float32", "bf16"):
         optimized = optimize_for_inference(network, precision)
         with PeakMemory() as memory:
             optimized(image)
-        floats.append(memory.peak / (4 * 64 * 64))
+        floats.append(memory.peak / (4 * 32 * 32))
     assert floats[0] < 0.6 * 540 and floats[1] < 0.4 * 540
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("task", DESIGNS)
-def test_compiled_images_are_the_plain_networks(task, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_compiled_images_are_the_plain_networks(task, monkeypatch, request):
+    """One design is compiled, for a minute or from pytest's cache; the other is only traced."""
+    folder = request.config.cache.mkdir("compiled")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    if task != "Deraining":
+        trace = functools.partial(torch.compile, backend="aot_eager")
+        monkeypatch.setattr(torch, "compile", lambda call, mode, **options: trace(call, **options))
     network = small(task)
     image = images(network, 1, 32, 64)
     with torch.inference_mode():
         compiled = optimize_for_inference(network, compile=True)
         np.testing.assert_allclose(compiled(image)[0], network(image)[0], rtol=0, atol=1e-5)
-    assert any(tmp_path.iterdir())
+    assert any(folder.iterdir())
 
 
 def test_more_sizes_than_can_be_compiled_are_told(monkeypatch, caplog):

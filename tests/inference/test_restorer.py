@@ -47,19 +47,14 @@ def test_arrays_of_every_type(restorer, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32, torch.bfloat16])
-def test_tensors(restorer, dtype):
+def test_tensors_are_restored_as_arrays_are(restorer, dtype):
     image = torch.from_numpy(pixels(2, 3, 20, 30))
     image = image.to(dtype) if dtype in (torch.uint8, torch.uint16) else (image / 255).to(dtype)
     restored = restorer(image)
-    assert restored.dtype == dtype and restored.shape == image.shape
-    single = restorer(image[1])
-    assert single.shape == image.shape[1:]
-    array = image[1].float() if dtype == torch.bfloat16 else image[1]
-    expected = restorer(np.ascontiguousarray(array.permute(1, 2, 0).numpy()))
-    assert torch.equal(single, torch.from_numpy(expected).permute(2, 0, 1).to(dtype))
-    difference = restored[1].double() - single.double()
-    assert difference.abs().max() <= (1 if dtype in (torch.uint8, torch.uint16) else 1e-2)
-    assert restorer(image[0, :1]).shape == (1, 20, 30)
+    assert restored.dtype == dtype and restorer(image[1]).shape == image.shape[1:]
+    array = image.float() if dtype == torch.bfloat16 else image
+    expected = torch.from_numpy(restorer(array.permute(0, 2, 3, 1).numpy()))
+    assert torch.equal(restored, expected.permute(0, 3, 1, 2).to(dtype))
 
 
 def test_the_input_is_not_changed_and_views_are_taken(restorer):
@@ -91,10 +86,10 @@ def test_tiles_keep_the_blocks_of_compressive_sensing():
     restorer(image)
     padded = F.pad(to_tensor(image)[None], (0, 30, 0, 26))
     expected, found = (
-        {block.numpy().tobytes() for part in parts for block in F.unfold(part, 32, stride=32)[0].T}
+        torch.cat([F.unfold(part, 32, stride=32).mT.flatten(0, 1) for part in parts])
         for parts in ([padded], seen)
     )
-    assert found == expected and len(found) == 3 * 15
+    assert torch.equal(found.unique(dim=0), expected.unique(dim=0)) and len(expected) == 3 * 15
 
 
 def test_stages_end_with_the_result(restorer):
@@ -259,8 +254,8 @@ def test_settings_that_make_no_sense(options, message):
 @pytest.mark.parametrize(
     "image, message",
     [
-        ([[1, 2]], "list; expected an array"),
-        (np.zeros(5), r"ndarray \(5,\); expected an array"),
+        ([[1, 2]], "list: expected an array"),
+        (np.zeros(5), r"\(5,\): expected an array"),
         (np.zeros((4, 4), np.int64), r"int64 of shape \(4, 4, 1\); expected pixels"),
         (np.zeros((4, 4), bool), "bool of shape"),
         (np.zeros((4, 4, 2)), r"shape \(4, 4, 2\); expected pixels of 1, 3 or 4"),

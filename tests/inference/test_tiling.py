@@ -43,12 +43,9 @@ def photo(*shape, seed=0):
 @pytest.mark.parametrize(
     "size, tile, overlap, multiple_of",
     [
-        (100, 48, 16, 8),
-        (97, 48, 16, 8),
-        (1000, 192, 64, 32),
-        (49, 48, 16, 8),
         (500, 64, 0, 8),
-        *[(size, 48, 16, 8) for size in range(50, 400, 35)],
+        (1000, 192, 64, 32),
+        *[(size, 48, 16, 8) for size in range(49, 400, 12)],
         *[(size, 200, 64, 8) for size in range(201, 900, 93)],
     ],
 )
@@ -116,7 +113,7 @@ def test_no_more_than_a_row_of_tiles_is_held():
         assert strip.start == place and strip.stop - place <= 96
         torch.testing.assert_close(values, image[..., strip, :])
         place = strip.stop
-    assert place == 300 and len(rows) == 4 and steps == [(n, 28) for n in range(1, 29)]
+    assert place == 300 and steps == [(number, 30) for number in range(1, 31)]
 
 
 def test_the_network_sees_no_more_than_a_tile():

@@ -100,6 +100,7 @@ def test_stage_images(run):
 
 
 @pytest.mark.parametrize("precision,tolerance", [("float32", 1e-5), ("bf16", 2e-2)])
+@pytest.mark.parametrize("run", ["Deraining.DGUNet", "Compressive_Sensing.DGUNet"], indirect=True)
 def test_stage_images_of_the_optimised_model(run, precision, tolerance):
     degraded = torch.from_numpy(run.reference["input"])
     with torch.inference_mode():
@@ -306,7 +307,7 @@ PRECISIONS = {  # name -> autocast, dtype of the weights
 def test_constant_images_stay_finite_in_every_precision(case, precision):
     """Black, white and grey ones, and noise beside them; the gradients too, for crops are flat."""
     autocast, dtype = PRECISIONS[precision]
-    model = small(case).to(dtype)
+    model = small(case, stages=2).to(dtype)
     levels = torch.tensor([0, 1, 0.5, 1 / 255]).view(-1, 1, 1, 1)
     shape = (model.channels, model.multiple_of, model.min_long_side)
     batch = torch.cat([levels.expand(-1, *shape), torch.rand(1, *shape)]).to(dtype)
@@ -353,13 +354,6 @@ def test_projection_is_the_closed_form():
     reduced = project(b.bfloat16(), basis.bfloat16())
     assert reduced.dtype == torch.bfloat16
     np.testing.assert_allclose(reduced.float().numpy(), expected, rtol=0, atol=0.03)
-
-
-def test_autocast_does_not_touch_the_projection():
-    b, basis = torch.randn(1, 8, 16, 16), torch.randn(1, 16, 16, 16)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = project(b, basis)
-    assert inside.dtype == torch.float32 and torch.equal(inside, project(b, basis))
 
 
 def test_projection_on_flat_maps():
