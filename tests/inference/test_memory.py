@@ -8,7 +8,7 @@ import resource, torch
 from dgunet.inference.memory import keep_freed_memory, return_freed_memory
 
 def faults():
-    for _ in range(6):  # the first ones find their place
+    for _ in range(20):  # the first ones find their place
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(2**24)  # 64 MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
