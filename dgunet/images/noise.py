@@ -4,8 +4,6 @@ import re
 
 import numpy as np
 
-from dgunet.images.files import middle
-
 LARGEST = 1024  # pixels: of larger images the middle is looked at
 
 
@@ -32,6 +30,8 @@ def noise_level(image: np.ndarray) -> float:
         image: H×W or H×W×C; integers of the type's whole range, or floats in [0, 1]. Of images
             with less than 3 pixels in height or width the noise is 0.
     """
+    from dgunet.images.files import middle  # which loads OpenCV; a name is read without it
+
     image = middle(image, LARGEST, LARGEST)
     largest = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
     fine = np.diff(np.diff(image.astype(np.float32), n=2, axis=0), n=2, axis=1)
