@@ -3,7 +3,6 @@
 import csv
 import json
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,9 @@ from PIL import Image
 from sensing import SMALL, alone, network, picture, run
 
 from dgunet.base.errors import InputError
-from dgunet.Compressive_Sensing import evaluate, test
 from dgunet.Compressive_Sensing import measure as measuring
 from dgunet.Compressive_Sensing import reconstruct as reconstructing
+from dgunet.Compressive_Sensing import test
 from dgunet.Compressive_Sensing.measure import (
     Measurements,
     measure,
@@ -240,25 +239,3 @@ def test_tiles_of_the_published_grid_are_reconstructed_alone(tmp_path):
     settings = json.loads((tmp_path / "out/images_50/settings.json").read_text())
     assert settings["tile"] == 128
     assert abs(rows_of(tmp_path / "out/images_50")["a"] - expected) > 1e-3
-
-
-def test_published_scores_stand_beside_a_published_set(tmp_path, capsys, monkeypatch):
-    torch.manual_seed(0)
-    full = build_model("Compressive_Sensing", "DGUNet", {"cs_ratio": 4})
-    save_checkpoint(tmp_path / "full.pth", full)
-    save_checkpoint(tmp_path / "small.pth", network(4))
-    known = evaluate.TEST_SETS["Set11_4"]
-    for name in ("Set11", "own"):
-        write_image(tmp_path / "data" / name / "a.png", picture(32, 32))
-    arguments = ["--input_dir", tmp_path / "data", "--device", "cpu", "--tile", 32]
-    for name, weights, dataset, images, shown in (
-        ("a", "full", ["--dataset", "Set11"], 1, True),
-        ("b", "full", ["--dataset", "Set11"], 11, False),
-        ("c", "small", ["--dataset", "Set11"], 1, False),
-        ("d", "full", ["--dataset", "own"], 1, False),
-        ("e", "full", [], 1, True),
-    ):
-        monkeypatch.setitem(evaluate.TEST_SETS, "Set11_4", replace(known, images=images))
-        extra = ["--weights", tmp_path / f"{weights}.pth", "--result_dir", tmp_path / name]
-        assert run(test, *arguments, *extra, *dataset) == 0
-        assert ("26.84 / 0.8249" in capsys.readouterr().out) == shown
