@@ -6,6 +6,7 @@ and adds keys of its own (its recipe); the YAML file and then `--opts KEY VALUE 
 """
 
 import contextlib
+import copy
 import math
 import os
 import re
@@ -44,26 +45,18 @@ class Key(NamedTuple):
 
 
 def one_of(*values) -> Check:
-    """Return the check that a value is among these."""
     return Check(lambda value: value in values, f"one of {', '.join(map(str, values))}")
 
 
 def multiple_of(number: int, minimum: int) -> Check:
-    """Return the check that a size is a multiple of `number`, at least `minimum`."""
     return Check(
         lambda value: value >= minimum and value % number == 0,
         f"a multiple of {number}, at least {minimum}",
     )
 
 
-def _size(name: str) -> Key:
+def _size(name: str, text: str) -> Key:
     holds, expected = SIZES[name]
-    text = {
-        "width": "base width C of the network",
-        "width_step": "width that each level of the U-Net adds",
-        "last_extra": "extra width of the last stage (DGUNet only)",
-        "stages": "number of stages",
-    }[name]
     check = Check(lambda v: v == -1 or holds(v), f"{expected}, or -1, the published size")
     return Key(-1, f"{text}; -1: the published size", check)
 
@@ -108,10 +101,10 @@ KEYS: dict[str, Key] = {
         FOLDER_NAME,
     ),
     "MODEL.NAME": Key("DGUNet", "the network: DGUNet or DGUNet_plus", one_of(*MODELS)),
-    "MODEL.WIDTH": _size("width"),
-    "MODEL.WIDTH_STEP": _size("width_step"),
-    "MODEL.LAST_EXTRA": _size("last_extra"),
-    "MODEL.STAGES": _size("stages"),
+    "MODEL.WIDTH": _size("width", "base width C of the network"),
+    "MODEL.WIDTH_STEP": _size("width_step", "width that each level of the U-Net adds"),
+    "MODEL.LAST_EXTRA": _size("last_extra", "extra width of the last stage (DGUNet only)"),
+    "MODEL.STAGES": _size("stages", "number of stages"),
     "MODEL.WEIGHTS": Key("", "checkpoint to start from, with a fresh optimizer", FILE, True),
     "MODEL.ZERO_IMAGE_CONVOLUTIONS": Key(
         False, "start with stages that only take their gradient step, far ahead of a random start"
@@ -244,16 +237,18 @@ KEYS: dict[str, Key] = {
         False, "compute each stage again in the backward pass: less memory, more time"
     ),
 }
-# What two keys must fulfil together: the key that is wrong where it does not hold.
-RELATIONS: dict[str, Callable[[CfgNode], str]] = {
-    "OPTIM.LR_MIN": lambda c: (
-        "" if c.OPTIM.LR_MIN <= c.OPTIM.LR_INITIAL else "at most OPTIM.LR_INITIAL"
+RELATIONS = {  # what a key's value must be beside those of others, which are by their names
+    "OPTIM.LR_MIN": Check(
+        lambda values: values["OPTIM.LR_MIN"] <= values["OPTIM.LR_INITIAL"],
+        "at most OPTIM.LR_INITIAL",
     ),
-    "OPTIM.ACCUMULATE": lambda c: (
-        "" if c.OPTIM.ACCUMULATE <= c.OPTIM.BATCH_SIZE else "at most OPTIM.BATCH_SIZE"
+    "OPTIM.ACCUMULATE": Check(
+        lambda values: values["OPTIM.ACCUMULATE"] <= values["OPTIM.BATCH_SIZE"],
+        "at most OPTIM.BATCH_SIZE",
     ),
-    "TRAINING.HOLD_OUT": lambda c: (
-        "0 where TRAINING.VAL_DIR is given" if c.TRAINING.HOLD_OUT and c.TRAINING.VAL_DIR else ""
+    "TRAINING.HOLD_OUT": Check(
+        lambda values: not (values["TRAINING.HOLD_OUT"] and values["TRAINING.VAL_DIR"]),
+        "0 where TRAINING.VAL_DIR is given",
     ),
 }
 LARGEST_FILE = 10**6  # bytes
@@ -282,10 +277,9 @@ def load_config(
     """Read a YAML configuration file.
 
     Args:
-        file: relative paths in it are relative to its folder; in an installed package's own files
-            to `working_folder` of it.
-        opts: keys and values in turn, such as ["OPTIM.BATCH_SIZE", "4"]; relative paths in them are
-            relative to the current folder.
+        file: relative paths in it start at `working_folder` of its folder.
+        opts: keys and values in turn, such as ["OPTIM.BATCH_SIZE", "4"]; relative paths in them
+            start at the current folder.
         recipe: what a task changes in `KEYS`.
 
     Raises:
@@ -294,28 +288,42 @@ def load_config(
             range or a path that does not exist. The message names key, value and file (or --opts).
     """
     file = Path(file)
-    content = read_yaml(file)
+    keys, content = with_recipe(recipe or {}), read_yaml(file)
     if len(opts) % 2:
         raise InputError(f"--opts: {opts[-1]!r} has no value, expected KEY VALUE pairs")
-    draft = _Draft(with_recipe(recipe or {}))
     folder = working_folder(file.parent)
-    draft.config.TRAINING.SAVE_DIR = _absolute(draft.config.TRAINING.SAVE_DIR, folder)
-    for key, value in draft.flattened(content, file):
-        draft.set(key, value, file, folder)
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
-        draft.set(key, value, "--opts", Path.cwd())
-    keys = draft.config.TRAINING
-    given = {key for key, source in draft.sources.items() if source == "--opts"}
-    match "TRAINING.HOLD_OUT" in given, "TRAINING.VAL_DIR" in given:
-        case True, False if keys.HOLD_OUT:
-            keys.VAL_DIR = ""
-        case False, True if keys.VAL_DIR:
-            keys.HOLD_OUT = 0
-    model = draft.config.MODEL
-    for key in ("SESSION", "WEIGHTS"):
-        model[key] = re.sub(r"\{(\w+)\}", lambda m: str(model.get(m[1], m[0])), model[key])
-    draft.check(file)
-    return draft.config
+    values = {name: copy.deepcopy(key.default) for name, key in keys.items()}
+    values["TRAINING.SAVE_DIR"] = _absolute(values["TRAINING.SAVE_DIR"], folder)
+    given: list[tuple[str, Any, str | Path, Path]]
+    given = [(name, value, file, folder) for name, value in _flattened(content, keys, file)]
+    on_command_line = zip(opts[::2], opts[1::2], strict=True)
+    given += [(name, value, "--opts", Path.cwd()) for name, value in on_command_line]
+    sources: dict[str, str | Path] = {}
+    for name, value, source, base in given:
+        value = _typed(value, name, keys, source)
+        values[name] = _absolute(value, base) if keys[name].is_path else value
+        sources[name] = source
+    for name, other in (("HOLD_OUT", "VAL_DIR"), ("VAL_DIR", "HOLD_OUT")):
+        name, other = f"TRAINING.{name}", f"TRAINING.{other}"
+        if values[name] and sources.get(name) == "--opts" and sources.get(other) != "--opts":
+            values[other] = keys[other].default
+    for name in ("MODEL.SESSION", "MODEL.WEIGHTS"):
+        values[name] = re.sub(
+            r"\{(\w+)\}", lambda m: str(values.get(f"MODEL.{m[1]}", m[0])), values[name]
+        )
+    for name, key in keys.items():
+        for rule, value in ((key.check, values[name]), (RELATIONS.get(name), values)):
+            if rule and not rule.holds(value):
+                raise InputError(
+                    f"{sources.get(name, file)}: {name} is {values[name]!r}, "
+                    f"expected {rule.expected}"
+                )
+    config = CfgNode()
+    for name, value in values.items():
+        section, _, last = name.rpartition(".")
+        node = config.setdefault(section, CfgNode()) if section else config
+        node[last] = value
+    return config
 
 
 def with_recipe(recipe: Recipe) -> dict[str, Key]:
@@ -341,7 +349,7 @@ def plain(config: Mapping) -> dict:
 
 
 def changes(before: Mapping, after: Mapping) -> list[str]:
-    """Return what differs between two configurations, such as "OPTIM.BATCH_SIZE 16 → 8".
+    """Return what differs between two configurations.
 
     >>> changes({"SEED": 1, "OPTIM": {"EMA": 0.0}}, {"SEED": 1, "OPTIM": {"EMA": 0.9}})
     ['OPTIM.EMA 0.0 → 0.9']
@@ -361,71 +369,40 @@ def shown(default: Any) -> str:
     return "''" if default == "" else f"{default:g}" if type(default) is float else str(default)
 
 
-class _Draft:
-    """A configuration that is being put together.
+def _flattened(content: Mapping, keys: Mapping[str, Key], file: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of a YAML file; what is no known section is left whole."""
+    sections = {name.partition(".")[0] for name in keys if "." in name}
+    for name, value in content.items():
+        if name not in sections:
+            yield str(name), value
+        elif isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", inner) for key, inner in value.items())
+        else:
+            raise InputError(f"{file}: {name} is {value!r}, expected a section of keys")
 
-    Attributes:
-        keys: its table.
-        config: the values so far.
-        sources: key → who set it, to be named where the value turns out to be unusable.
-    """
 
-    def __init__(self, keys: Mapping[str, Key]):
-        self.keys, self.config = keys, CfgNode()
-        self.sources: dict[str, str | Path] = {}
-        for name, key in keys.items():
-            section, _, last = name.rpartition(".")
-            node = self.config.setdefault(section, CfgNode()) if section else self.config
-            default = key.default
-            node[last] = list(default) if isinstance(default, list) else default
-
-    def flattened(self, content: Mapping, file: Path) -> Iterator[tuple[str, Any]]:
-        """Yield (dotted key, value) of a YAML file; what is no known section is left whole."""
-        for name, value in content.items():
-            if not isinstance(self.config.get(name), CfgNode):
-                yield str(name), value
-            elif isinstance(value, Mapping):
-                yield from ((f"{name}.{key}", inner) for key, inner in value.items())
-            else:
-                raise InputError(f"{file}: {name} is {value!r}, expected a section of keys")
-
-    def set(self, key: str, value, source: str | Path, base: Path | None = None) -> None:
-        """Set a key. A relative path is made absolute, from `base` on."""
-        if key not in self.keys:
-            close = get_close_matches(key, self.keys, 1)
-            similar = f", did you mean {close[0]}?" if close else ""
-            raise InputError(f"{source}: unknown key {key}{similar}")
-        default, given = self.keys[key].default, value
-        if isinstance(value, str):  # as yacs reads 1e-4, which is a string to YAML, and [0,1]
-            with contextlib.suppress(RecursionError, MemoryError):
-                value = CfgNode._decode_cfg_value(value)
-        if isinstance(default, str):
-            value = "" if value is None else value if isinstance(value, str) else given
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if isinstance(default, list) and (type(value) is int or isinstance(value, tuple)):
-            value = list(value) if isinstance(value, tuple) else [value]
-        if isinstance(value, int) and abs(value) > 2**32:
-            raise InputError(f"{source}: {key} is {printable(given)}, expected at most 2³²")
-        if type(value) is not type(default):
-            expected = TYPES.get(type(default), "a list")
-            raise InputError(f"{source}: {key} is {given!r}, expected {expected}")
-        self.sources[key] = source
-        section, _, name = key.rpartition(".")
-        node = self.config[section] if section else self.config
-        node[name] = _absolute(str(value), base) if self.keys[key].is_path and base else value
-
-    def check(self, file: Path) -> None:
-        """Raise `InputError` for the first of the keys whose value will not do."""
-        for name, key in self.keys.items():
-            section, _, last = name.rpartition(".")
-            value = (self.config[section] if section else self.config)[last]
-            check = key.check
-            expected = "" if check.holds(value) else check.expected
-            expected = expected or RELATIONS.get(name, lambda config: "")(self.config)
-            if expected:
-                source = self.sources.get(name, file)
-                raise InputError(f"{source}: {name} is {value!r}, expected {expected}")
+def _typed(value, name: str, keys: Mapping[str, Key], source: str | Path) -> Any:
+    """Return a value as one of the type of its key."""
+    if name not in keys:
+        close = get_close_matches(name, keys, 1)
+        similar = f", did you mean {close[0]}?" if close else ""
+        raise InputError(f"{source}: unknown key {name}{similar}")
+    default, given = keys[name].default, value
+    if isinstance(value, str):  # as yacs reads 1e-4, which is a string to YAML, and [0,1]
+        with contextlib.suppress(RecursionError, MemoryError):
+            value = CfgNode._decode_cfg_value(value)
+    if isinstance(default, str):
+        value = "" if value is None else value if isinstance(value, str) else given
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if isinstance(default, list) and (type(value) is int or isinstance(value, tuple)):
+        value = list(value) if isinstance(value, tuple) else [value]
+    if isinstance(value, int) and abs(value) > 2**32:
+        raise InputError(f"{source}: {name} is {printable(given)}, expected at most 2³²")
+    if type(value) is not type(default):
+        expected = TYPES.get(type(default), "a list")
+        raise InputError(f"{source}: {name} is {given!r}, expected {expected}")
+    return value
 
 
 def _leaves(node: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

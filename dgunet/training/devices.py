@@ -7,6 +7,8 @@
 """
 
 import os
+import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
@@ -19,18 +21,11 @@ from dgunet.inference.device import check_card
 
 
 class Devices:
-    """The devices of this process and its place among the others.
+    """The `device` of this process, and its `rank` among `world_size` processes. `ids` are the GPUs
+    of DataParallel, and empty otherwise.
 
-    Args:
-        gpu: ids of the GPUs, as the configuration names them.
-
-    Attributes:
-        device: where this process computes.
-        ids: the GPUs of DataParallel; empty otherwise.
-        rank, world_size: this process, and how many there are.
-
-    Raises:
-        InputError: a GPU that the machine does not have, or that PyTorch has no code for.
+    `gpu` are the ids of the GPUs, as the configuration names them. Raises `InputError` for one that
+    the machine does not have, or that PyTorch has no code for.
     """
 
     def __init__(self, gpu: Sequence[int]):
@@ -44,7 +39,7 @@ class Devices:
             if missing := [i for i in chosen if i >= available]:
                 raise InputError(
                     f"GPU: {list(gpu)} asks for number {missing[0]}, but CUDA finds {available}, "
-                    f"numbered from 0 (--opts GPU [0])"
+                    "numbered from 0"
                 )
             for number in chosen:
                 check_card(torch.device("cuda", number))
@@ -57,7 +52,7 @@ class Devices:
         elif gpu:  # a run of days must not start on a CPU by mistake
             raise InputError(
                 f"GPU: {list(gpu)}, but PyTorch {torch.__version__} finds no GPU; expected one, or "
-                "GPU [] for the CPU (--opts GPU [])"
+                "--opts GPU [] for the CPU"
             )
         if self.distributed and not torch.distributed.is_initialized():
             if self.device.type == "cuda":
@@ -97,11 +92,11 @@ class Devices:
             return names + f" × {processes}" * self.distributed
         threads = f"{torch.get_num_threads()} threads" * (self.device.type == "cpu")
         details = ", ".join(filter(None, [threads, processes]))
-        return self.device.type + f" ({details})" * bool(details)
+        return f"{self.device.type} ({details})" if details else self.device.type
 
     def wrap(self, model: nn.Module, static_graph: bool) -> nn.Module:
-        """Return the model as the processes or GPUs train it together. `static_graph`:
-        every backward pass goes through the same graph and exchanges gradients."""
+        """Return the model as the processes or GPUs train it together. `static_graph`: every
+        backward pass goes through the same graph and exchanges gradients."""
         if self.distributed:
             ids = [self.device.index] if self.device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(
@@ -133,6 +128,16 @@ class Devices:
         gets False."""
         return self.sum(*values) == [self.world_size * value for value in values]
 
+    def fail_together(self, error: Exception | None) -> None:
+        """End all processes if one of them has an error. It raises its own; the others end without
+        a word, a little later, so that the error is what torchrun reports."""
+        if self.sum(error is not None)[0]:
+            self.close()
+            if error:
+                raise error
+            time.sleep(1)
+            sys.exit(2)
+
     def gather(self, share: Tensor, cuts: Sequence[int]) -> Tensor:
         """Return the joint batch, of which process r has samples cuts[r] to cuts[r + 1] first in
         its share."""
@@ -147,7 +152,7 @@ class Devices:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def close(self) -> None:
-        """End what the processes share. All of them must come here."""
+        """End what the processes share."""
         if self.distributed and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 

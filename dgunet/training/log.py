@@ -28,8 +28,6 @@ class RunLog:
     def __init__(self, folder: Path, main: bool, verbose: bool):
         self.folder, self.main, self.verbose = folder, main, verbose
         self.writer = None
-        if main:
-            folder.mkdir(parents=True, exist_ok=True)
 
     def line(self, text: str) -> None:
         if self.main:
@@ -50,43 +48,43 @@ class RunLog:
         write_bytes(self.folder / "config.yml", config.dump().encode())
         self._start_csv(trainer.samples_seen)
         parameters = sum(p.numel() for p in trainer.model.parameters())
-        precision, device = config.TRAINING.PRECISION, trainer.devices.device
+        precision = config.TRAINING.PRECISION
         self.line(
             f"{trainer.task.name} {config.MODEL.NAME}, {parameters:,} parameters, "
             f"in {precision} on {trainer.devices}, in {self.folder}"
         )
-        if warning := slow_precision(device, precision):
+        if warning := slow_precision(trainer.devices.device, precision):
             self.line(warning)
-        batch, epochs = config.OPTIM.BATCH_SIZE, trainer.epochs
-        processors = trainer.devices.processors
-        split = f" ({processors} × {batch / processors:g})" if processors > 1 else ""
-        if config.OPTIM.ACCUMULATE > 1:
-            split += f" in {config.OPTIM.ACCUMULATE} parts"
-        samples = trainer.samples_in_all
-        paper = trainer.task.paper
-        paper_epochs, paper_images, paper_batch = paper(config) if callable(paper) else paper
-        paper = paper_epochs * paper_images
-        length = (
-            f"{epochs:.4g} epochs of {trainer.sampler.samples:,} samples = {samples:,} samples in "
-            f"{trainer.schedule.steps:,} steps"
-        )
-        share = f"; this run sees {samples / paper:.3g} of that"
-        if not epochs:
-            length, share = f"{trainer.minutes:g} minutes", ""
-        self.line(f"budget: batch {batch}{split}, {length}")
-        self.line(
-            f"paper:  batch {paper_batch}, {paper_epochs:,} epochs of {paper_images:,} samples "
-            f"= {paper:,} samples{share}"
-        )
+        self._budget(trainer)
         for note in getattr(trainer.training_data, "notes", []):
             self.line(note)
         data = trainer.validation_data
         if data is None:
             self.line("validation: none (TRAINING.VAL_DIR), so there will be no model_best.pth")
         else:
-            left_out = getattr(data, "left_out", [])
-            missing = f"; {len(left_out)} left out: {first_few(left_out)}" if left_out else ""
-            self.line(f"validation: {len(data):,} images{missing}")
+            missing = f"; {len(data.left_out)} left out: {first_few(data.left_out)}"
+            self.line(f"validation: {len(data):,} images{missing if data.left_out else ''}")
+
+    def _budget(self, trainer) -> None:
+        optim, processors = trainer.config.OPTIM, trainer.devices.processors
+        split = f" ({processors} × {optim.BATCH_SIZE / processors:g})" if processors > 1 else ""
+        if optim.ACCUMULATE > 1:
+            split += f" in {optim.ACCUMULATE} parts"
+        paper = trainer.task.paper
+        paper_epochs, images, paper_batch = paper(trainer.config) if callable(paper) else paper
+        paper_samples, samples = paper_epochs * images, trainer.samples_in_all
+        length = (
+            f"{trainer.epochs:.4g} epochs of {trainer.sampler.samples:,} samples = {samples:,} "
+            f"samples in {trainer.schedule.steps:,} steps"
+        )
+        share = f"; this run sees {samples / paper_samples:.3g} of that"
+        if not trainer.epochs:
+            length, share = f"{trainer.minutes:g} minutes", ""
+        self.line(f"budget: batch {optim.BATCH_SIZE}{split}, {length}")
+        self.line(
+            f"paper:  batch {paper_batch}, {paper_epochs:,} epochs of {images:,} samples "
+            f"= {paper_samples:,} samples{share}"
+        )
 
     def bar(self, trainer) -> tqdm:
         """Return a progress bar over the images of the whole run."""
@@ -102,11 +100,10 @@ class RunLog:
 
     def epoch(self, trainer, loss: float, skipped: int, rate: float) -> None:
         text = f"epoch {trainer.epoch}: loss {loss:.5f}, lr {trainer.rate:.3g}, {rate:.3g} images/s"
+        best = trainer.best
         if trainer.psnr is not None:
-            best = trainer.best
-            text += (
-                f", PSNR {trainer.psnr:.2f} dB (best {best['psnr']:.2f} in epoch {best['epoch']})"
-            )
+            text += f", PSNR {trainer.psnr:.2f} dB"
+            text += f" (best {best['psnr']:.2f} in epoch {best['epoch']})"
         if skipped:
             text += f", {skipped} samples left out as unreadable"
         self.line(text)
@@ -118,12 +115,12 @@ class RunLog:
 
     def _start_csv(self, samples: int) -> None:
         """Begin `log.csv`, or keep the rows up to where a resumed run stands."""
-        file, rows = self.folder / "log.csv", []
+        file, lines = self.folder / "log.csv", [",".join(COLUMNS)]
         if file.is_file() and samples:
-            old = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
-            whole = [row for row in old if len(row) == len(COLUMNS) and row[0].isdigit()]
-            rows = [row for row in whole if int(row[0]) <= samples]
-        lines = [",".join(COLUMNS), *(",".join(row) for row in rows)]
+            for line in file.read_text(encoding="utf-8").splitlines():
+                seen, *rest = line.split(",")
+                if len(rest) == len(COLUMNS) - 1 and seen.isdigit() and int(seen) <= samples:
+                    lines.append(line)
         write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
 
     def validation(self, trainer, pictures: list) -> None:

@@ -9,19 +9,16 @@ from yacs.config import CfgNode
 
 
 class Schedule:
-    """The course of a run.
+    """The course of a run of so many `steps`.
 
     Args:
         config: the configuration.
         batches: batches of an epoch, each of which is a step.
         epochs: length of the run. A run by TRAINING.MINUTES may end within an epoch.
-
-    Attributes:
-        steps: length of the run in steps.
     """
 
     def __init__(self, config: CfgNode, batches: int, epochs: float):
-        self.config, self.batches, self.epochs = config, batches, epochs
+        self.config, self.batches = config, batches
         self.steps = round(epochs * batches)
         self.by_minutes = config.TRAINING.MINUTES > 0
 
@@ -34,39 +31,33 @@ class Schedule:
         if not self.steps:
             return 0.0  # the length is not known yet
         optim = self.config.OPTIM
-        highest, lowest = highest_and_lowest_rate(optim)
+        scale = math.sqrt(optim.BATCH_SIZE / optim.LR_BATCH) if optim.LR_BATCH else 1.0
+        highest, lowest = scale * optim.LR_INITIAL, scale * optim.LR_MIN
+        constant = optim.SCHEDULE == "constant"
         if self.by_minutes:
-            if optim.SCHEDULE == "constant":
+            if constant:
                 return highest
             warmup = min(1.0, (done + 1) / max(1, optim.WARMUP_SHARE * self.steps))
             return warmup * _cosine(highest, lowest, done / self.steps)
         epoch, warmup = done // self.batches, optim.WARMUP_EPOCHS  # counted from 0
         if epoch < warmup:
             return highest * (epoch + 1) / warmup
-        if optim.SCHEDULE == "constant":
+        if constant:
             return highest / 2 if optim.HALVE_AFTER and epoch >= optim.HALVE_AFTER else highest
         length = max(1, optim.NUM_EPOCHS - warmup) + optim.COSINE_EXTRA_EPOCHS
         return _cosine(highest, lowest, (epoch - warmup) / length)
 
     def validates_after(self, done: int) -> bool:
-        """Tell whether a validation is due after `done` steps.
+        """Tell whether a validation is due after `done` steps, at least one.
 
         A run by minutes has VAL_TIMES evenly spaced validations. A run by epochs validates at the
         end of the epochs that the configuration names or, with VAL_TIMES, within them.
         """
-        if not done:
-            return False
         if self.by_minutes:
             times = self.config.TRAINING.VAL_TIMES
             return done in {round(self.steps * number / times) for number in range(1, times + 1)}
         epoch, batch = divmod(done - 1, self.batches)
         return batch + 1 in validation_batches(self.config, epoch + 1, self.batches)
-
-
-def highest_and_lowest_rate(optim: CfgNode) -> tuple[float, float]:
-    """Return LR_INITIAL and LR_MIN, scaled by the square root of the batch if LR_BATCH is given."""
-    factor = math.sqrt(optim.BATCH_SIZE / optim.LR_BATCH) if optim.LR_BATCH else 1.0
-    return factor * optim.LR_INITIAL, factor * optim.LR_MIN
 
 
 def validation_batches(config: CfgNode, epoch: int, batches: int) -> set[int]:
@@ -76,14 +67,15 @@ def validation_batches(config: CfgNode, epoch: int, batches: int) -> set[int]:
     as published, after the batches number q, 2q, 3q … counted from 0.
     """
     keys = config.TRAINING
+    due = epoch % keys.VAL_AFTER_EVERY == 0
     if keys.VAL_EPOCHS:
         due = epoch in keys.VAL_EPOCHS or epoch > keys.VAL_ALWAYS_AFTER
-    else:
-        due = epoch % keys.VAL_AFTER_EVERY == 0
+    if not due:
+        return set()
     every = batches // keys.VAL_TIMES - 1
     if keys.VAL_TIMES == 1 or every < 1:
-        return {batches} if due else set()
-    return {every * number + 1 for number in range(1, keys.VAL_TIMES + 1)} if due else set()
+        return {batches}
+    return {every * number + 1 for number in range(1, keys.VAL_TIMES + 1)}
 
 
 def _cosine(highest: float, lowest: float, share: float) -> float:

@@ -12,13 +12,11 @@ STOPPED: dict[int, str] = {signal.SIGTERM: "terminated", signal.SIGINT: "interru
 
 
 class Stop:
-    """As a context, notes SIGTERM and SIGINT (Ctrl-C) instead of ending the process.
+    """As a context, notes SIGTERM and SIGINT (Ctrl-C) instead of ending the process; `number` is
+    the first of them, None as long as there is none.
 
     A second Ctrl-C ends it. Within two seconds it counts for the same one: `timeout` and torchrun
     pass on what the terminal or scheduler sends to all processes anyway.
-
-    Attributes:
-        number: the first signal, None as long as there is none.
     """
 
     def __init__(self):
@@ -46,10 +44,9 @@ class Stop:
 
 
 def outliving() -> Callable[[int], None]:
-    """Return a `worker_init_fn` for a DataLoader whose workers live as long as the main process
-    wants: schedulers and terminals signal the whole group, and the step at hand needs its batch.
-
-    Workers then obey only the SIGTERM by which the main process ends them at its own end."""
+    """Return a `worker_init_fn` for a DataLoader: schedulers and terminals signal the whole group,
+    and the step at hand needs its batch. Workers then obey only the SIGTERM by which the main
+    process ends them at its own end."""
     ending = multiprocessing.Event()
     atexit.register(ending.set)
     return partial(_outlive, ending)

@@ -32,11 +32,16 @@ def _number(value) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
-def _random(value, like: Tensor) -> bool:
-    return isinstance(value, Tensor) and (value.dtype, value.shape) == (like.dtype, like.shape)
+def _fits(value, like: Mapping | Tensor) -> bool:
+    """Tell whether these are finite tensors of the same names, types and shapes."""
+    if isinstance(like, Mapping):
+        same = isinstance(value, dict) and value.keys() == like.keys()
+        return same and all(_fits(value[name], like[name]) for name in like)
+    same = isinstance(value, Tensor) and (value.dtype, value.shape) == (like.dtype, like.shape)
+    return same and bool(value.isfinite().all())
 
 
-# What each part of the state must be like, by itself.
+# What each part of the state must be like.
 STATE: dict[str, Callable[[Any], bool]] = {
     "epochs": _number,
     "epoch": lambda v: _count(v) and v > 0,
@@ -49,7 +54,7 @@ STATE: dict[str, Callable[[Any], bool]] = {
     "skipped": _number,
     "optimizer": lambda v: isinstance(v["state"], dict),
     "scaler": lambda v: isinstance(v, dict) and all(map(_number, v.values())),
-    "random": lambda v: _random(v["torch"], torch.get_rng_state()),
+    "random": lambda v: _fits(v["torch"], torch.get_rng_state()),
     "samples": lambda v: _count(v) and v > 0,
     "seconds": _number,
     "config": lambda v: _number(v["TRAINING"]["MINUTES"]),
@@ -142,10 +147,9 @@ def _checked(run: Trainer) -> dict:
     fixed = [(n, p) for n, p in run.model.named_parameters() if not p.requires_grad]
     if other := [name for name, value in fixed if not weights[name].equal(value.cpu())]:
         raise InputError(f"{run.latest}: holds another {', '.join(other)} than is fixed now")
-    if run.average is not None and "model" not in state:
-        raise InputError(f"{run.latest}: holds no moving average, but OPTIM.EMA is set")
-    if run.average is None and "model" in state:
-        raise InputError(f"{run.latest}: holds a moving average, but OPTIM.EMA is 0")
+    if (run.average is None) == ("model" in state):
+        found, given = ("a", "0") if "model" in state else ("no", "set")
+        raise InputError(f"{run.latest}: holds {found} moving average, but OPTIM.EMA is {given}")
     if damaged := _damaged(run, state):
         raise InputError(f"{run.latest}: the {damaged} of its training state does not fit the run")
     run.weights.load_state_dict(weights)
@@ -168,37 +172,21 @@ def _damaged(run: Trainer, state: dict) -> str:
         return "epoch"
     if state["batch"] > state["samples"]:
         return "batch"
-    parameters = dict(enumerate(run.model.parameters()))
-    trained = {number for number, value in parameters.items() if value.requires_grad}
+    parameters = enumerate(run.model.parameters())
+    like = {
+        number: {"step": torch.zeros(()), "exp_avg": value, "exp_avg_sq": value}
+        for number, value in parameters
+        if value.requires_grad
+    }
     moments = state["optimizer"]["state"]
-    started = (state["epoch"], state["batch"]) != (1, 0) and not state["scaler"]
-    if moments.keys() != trained and (moments or started):  # a scaler may leave out the first steps
+    # None before the first step; a scaler may leave out several.
+    none_yet = not moments and (state["scaler"] or (state["epoch"], state["batch"]) == (1, 0))
+    if not (none_yet or _fits(moments, like)):
         return "optimizer"
-    for number, values in moments.items():
-        like = {"exp_avg": parameters[number], "exp_avg_sq": parameters[number]}
-        if not _fit(values, {**like, "step": torch.zeros(())}):
-            return "optimizer"
-    if run.average is None:
-        return ""
-    average = {"averaged": torch.tensor(0)}
-    good = _fit(state["model"], run.model.state_dict()) and _fit(
-        {"averaged": state.get("averaged")}, average
-    )
-    return "" if good else "moving average"
-
-
-def _fit(values: object, like: Mapping[str, Tensor]) -> bool:
-    """Tell whether these are finite tensors of the same names and shapes."""
-    return (
-        isinstance(values, dict)
-        and values.keys() == like.keys()
-        and all(
-            isinstance(value, Tensor)
-            and value.shape == like[name].shape
-            and value.isfinite().all().item()
-            for name, value in values.items()
-        )
-    )
+    average = {"model": run.model.state_dict(), "averaged": torch.tensor(0)}
+    if run.average is not None and not _fits({key: state.get(key) for key in average}, average):
+        return "moving average"
+    return ""
 
 
 def _tell(run: Trainer, state: dict) -> None:
@@ -209,11 +197,8 @@ def _tell(run: Trainer, state: dict) -> None:
     if run.epochs and run.ended:
         place = "its end"
     run.log.line(f"resumed from {run.latest} at {place}")
-    changed = [
-        change
-        for change in changes(state["config"], run.config)
-        if not change.startswith(("TRAINING.RESUME ", "VERBOSE "))
-    ]
+    found, unimportant = changes(state["config"], run.config), ("TRAINING.RESUME ", "VERBOSE ")
+    changed = [change for change in found if not change.startswith(unimportant)]
     if changed:
         run.log.line(f"changed since: {', '.join(changed)}")
     others = any(change.startswith(("OPTIM.BATCH_SIZE ", "SEED ")) for change in changed)

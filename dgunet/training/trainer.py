@@ -4,12 +4,10 @@
     python train.py                                        training.yml: the published recipe
     python train.py --config small.yml --opts KEY VALUE …  another recipe, and other values
     torchrun --nproc_per_node 4 train.py                   one process for each of four GPUs
-    torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint HOST:29500 train.py
     python train.py --opts TRAINING.RESUME True            go on with a run
 
-A task's train.py calls `main` with what is special about it: recipe, loss and data. Read on from
-there: `Trainer` builds data, model and optimizer, `Trainer.run` goes through the epochs, and
-`Trainer.step` is one step of the optimizer.
+A task's train.py calls `main` with what is special about it. Read on from there: `Trainer` builds
+data, model and optimizer, `Trainer.run` goes through the epochs, `Trainer.step` is one step.
 
 Every random choice of the data is drawn from (seed, epoch, position), never from a global state. A
 run that is killed and resumed therefore sees what it would have seen, and on the CPU ends with the
@@ -75,8 +73,8 @@ class Task:
         loss: (stage images, target) → the loss, a mean over the samples.
         training_data, validation_data: configuration → data set (see `dgunet.data.crops`); the
             latter may give None. A training set with a method `loader(sampler, device)` makes its
-            batches itself; its `notes`, lines of text, are logged. A validation set may say in
-            which `batch_size` it can be read, and by tiles of which side it is to be restored.
+            batches itself; its `notes` are logged. A validation set may have a `batch_size` of its
+            own, and a side of the `tile`s that it is to be restored by.
         paper: (epochs, images an epoch, batch size) of the published training, or a function of the
             configuration that returns them.
         prepare: (model, configuration, training data, whether the model is fresh) changes the model
@@ -97,7 +95,7 @@ class Task:
 
 
 def main(task: Task, folder: str | os.PathLike, description: str | None = None) -> None:
-    """Run a train.py: `--config FILE` (the task's training.yml) and `--opts KEY VALUE …`."""
+    """Run a task's train.py, which lies in `folder`."""
     parser = argparse.ArgumentParser(
         description=description,
         epilog=help_text(with_recipe(task.recipe)),
@@ -108,18 +106,15 @@ def main(task: Task, folder: str | os.PathLike, description: str | None = None) 
         "--opts", nargs="*", action="extend", default=[], metavar="KEY VALUE", help="override keys"
     )
     shortcuts = {"--minutes": "TRAINING.MINUTES", **task.shortcuts}
-    for option, key in shortcuts.items():
-        text = " ".join(f"{name} N" for name in key.split())
+    for option, keys in shortcuts.items():
+        text = " ".join(f"{key} N" for key in keys.split())
         text = f"--opts {text}" if text else "without effect; the published programs have it"
         parser.add_argument(option, dest=option, metavar="N", help=text)
     arguments = parser.parse_args()
-    opts = [
-        word
-        for option, keys in shortcuts.items()
-        if (value := getattr(arguments, option)) is not None
-        for key in keys.split()
-        for word in (key, value)
-    ]
+    opts = []
+    for option, keys in shortcuts.items():
+        if (value := getattr(arguments, option)) is not None:
+            opts += [word for key in keys.split() for word in (key, value)]
     config = load_config(arguments.config, opts + arguments.opts, task.recipe)
     config.MODEL.MODE = config.MODEL.MODE or task.name
     keep_freed_memory()
@@ -132,13 +127,8 @@ def main(task: Task, folder: str | os.PathLike, description: str | None = None) 
 
 
 class Trainer:
-    """One training run: its model, data, optimizer and where it stands.
-
-    Args:
-        task: what is special about it.
-        config: as `load_config` returns it.
-        recipe: the YAML file, to be noted in the checkpoints.
-    """
+    """One training run: its model, data, optimizer and where it stands. `config` is what
+    `load_config` returns of the YAML file `recipe`, which the checkpoints name."""
 
     def __init__(self, task: Task, config: CfgNode, recipe: Path | None = None):
         self.task, self.config = task, config
@@ -177,15 +167,27 @@ class Trainer:
         self.stop = Stop()  # signals to this process
         self.stopping = False  # whether any process was asked
         self.made = made(self.devices, recipe)
-        self.owned = OwnedFolder(self.folder) if self.devices.main else None
+        self.owned = self.claim_folder()
         self.log = RunLog(self.folder, self.devices.main, config.VERBOSE)
         if config.TRAINING.RESUME:
             load_state(self)
+        error = None
         if not self.devices.agree(self.sampler.samples, self.steps_done):
-            raise InputError(
+            error = InputError(
                 f"process {self.devices.rank} has other data or another {self.latest} than the "
                 "rest: several machines need a file system that they share"
             )
+        self.devices.fail_together(error)
+
+    def claim_folder(self) -> OwnedFolder | None:
+        """Claim the folder, in the main process, for all of them."""
+        owned = error = None
+        try:
+            owned = OwnedFolder(self.folder) if self.devices.main else None
+        except (InputError, OSError) as refused:
+            error = refused
+        self.devices.fail_together(error)
+        return owned
 
     def build_data(self) -> None:
         config, devices = self.config, self.devices
@@ -280,14 +282,13 @@ class Trainer:
         self.schedule = Schedule(self.config, self.sampler.batches, epochs)
 
     def plan(self) -> None:
-        """Set the length of a run by minutes.
-
-        It validates what the run starts from, times some steps at a learning rate of 0, forgets
-        what they left in the optimizer, and sets how many steps fit into the time left."""
+        """Set the length of a run by minutes: validate what it starts from, time some steps at a
+        learning rate of 0, forget what they left in the optimizer, and set how many steps fit into
+        the time left."""
         scaler = self.scaler.state_dict()
         if self.validation_data is not None:
             self.validate()
-        validation = self.agreed(self.validating)
+        validation = self.devices.sum(self.validating * self.devices.main)[0]  # of one clock
         self.network.train()
         marks: list[float] = []  # seconds of the run after each step
         while not self.stopping and not self.enough(marks):
@@ -337,9 +338,8 @@ class Trainer:
         seconds = time.monotonic() - began - (self.validating - validating)
         rate = (self.samples_seen - seen) / max(seconds, 1e-9)
         self.log.epoch(self, self.loss_sum / self.samples_done, int(self.skipped), rate)
-        if self.batch < self.sampler.batches:
-            return self.save_latest()
-        self.begin_epoch(self.epoch + 1)
+        if self.batch == self.sampler.batches:
+            self.begin_epoch(self.epoch + 1)
         self.save_latest()
 
     def step(self, samples: dict, rate: float | None = None) -> float:
@@ -444,12 +444,8 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Seconds that the run has taken, with those of processes that it goes on from."""
+        """What the run has taken, with the processes that it goes on from."""
         return self.spent + time.monotonic() - self.started
-
-    def agreed(self, seconds: float) -> float:
-        """Return the main process's value."""
-        return self.devices.sum(seconds * self.devices.main)[0]
 
     @property
     def ended(self) -> bool:
@@ -469,7 +465,7 @@ class Trainer:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the last step."""
+        """Learning rate of the last step."""
         return self.schedule.rate(max(0, self.steps_done - 1))
 
     @property
@@ -499,17 +495,12 @@ class Trainer:
         """Take the mean PSNR in dB of the last stage's images, clamped to [0,1], over the centre
         crops of the validation set; keep the weights if they are the best."""
         began = time.monotonic()
-        model = self.weights.eval()
         total, count, shown = 0.0, 0, []
         precision, device = self.config.TRAINING.PRECISION, self.devices.device
-        dtype = AUTOCAST[precision]
+        dtype, tile = AUTOCAST[precision], getattr(self.validation_data, "tile", 0)
+        model = self.weights.eval()
         restorer = Restorer(
-            model,
-            device=device,
-            tile=getattr(self.validation_data, "tile", 0),
-            tile_overlap=0,
-            precision=precision,
-            optimize=False,
+            model, device=device, tile=tile, tile_overlap=0, precision=precision, optimize=False
         )
         for samples in self.validation:
             if self.stop:
