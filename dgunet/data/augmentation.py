@@ -32,13 +32,12 @@ def change_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 def mixup(
     degraded: Tensor, target: Tensor, rng: np.random.Generator, alpha: float = 0.6
 ) -> tuple[Tensor, Tensor]:
-    """Return N×C×H×W batches in which each pair is blended with another of the batch (Zhang et al.
-    2018): with the pair that a permutation puts at its place, by its own share
-    λ ~ Beta(alpha, alpha)."""
+    """Return N×C×H×W batches in which each pair is blended with the one that a permutation puts at
+    its place, by its own share λ ~ Beta(alpha, alpha) (Zhang et al. 2018)."""
     partner = torch.from_numpy(rng.permutation(len(target))).to(target.device, non_blocking=True)
     share = torch.from_numpy(rng.beta(alpha, alpha, len(target))).to(target, non_blocking=True)
     share = share[:, None, None, None]
-    return (
-        share * degraded + (1 - share) * degraded[partner],
-        share * target + (1 - share) * target[partner],
+    first, second = (
+        share * images + (1 - share) * images[partner] for images in (degraded, target)
     )
+    return first, second

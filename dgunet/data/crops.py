@@ -46,11 +46,9 @@ class CropSource(Dataset):
     A subclass sets `items`, one for each image, and has `read_crop`. A sample is a dict:
 
     - `degraded`, `target`: float32 tensors C×patch×patch, in [0, 1] except for degradations made on
-      the fly, which are neither clipped nor rounded; without degraded images or a degradation the
-      two are equal;
+      the fly, which are neither clipped nor rounded;
     - `name`: the image's file name without suffix;
-    - `skipped`: 1 if the image could not be read and the next readable one stands in for it (only
-      with `skip_corrupt`; without, `InputError` is raised), else 0;
+    - `skipped`: 1 if the next readable image stands in for one that cannot be read, else 0;
     - `weight`: 1, but 0 for a filler.
 
     Args:
@@ -61,7 +59,7 @@ class CropSource(Dataset):
             both images.
         degrade: makes the degraded crop out of the target's, after the augmentation.
         grey: one channel, Y of full-range YCrCb, instead of RGB.
-        skip_corrupt: go on with the next image where one cannot be read.
+        skip_corrupt: go on with the next image where one cannot be read; else `InputError`.
     """
 
     items: Sequence
@@ -84,11 +82,10 @@ class CropSource(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def read_crop(self, item, place: Placement) -> tuple[str, np.ndarray | None, np.ndarray]:
-        """Return name, degraded crop (None where there is none) and target crop of an item: uint8,
-        patch×patch×C. `place` is told the (padded) image's size and says where the crop lies.
-
-        Raises `InputError` for an unreadable image."""
+    def read_crop(self, item, place: Placement) -> tuple:
+        """Return the name of an item, then its degraded crop, where there is one, and its target
+        crop: uint8, patch×patch×C. `place` is told the (padded) image's size and says where the
+        crop lies. Raises `InputError` for an unreadable image."""
         raise NotImplementedError
 
     def __getitem__(self, key: SampleKey) -> dict:
@@ -99,29 +96,28 @@ class CropSource(Dataset):
             left = rng.integers(width - self.patch_size + 1)
             return int(top), int(left)
 
-        (name, degraded, target), skipped = self._read_readable(key.index, anywhere)
+        (name, *crops), skipped = self._read_readable(key.index, anywhere)
         if self.augment:
             number = int(rng.integers(ORIENTATIONS))
-            target = turn(target, number)
-            degraded = None if degraded is None else turn(degraded, number)
+            crops = [turn(crop, number) for crop in crops]
         if self.saturation and rng.integers(3) == 0:
             factor = rng.uniform(0.8, 1.2)
-            target = change_saturation(target, factor)
-            degraded = None if degraded is None else change_saturation(degraded, factor)
-        degraded, target = self.to_sample(degraded, target, rng)
+            crops = [change_saturation(crop, factor) for crop in crops]
+        degraded, target = self.to_sample(crops, rng)
         weight = int(key.position >= 0)
         sample = {"degraded": degraded, "target": target, "name": name}
         return sample | {"skipped": int(skipped and weight), "weight": weight}
 
     def to_sample(
-        self, degraded: np.ndarray | None, target: np.ndarray, rng: np.random.Generator
+        self, crops: Sequence[np.ndarray], rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return uint8 crops as tensors. Where `degrade` is given it makes the degraded one."""
-        clean = to_tensor(target)
-        if self.degrade is not None:
-            crop = clean.permute(1, 2, 0).contiguous().numpy()
-            return to_tensor(np.asarray(self.degrade(crop, rng), np.float32)), clean
-        return (clean.clone() if degraded is None else to_tensor(degraded)), clean
+        """Return the degraded and the target crop as tensors. Where `degrade` is given it makes the
+        degraded one."""
+        target = to_tensor(crops[-1])
+        if self.degrade is None:
+            return to_tensor(crops[0]), target
+        crop = target.permute(1, 2, 0).contiguous().numpy()
+        return to_tensor(np.asarray(self.degrade(crop, rng), np.float32)), target
 
     def _read_readable(self, index: int, place: Placement):
         """Return `read_crop` of the first readable image from `index` on, and if it is another."""
@@ -149,13 +145,10 @@ class CropSource(Dataset):
 
 
 class PairedImages(CropSource):
-    """Pairs of the same name in `input/` and `target/` of a folder.
+    """Pairs of the same name in `input/` and `target/` of a folder. Options: `CropSource`'s.
 
-    Before anything is decoded, names are checked, and sizes as the files' headers say (unreadable
-    headers too, unless `skip_corrupt`). Further arguments: `CropSource`.
-
-    Raises `InputError` for images without a partner or pairs of different size, with how many they
-    are and the first few.
+    Raises `InputError` for images without a partner, pairs of different size and, unless
+    `skip_corrupt`, unreadable headers, before anything is decoded.
     """
 
     def __init__(self, folder: str | Path, patch_size: int, seed: int = 0, **options):
@@ -163,9 +156,7 @@ class PairedImages(CropSource):
         self.items = pair_by_name(Path(folder) / "input", Path(folder) / "target")
         check_sizes(self.items, ignore_unreadable=self.skip_corrupt)
 
-    def read_crop(
-        self, item: tuple[Path, Path], place: Placement
-    ) -> tuple[str, np.ndarray, np.ndarray]:
+    def read_crop(self, item: tuple[Path, Path], place: Placement) -> tuple:
         degraded, target = (self._read(path) for path in item)
         if degraded.shape != target.shape:
             raise InputError(
@@ -177,22 +168,21 @@ class PairedImages(CropSource):
 
 
 class CleanImages(CropSource):
-    """Photographs alone: `degrade` makes a new degraded crop each time. Without `degrade` it is the
-    target itself. Further arguments: `CropSource`."""
+    """Photographs alone: `degrade` makes a new degraded crop each time. Options: `CropSource`'s."""
 
     def __init__(self, folder: str | Path, patch_size: int, seed: int = 0, **options):
         super().__init__(patch_size, seed, **options)
         self.items = list_images(folder)
 
-    def read_crop(self, item: Path, place: Placement) -> tuple[str, None, np.ndarray]:
+    def read_crop(self, item: Path, place: Placement) -> tuple:
         target = self._pad(self._read(item))
-        return item.stem, None, self._crop(target, *place(*target.shape[:2]))
+        return item.stem, self._crop(target, *place(*target.shape[:2]))
 
 
 class PackedPairs(CropSource):
     """The images of a file made by `python -m dgunet.tools.pack`. Only the part that a crop needs
     is read, and nothing is decoded. Samples are those of `PairedImages` (or `CleanImages`) on the
-    folder that was packed. Each process opens the file for itself. Arguments: `CropSource`.
+    folder that was packed. Each process opens the file for itself. Options: `CropSource`'s.
 
     Raises `InputError` for a file that is cut short or was not made by `dgunet.tools.pack`.
     """
@@ -208,19 +198,14 @@ class PackedPairs(CropSource):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_file": None, "_opened_by": None}
 
-    def read_crop(
-        self, item: tuple[int, str, tuple[int, int]], place: Placement
-    ) -> tuple[str, np.ndarray | None, np.ndarray]:
+    def read_crop(self, item: tuple[int, str, tuple[int, int]], place: Placement) -> tuple:
         number, name, size = item
         top, left = place(*(max(side, self.patch_size) for side in size))
-        degraded = None
+        kinds = ["degraded", "target"] if self.paired and self.degrade is None else ["target"]
         try:
-            target = self._read_part("target", number, size, top, left)
-            if self.paired and self.degrade is None:
-                degraded = self._read_part("degraded", number, size, top, left)
+            return name, *(self._read_part(kind, number, size, top, left) for kind in kinds)
         except OSError as error:
             raise InputError(f"{self.path}: {name}: {error}") from error
-        return name, degraded, target
 
     def _read_part(
         self, kind: str, number: int, size: tuple[int, int], top: int, left: int
@@ -236,14 +221,12 @@ class PackedPairs(CropSource):
 
 
 class ValidationImages(Dataset):
-    """Centre crops of every image of a source, the same each time; the key is an int.
+    """Centre crops of every image of a source; the key is an int. A sample has `degraded`, `target`
+    (float32 C×patch×patch) and `name`.
 
     A degradation made on the fly is seeded by the image's name, so that every run is validated on
     the same images. If the source skips corrupt images, all are read once at the start, and
-    `left_out` holds the messages on those that cannot be. A sample has `degraded`, `target`
-    (float32 C×patch×patch) and `name`.
-
-    Raises `InputError` if no image can be read.
+    `left_out` holds the messages on those that cannot be; `InputError` if that is all.
     """
 
     def __init__(self, source: CropSource):
@@ -261,9 +244,9 @@ class ValidationImages(Dataset):
         return len(self.items)
 
     def __getitem__(self, key: int) -> dict:
-        name, degraded, target = self.source.read_crop(self.items[key], self._centre)
+        name, *crops = self.source.read_crop(self.items[key], self._centre)
         rng = pair_generator(0, "validation", name)
-        degraded, target = self.source.to_sample(degraded, target, rng)
+        degraded, target = self.source.to_sample(crops, rng)
         return {"degraded": degraded, "target": target, "name": name}
 
     def _centre(self, height: int, width: int) -> tuple[int, int]:
@@ -291,34 +274,25 @@ def open_training_data(
     The options are those of `CropSource`. Raises `InputError` for anything else, and as they do.
     """
     path, degrade = Path(directory), options.get("degrade")
-    if not str(directory):
-        raise InputError("no data folder given; expected a folder or a packed file (.h5)")
     if path.suffix.lower() in PACKED_SUFFIXES and not path.is_dir():
         packed = PackedPairs(path, patch_size, seed, **options)
         if degrade is None and not packed.paired:
             raise InputError(f"{path}: holds photographs alone; expected pairs, or a degradation")
         return packed
-    if not path.is_dir():
-        found = "is a file" if path.exists() else "does not exist"
-        raise InputError(f"{path}: {found}; expected a data folder or a packed file (.h5)")
     if degrade is not None:
         photographs = path / "target" if (path / "target").is_dir() else path
         return CleanImages(photographs, patch_size, seed, **options)
-    missing = [part for part in ("input", "target") if not (path / part).is_dir()]
-    if missing:
+    if not (path / "input").is_dir() or not (path / "target").is_dir():
         raise InputError(
-            f"{path}: has no {' and no '.join(missing)} folder; expected input/ and target/ "
-            "(or, for photographs alone, DATA.DEGRADATION)"
+            f"{path}: has no input/ and target/; expected them, a packed file (.h5) or, for "
+            "photographs alone, DATA.DEGRADATION"
         )
     return PairedImages(path, patch_size, seed, **options)
 
 
 def training_set(cfg: CfgNode, **special) -> CropSource:
-    """Return what image restoration trains on by a configuration: random, augmented crops of
-    `TRAINING.TRAIN_DIR` but for the images held out, degraded on the fly if `DATA.DEGRADATION` says
-    so. `special`: further options of `CropSource`.
-
-    Raises `InputError` for data that cannot be trained on."""
+    """Return what image restoration trains on: random, augmented crops of `TRAINING.TRAIN_DIR` but
+    for the images held out. `special`: further options of `CropSource`. Raises `InputError`."""
     keys = cfg.TRAINING
     source = open_training_data(keys.TRAIN_DIR, keys.TRAIN_PS, cfg.SEED, **_options(cfg), **special)
     source.items, _ = hold_out(source.items, keys.HOLD_OUT, keys.TRAIN_DIR)

@@ -143,17 +143,19 @@ def degrade(
 
     Raises `InputError` for an unknown preset, `ValueError` for an image that is not float.
     """
+    if image.dtype not in (np.float32, np.float64):
+        raise ValueError(f"image is {image.dtype}; expected float32 or float64 in [0, 1]")
+    parameters = parameters_of(preset)
     add: dict[type, Callable] = {Rain: add_rain, Blur: add_blur, Noise: add_noise}
-    return add[type(parameters_of(preset))](image, preset, rng)
+    return add[type(parameters)](image, parameters, rng)
 
 
-def add_rain(image: np.ndarray, preset: str | Rain, rng: np.random.Generator) -> np.ndarray:
+def add_rain(image: np.ndarray, rain: Rain, rng: np.random.Generator) -> np.ndarray:
     """Return `image`, float H×W×C in [0, 1], behind rain; the result stays in [0, 1].
 
     Drops, strewn at random, are drawn out to streaks, and each group of equal streaks R in [0, 1]
     is blended over the image as a screen: 1 − (1 − image)(1 − R), which only brightens.
     """
-    rain, image = parameters_of(preset, Rain), _float_pixels(image)
     height, width = image.shape[:2]
     density = rng.uniform(*rain.density)
     tilt = rng.uniform(-rain.tilt, rain.tilt)
@@ -178,24 +180,19 @@ def add_rain(image: np.ndarray, preset: str | Rain, rng: np.random.Generator) ->
     return image + (1 - image) * screen
 
 
-def add_blur(image: np.ndarray, preset: str | Blur, rng: np.random.Generator) -> np.ndarray:
-    """Return `image`, float H×W×C in [0, 1], as a shaken camera takes it; the result is in [0, 1].
-
-    The image, taken for sRGB, is convolved with a random `shake_kernel` in linear light, where
-    exposures add up. Beyond its borders it goes on reflected.
-    """
-    blur, image = parameters_of(preset, Blur), _float_pixels(image)
+def add_blur(image: np.ndarray, blur: Blur, rng: np.random.Generator) -> np.ndarray:
+    """Return `image`, float H×W×C in [0, 1], as a shaken camera takes it: blurred by a random
+    `shake_kernel` in linear light, where exposures add up. The result is in [0, 1]."""
     return blur_in_linear_light(image, shake_kernel(rng.uniform(*blur.extent), rng))
 
 
-def add_noise(image: np.ndarray, preset: str | Noise, rng: np.random.Generator) -> np.ndarray:
+def add_noise(image: np.ndarray, noise: Noise, rng: np.random.Generator) -> np.ndarray:
     """Return `image`, float H×W×C in [0, 1], with independent noise of mean 0 on every value,
-    neither clipped nor rounded: of variance `shot`·x + (`sigma`/255)², Poisson and Gaussian."""
-    noise, image = parameters_of(preset, Noise), _float_pixels(image)
+    neither clipped nor rounded."""
     noisy = image
     if noise.shot:
         photons = rng.poisson(np.maximum(image, 0) / noise.shot)
-        noisy = (photons * noise.shot).astype(image.dtype)
+        noisy = np.multiply(photons, noise.shot).astype(image.dtype)
     return noisy + noise.sigma / 255 * rng.standard_normal(image.shape, image.dtype)
 
 
@@ -266,19 +263,13 @@ def pair_generator(seed: int, preset: str, name: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def parameters_of(preset, kind: type | tuple[type, ...] = (Rain, Blur, Noise)):
-    """Return the parameters behind a preset's name, or those given, if they are of that kind."""
-    parameters = PRESETS.get(preset, preset) if isinstance(preset, str) else preset
-    if not isinstance(parameters, kind):
-        known = ", ".join(name for name, value in PRESETS.items() if isinstance(value, kind))
-        raise InputError(f"unknown preset {preset!r}; expected one of {known}")
-    return parameters
-
-
-def _float_pixels(image: np.ndarray) -> np.ndarray:
-    if image.dtype not in (np.float32, np.float64):
-        raise ValueError(f"image is {image.dtype}; expected float32 or float64 in [0, 1]")
-    return image
+def parameters_of(preset: str | Rain | Blur | Noise) -> Rain | Blur | Noise:
+    """Return the parameters behind a preset's name, or those given."""
+    if not isinstance(preset, str):
+        return preset
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
+    return PRESETS[preset]
 
 
 def _between(limits: tuple[float, float], fraction: float) -> float:

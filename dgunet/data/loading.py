@@ -8,14 +8,10 @@ from dgunet.base.errors import InputError
 
 
 class Batches:
-    """Iterates over the batches of a data set.
+    """Iterates over the batches of a data set, made with the options of a `DataLoader`.
 
     A worker of a `DataLoader` turns an error into one whose message is a traceback. Here an
     `InputError` comes out of the worker as a value, and is raised in the process that iterates.
-
-    Args:
-        data: the data set.
-        options: as of `DataLoader`.
     """
 
     def __init__(self, data: Dataset, **options):

@@ -24,23 +24,12 @@ class SampleKey(NamedTuple):
 class EpochBatchSampler(Sampler[list[SampleKey]]):
     """Yields the keys of one rank's share of every batch, for `DataLoader(batch_sampler=...)`.
 
-    `batch_size` is the joint batch over all ranks. A rank takes a contiguous share of every joint
-    batch, so that the ranks together see exactly the batches of a single process; shares differ by
-    one sample at most where the batch cannot be divided evenly. The last batch of an epoch may be
-    smaller. Where it has fewer samples than there are ranks, a rank without a share gets one filler
-    key, whose sample has `weight` 0: the rank then takes part in the step without counting.
-
-    Args:
-        length: number of images.
-        batch_size: joint batch, at least `world_size`.
-        seed: decides the order, together with the epoch.
-        shuffle: new order every epoch; otherwise the images in order.
-        rank, world_size: this process, and how many there are.
-        repeats: how often an epoch uses each image.
-
-    >>> sampler = EpochBatchSampler(5, batch_size=2, seed=0, shuffle=False)
-    >>> [[key.index for key in batch] for batch in sampler]
-    [[0, 1], [2, 3], [4]]
+    `length` images, each `repeats` times in an epoch, are put into an order that `seed` and the
+    epoch decide. `batch_size` is the joint batch over all `world_size` ranks, of which each takes a
+    contiguous share, so that they together see exactly the batches of a single process; shares
+    differ by one sample at most. The last batch of an epoch may be smaller. A rank without a share
+    of it gets one filler key, whose sample has `weight` 0: it takes part in the step without
+    counting.
     """
 
     def __init__(
@@ -49,27 +38,22 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         batch_size: int,
         seed: int,
         *,
-        shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
         repeats: int = 1,
     ):
-        if length < 1 or repeats < 1:
-            raise ValueError(f"{length} images used {repeats} times; expected at least one sample")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size} processes")
         if batch_size < world_size:
             raise InputError(
                 f"OPTIM.BATCH_SIZE: {batch_size} samples for {world_size} processes; "
                 "expected at least one for each (it is the joint batch)"
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.shuffle, self.rank, self.world_size, self.repeats = shuffle, rank, world_size, repeats
+        self.rank, self.world_size, self.repeats = rank, world_size, repeats
         self.epoch, self.first_batch = 1, 0
 
     @property
     def samples(self) -> int:
-        """Number of samples of an epoch, over all ranks."""
+        """Samples of an epoch, over all ranks."""
         return self.length * self.repeats
 
     @property
@@ -98,10 +82,8 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, first_batch = self.epoch, self.first_batch
-        order = np.arange(self.samples)
-        if self.shuffle:
-            # The 1 keeps this stream apart from the samples' [seed, epoch, position].
-            order = np.random.default_rng([self.seed, epoch, 0, 1]).permutation(self.samples)
+        # The 1 keeps this stream apart from the samples' [seed, epoch, position].
+        order = np.random.default_rng([self.seed, epoch, 0, 1]).permutation(self.samples)
         for batch in range(first_batch, self.batches):
             start, cuts = batch * self.batch_size, self.cuts(batch)
             share = [

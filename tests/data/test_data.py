@@ -13,7 +13,7 @@ from torchvision.transforms import functional as TF
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError
-from dgunet.data.augmentation import change_saturation, mixup, turn
+from dgunet.data.augmentation import change_saturation, mixup
 from dgunet.data.crops import (
     CleanImages,
     PackedPairs,
@@ -27,7 +27,6 @@ from dgunet.data.degradations import degradation
 from dgunet.data.loading import Batches
 from dgunet.data.sampler import EpochBatchSampler, SampleKey
 from dgunet.images.files import write_image
-from dgunet.images.sizes import image_size
 from dgunet.tools.pack import pack
 
 PATCH = 32
@@ -101,17 +100,7 @@ def test_crops_reach_every_place(folder):
     assert places == {(row, column) for row in range(2) for column in range(14)}
 
 
-def test_orientations_are_the_dihedral_group_with_the_identity_twice():
-    image = np.arange(4).reshape(2, 2)
-    results = Counter(tuple(turn(image, number).ravel()) for number in range(9))
-    turned = [np.rot90(image, k) for k in range(4)]
-    group = {tuple(view.ravel()) for turn in turned for view in (turn, np.fliplr(turn))}
-    assert set(results) == group and len(group) == 8
-    assert results.pop(tuple(image.ravel())) == 2
-    assert set(results.values()) == {1}
-
-
-def test_orientations_are_equally_likely_and_the_same_for_both_images(tmp_path):
+def test_orientations_are_the_dihedral_group_equally_likely_with_the_identity_twice(tmp_path):
     image = np.arange(4, dtype=np.uint8).reshape(2, 2, 1).repeat(3, 2)
     for part in ("input", "target"):
         write_image(tmp_path / part / "a.png", image)
@@ -122,6 +111,9 @@ def test_orientations_are_equally_likely_and_the_same_for_both_images(tmp_path):
         sample = data[SampleKey(1, position, 0)]
         assert torch.equal(sample["degraded"], sample["target"])
         found[tuple(pixels(sample["target"])[..., 0].ravel())] += 1
+    turned = [np.rot90(image[..., 0], k) for k in range(4)]
+    group = {tuple(view.ravel()) for turn in turned for view in (turn, np.fliplr(turn))}
+    assert set(found) == group
     identity = found.pop((0, 1, 2, 3))
     counts = np.array([identity / 2, identity / 2, *found.values()])
     chi_squared = ((counts - count / 9) ** 2 / (count / 9)).sum()
@@ -156,11 +148,7 @@ def test_saturation_changes_both_images_alike_in_one_sample_of_three(tmp_path):
     changed = [factor for factor in factors if abs(factor - 1) > 1e-9]
     assert len(changed) == pytest.approx(200, abs=45)
     assert 0.8 - 0.01 < min(changed) < 0.82 and 1.18 < max(changed) < 1.2 + 0.01
-    for factor in (
-        0.8,
-        0.97,
-        1.2,
-    ):  # as torchvision changes 8-bit images, which the paper's code did
+    for factor in (0.8, 0.97, 1.2):  # as torchvision changes 8-bit images, as published
         image = Image.fromarray(images["input"])
         expected = np.asarray(TF.adjust_saturation(image, factor))
         assert np.array_equal(change_saturation(images["input"], factor), expected)
@@ -230,18 +218,11 @@ def test_unpaired_files_and_different_sizes_are_reported_at_the_start(folder, tm
         PairedImages(sizes, PATCH)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
-def test_sizes_are_read_from_headers(tmp_path, suffix):
-    Image.new("RGB", (31, 17)).save(tmp_path / f"a.{suffix}")
-    assert image_size(tmp_path / f"a.{suffix}") == (17, 31)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_names_itself_in_one_line(folder, tmp_path, workers):
+def test_a_corrupt_image_names_itself_in_one_line(folder, tmp_path):
     data = PairedImages(spoiled(folder, tmp_path / "data"), PATCH)
     sampler = EpochBatchSampler(5, 2, seed=0)
     with pytest.raises(InputError) as caught:
-        list(Batches(data, batch_sampler=sampler, num_workers=workers))
+        list(Batches(data, batch_sampler=sampler, num_workers=1))
     message = str(caught.value)
     assert message.startswith(str(tmp_path / "data" / "input" / "2.png"))
     assert len(message.splitlines()) == 1 and "Traceback" not in message
@@ -255,10 +236,7 @@ def test_a_corrupt_image_can_be_left_out_and_is_counted(folder, tmp_path):
     assert [sample["name"] for sample in samples] == ["0", "1", "3", "3", "4"]
     for file in (tmp_path / "data" / "input").iterdir():
         file.write_bytes(b"")
-    with (
-        pytest.warns(RuntimeWarning),
-        pytest.raises(InputError, match="none of the 5 images"),
-    ):
+    with pytest.warns(RuntimeWarning), pytest.raises(InputError, match="none of the 5 images"):
         data[SampleKey(1, 0, 0)]
 
 
@@ -277,12 +255,9 @@ def test_what_lies_there_decides_the_source(folder, packed, tmp_path):
 
     pack(folder / "target", tmp_path / "photographs.h5")
     for given, message in {
-        folder / "target": "has no input and no target",
-        tmp_path / "nothing": "does not exist",
+        folder / "target": "has no input/ and target/; expected them",
         tmp_path / "nothing.h5": "does not exist",
         tmp_path / "photographs.h5": "photographs alone",
-        folder / "target" / "0.png": "is a file",
-        "": "no data folder given",
     }.items():
         with pytest.raises(InputError, match=message):
             open_training_data(given, PATCH)
