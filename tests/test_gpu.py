@@ -9,6 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from training_runs import trainer_for, write_pairs
 
+from dgunet.inference.device import tf32
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.inference.restorer import Restorer
 from dgunet.model.network import Network
@@ -55,11 +56,8 @@ def test_a_step_stays_on_its_device(task, model, precision, monkeypatch):
             average = network_and_image(task, model)[0].requires_grad_(False)
         for module in fast.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
-                setattr(
-                    module,
-                    name,
-                    nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device=CUDA), False),
-                )
+                fake = torch.empty(weight.shape, dtype=weight.dtype, device=CUDA)
+                setattr(module, name, nn.Parameter(fake, False))
         with torch.autocast("cuda", dtype, enabled=dtype is not None):
             stages = network(image)
         loss = LOSSES[task](stages, image)
@@ -99,11 +97,8 @@ def gpu(test):
 
 @pytest.fixture(autouse=True)
 def full_precision():
-    """No TF32: it keeps 10 bits."""
-    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+    with tf32(False):  # which keeps 10 bits
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,6 @@ SMALL = {
     "TRAINING.VAL_AFTER_EVERY": 1,
     "DATA.MIXUP_AFTER": -1,
 }
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # the environment of a program
 # Of processes: copies of one that has imported everything and started no thread yet.
 START = "forkserver"
 multiprocessing.set_forkserver_preload(["training_runs"])
@@ -57,8 +56,8 @@ def write_pairs(folder: Path) -> Path:
 def options(data: Path, save_dir: Path, **keys) -> list[str]:
     """Return SMALL and further keys (`OPTIM__EMA=0.9`) as --opts takes them."""
     paths = {"TRAIN_DIR": data, "VAL_DIR": data, "SAVE_DIR": save_dir}
-    keys = {name.replace("__", "."): value for name, value in keys.items()}
-    keys = {**SMALL, **{f"TRAINING.{name}": path for name, path in paths.items()}, **keys}
+    keys = {f"TRAINING__{name}": path for name, path in paths.items()} | keys
+    keys = SMALL | {name.replace("__", "."): value for name, value in keys.items()}
     return [str(word) for pair in keys.items() for word in pair]
 
 

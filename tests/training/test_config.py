@@ -1,6 +1,5 @@
 # ruff: noqa: SIM300 (configuration keys are no constants)
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -76,32 +75,33 @@ def minimal(folder: Path, data: Path, **sections) -> Path:
     return write(folder, yaml.safe_dump(content))
 
 
+@pytest.fixture
+def opts(data):
+    """The data folders, which a published file does not name."""
+    return ["TRAINING.TRAIN_DIR", str(data), "TRAINING.VAL_DIR", str(data)]
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_published_files_work_as_they_are(task, tmp_path, data):
+def test_published_files_work_as_they_are(task, tmp_path, opts):
     file = write(tmp_path, PUBLISHED.format(*VALUES[task], task=task))
     with pytest.raises(InputError, match=r"TRAINING.TRAIN_DIR is '/authors/own/train'"):
         load_config(file, recipe=TASKS[task].recipe)
-    opts = ["TRAINING.TRAIN_DIR", str(data), "TRAINING.VAL_DIR", str(data)]
     config = load_config(file, opts, TASKS[task].recipe)
     epochs, rate, every, train, val = VALUES[task]
     denoising = task == "Denoising"
     expected = {
         "GPU": [0, 1, 2, 3],
-        "SEED": 1234,
         "MODEL": {"MODE": task, "NAME": "DGUNet"},
         # Weight decay, the longer cosine, MixUp and when to validate are the published script's.
         "OPTIM": {
             "NUM_EPOCHS": epochs,
-            "BATCH_SIZE": 16,
             "LR_INITIAL": float(rate),
-            "LR_MIN": 1e-6,
             "WEIGHT_DECAY": 1e-8 if denoising else 0,
             "WARMUP_EPOCHS": 3,
             "COSINE_EXTRA_EPOCHS": 40 if denoising else 0,
         },
         "DATA": {"MIXUP_AFTER": 5 if denoising else -1},
         "TRAINING": {
-            "RESUME": False,
             "TRAIN_PS": train,
             "VAL_PS": val,
             "SAVE_DIR": str(tmp_path / "checkpoints"),
@@ -112,31 +112,21 @@ def test_published_files_work_as_they_are(task, tmp_path, data):
         },
     }
     assert changes(config, expected) == [] and model_sizes(config) == {}
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("name", ["DGUNet", "DGUNet_plus"])
-def test_own_files_hold_the_published_recipe(task, name, tmp_path, data):
-    opts = ["TRAINING.TRAIN_DIR", str(data), "TRAINING.VAL_DIR", str(data)]
-    published = load_config(
-        write(tmp_path, PUBLISHED.format(*VALUES[task], task=task)), opts, TASKS[task].recipe
-    )
-    file = "training.yml" if name == "DGUNet" else "training_plus.yml"
-    config = load_config(ROOT / task / file, opts, TASKS[task].recipe)
-    found = {change.split()[0] for change in changes(published, config)}
-    found -= {"OPTIM.NEPOCH_DECAY", "OPTIM.BETA1"}  # without effect
-    assert found == {"TRAINING.SAVE_DIR"} | (
-        {"MODEL.NAME", "MODEL.SESSION"} if name == "DGUNet_plus" else set()
-    )
-    assert config.MODEL.NAME == name
+    for name, differing in (
+        ("training", set()),
+        ("training_plus", {"MODEL.NAME", "MODEL.SESSION"}),
+    ):
+        own = load_config(ROOT / task / f"{name}.yml", opts, TASKS[task].recipe)
+        found = {change.split()[0] for change in changes(config, own)}
+        without_effect = {"OPTIM.NEPOCH_DECAY", "OPTIM.BETA1"}
+        assert found - without_effect == {"TRAINING.SAVE_DIR"} | differing
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/*.yml")), ids=lambda p: p.parent.name + p.stem)
-def test_every_recipe_that_ships_is_valid(path, data):
-    opts = ["TRAINING.TRAIN_DIR", str(data), "TRAINING.VAL_DIR", str(data)]
-    opts += ["MODEL.WEIGHTS", ""]
+def test_every_recipe_that_ships_is_valid(path, opts):
     task = task_module(path.parent.name, "train").TASK
-    assert load_config(path, opts, task.recipe).MODEL.MODE == task.name
+    config = load_config(path, [*opts, "MODEL.WEIGHTS", ""], task.recipe)
+    assert config.MODEL.MODE == task.name
 
 
 def test_opts_override_the_file_and_the_file_the_recipe(tmp_path, data):
@@ -151,18 +141,14 @@ def test_opts_override_the_file_and_the_file_the_recipe(tmp_path, data):
     ("text", "key", "expected"),
     [
         ("0", "OPTIM.CLIP_GRAD", 0.0),
-        ("3e-4", "OPTIM.LR_INITIAL", 3e-4),
         ("1", "OPTIM.LR_INITIAL", 1.0),
-        ("[]", "GPU", []),
         ("0,1", "GPU", [0, 1]),
         ("(2, 3)", "GPU", [2, 3]),
         ("1", "GPU", [1]),
         ("True", "TRAINING.RESUME", True),
-        ("2024", "MODEL.SESSION", "2024"),
         ("1e-4", "MODEL.SESSION", "1e-4"),
         ("", "TRAINING.VAL_DIR", ""),
         ("None", "TRAINING.VAL_DIR", ""),
-        ("-1", "DATA.MIXUP_AFTER", -1),
     ],
 )
 def test_values_on_the_command_line_have_the_type_of_the_key(tmp_path, data, text, key, expected):
@@ -192,49 +178,37 @@ def test_relative_paths_start_at_the_file_or_the_current_folder(tmp_path, monkey
     ("text", "message"),
     [
         ("OPTIM: {BATCHSIZE: 4}", "unknown key OPTIM.BATCHSIZE, did you mean OPTIM.BATCH_SIZE?"),
-        ("BATCH_SIZE: 4", "unknown key BATCH_SIZE, did you mean OPTIM.BATCH_SIZE?"),
         ("MODELL: {NAME: DGUNet}", "unknown key MODELL"),
         ("MODEL: {CS_RATIO: 10}", "unknown key MODEL.CS_RATIO"),  # compressive sensing has it
         ("VERBOSE: {MORE: 1}", "VERBOSE is {'MORE': 1}, expected True or False"),
-        ("VERBOSE: 1", "VERBOSE is 1, expected True or False"),
         ("OPTIM: 3", "OPTIM is 3, expected a section of keys"),
         ("OPTIM: {BATCH_SIZE: many}", "OPTIM.BATCH_SIZE is 'many', expected a whole number"),
-        ("OPTIM: {BATCH_SIZE: 4.0}", "OPTIM.BATCH_SIZE is 4.0, expected a whole number"),
         ("OPTIM: {BATCH_SIZE: True}", "OPTIM.BATCH_SIZE is True, expected a whole number"),
         ("OPTIM: {BATCH_SIZE: 0}", "OPTIM.BATCH_SIZE is 0, expected at least 1"),
         ("OPTIM: {LR_INITIAL: fast}", "OPTIM.LR_INITIAL is 'fast', expected a number"),
         ("OPTIM: {LR_INITIAL: .nan}", "OPTIM.LR_INITIAL is nan, expected above 0"),
         ("OPTIM: {LR_MIN: 1.0}", "OPTIM.LR_MIN is 1.0, expected at most OPTIM.LR_INITIAL"),
-        ("OPTIM: {EMA: 1}", "OPTIM.EMA is 1.0, expected from 0 to below 1"),
         ("OPTIM: {BATCH_SIZE: 2, ACCUMULATE: 3}", "OPTIM.ACCUMULATE is 3, expected at most"),
-        ("GPU:", "GPU is None, expected a list"),
         ("GPU: [0, a]", "GPU is [0, 'a'], expected a list of different GPU numbers"),
         ("GPU: [1, 1]", "GPU is [1, 1], expected a list of different GPU numbers"),
         ("SEED: 4294967296", "SEED is 4294967296, expected 0 or more, below 2³²"),
         ("MODEL: {SESSION: 7}", "MODEL.SESSION is 7, expected text"),
         ("MODEL: {SESSION: a/b}", "MODEL.SESSION is 'a/b', expected a folder's name"),
-        ("MODEL: {NAME: UNet}", "MODEL.NAME is 'UNet', expected one of DGUNet, DGUNet_plus"),
         ("MODEL: {WIDTH: 6}", "MODEL.WIDTH is 6, expected a multiple of 4, from 4 to 4096, or"),
         ("MODEL: {STAGES: 1}", "MODEL.STAGES is 1, expected from 2 to 100, or -1, the published"),
         ("DATA: {DEGRADATION: fog}", "DATA.DEGRADATION is 'fog', expected gaussian25 (any"),
         ("TRAINING: {TRAIN_PS: 100}", "TRAINING.TRAIN_PS is 100, expected a multiple of 8"),
-        ("TRAINING: {VAL_PS: 8}", "TRAINING.VAL_PS is 8, expected a multiple of 8, at least 16"),
         ("TRAINING: {VAL_EPOCHS: [0]}", "TRAINING.VAL_EPOCHS is [0], expected a list of epochs"),
         ("OPTIM: [1, 2", "not a YAML file (while parsing a flow sequence"),
         ("SEED: 1\nSEED: 2\n", "not a YAML file (SEED is there twice"),
-        ("OPTIM:\n  EMA: 0.9\nOPTIM: {}\n", "not a YAML file (OPTIM is there twice"),
         ("- GPU\n- VERBOSE\n", "holds a list, expected keys and values"),
-        ("training", "holds a str, expected keys and values"),
         ("? [a, b]\n: 1", "not a YAML file (a key is no plain value"),
         ("SEED: !!int abc", "not a YAML file (invalid literal for int"),
-        ("SEED: !!bool x", "not a YAML file ('x')"),
-        ("SEED: !!float x", "not a YAML file (could not convert string to float"),
         ("SEED: 2024-13-45", "not a YAML file (month must be in 1..12"),
         ("SEED: " + "9" * 5000, "not a YAML file (Exceeds the limit"),
         ("SEED: " + "9" * 4000, "an integer of 13,288 bits"),
         ("GPU: " + "[" * 3000, "not a YAML file (maximum recursion depth exceeded"),
         ("GPU: '" + "[" * 300 + "'", "GPU is '[[["),
-        ("OPTIM: {BATCH_SIZE: 99999999999999999999}", "an integer of 67 bits"),
         ("OPTIM: {BATCH_SIZE: 9999999999999}", "OPTIM.BATCH_SIZE is 9999999999999, expected at"),
         ("TRAINING: {VAL_TIMES: 4000000000}", "TRAINING.VAL_TIMES is 4000000000, expected from"),
         (r'MODEL: {SESSION: "a\0b"}', r"MODEL.SESSION is 'a\x00b', expected a folder's name"),
@@ -257,22 +231,13 @@ def test_merge_keys_merge(tmp_path, data):
     assert (config.DATA.REPEATS, config.DATA.GREY, config.OPTIM.NUM_EPOCHS) == (5, True, 7)
 
 
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [
-        ("TRAINING.TRAIN_DIR", "a data folder or packed file that exists"),
-        ("TRAINING.VAL_DIR", "a data folder or packed file that exists, or ''"),
-        ("MODEL.WEIGHTS", "a file that exists"),
-    ],
-)
-def test_paths_that_do_not_exist_are_refused(tmp_path, data, key, expected):
+@pytest.mark.parametrize("key", ["TRAINING.TRAIN_DIR", "TRAINING.VAL_DIR", "MODEL.WEIGHTS"])
+def test_paths_that_do_not_exist_are_refused(tmp_path, data, key):
     section, name = key.split(".")
     file = minimal(tmp_path, data, **{section: {name: "nowhere"}})
-    message = f"{key} is '{tmp_path}/nowhere', expected {expected}"
-    for opts, source in (((), str(file)), ((key, str(tmp_path / "nowhere")), "--opts")):
-        with pytest.raises(InputError) as error:
+    for opts, source in (((), file), ((key, str(tmp_path / "nowhere")), "--opts")):
+        with pytest.raises(InputError, match=f"^{source}: {key} is '{tmp_path}/nowhere', expected"):
             load_config(file, opts)
-        assert str(error.value).startswith(f"{source}: {message}")
 
 
 def test_a_data_folder_is_demanded(tmp_path):
@@ -291,19 +256,20 @@ def test_holding_out_on_the_command_line_replaces_the_files_validation_folder(tm
     assert (config.TRAINING.HOLD_OUT, config.TRAINING.VAL_DIR) == (0, str(data))
 
 
-def test_errors_of_opts_name_opts(tmp_path, data):
-    file = minimal(tmp_path, data)
-    for opts, message in {
-        ("OPTIM.BATCH_SIZE",): "--opts: 'OPTIM.BATCH_SIZE' has no value",
-        ("OPTIM.BATCHES", "4"): "--opts: unknown key OPTIM.BATCHES, did you mean OPTIM.BATCH_SIZE?",
-        ("TRAINING.TRAIN_PS", "20"): "--opts: TRAINING.TRAIN_PS is 20, expected a multiple of 8",
-        ("GPU.x", "1"): "--opts: unknown key GPU.x",
-        ("VERBOSE.x", "1"): "--opts: unknown key VERBOSE.x",
-        ("MODEL", "1"): "--opts: unknown key MODEL",
-    }.items():
-        with pytest.raises(InputError) as error:
-            load_config(file, opts)
-        assert str(error.value).startswith(message)
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["OPTIM.BATCH_SIZE"], "'OPTIM.BATCH_SIZE' has no value"),
+        (["OPTIM.BATCHES", "4"], "unknown key OPTIM.BATCHES, did you mean OPTIM.BATCH_SIZE?"),
+        (["TRAINING.TRAIN_PS", "20"], "TRAINING.TRAIN_PS is 20, expected a multiple of 8"),
+        (["VERBOSE.x", "1"], "unknown key VERBOSE.x"),
+        (["MODEL", "1"], "unknown key MODEL"),
+    ],
+)
+def test_errors_of_opts_name_opts(tmp_path, data, opts, message):
+    with pytest.raises(InputError) as error:
+        load_config(minimal(tmp_path, data), opts)
+    assert str(error.value).startswith(f"--opts: {message}")
 
 
 def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path):
@@ -315,15 +281,12 @@ def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path):
         load_config(file)
 
 
-def test_the_program_prints_one_line_and_exits_with_2(tmp_path):
-    command = [sys.executable, str(ROOT / "Deraining" / "train.py"), "--opts"]
-    result = subprocess.run(
-        [*command, "OPTIM.BATCHSIZE", "4"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert result.returncode == 2
-    assert result.stdout == ""
+def test_the_program_prints_one_line_and_exits_with_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--opts", "OPTIM.BATCHSIZE", "4"])
+    with pytest.raises(SystemExit) as end:
+        task_module("Deraining", "train").main()
     expected = "error: --opts: unknown key OPTIM.BATCHSIZE, did you mean OPTIM.BATCH_SIZE?\n"
-    assert result.stderr == expected
+    assert (end.value.code, *capsys.readouterr()) == (2, "", expected)
 
 
 def test_the_larger_model_has_no_last_extra(tmp_path, data):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import SIZES, trainer_for, write_pairs
+from training_runs import SIZES, trainer_for
 
 from dgunet.base.errors import InputError
 from dgunet.model.checkpoint import load_model
@@ -14,11 +14,6 @@ from dgunet.model.registry import MODELS, build_model
 from dgunet.tools.convert import main as convert
 
 MANIFESTS = Path(__file__).parents[1] / "fixtures" / "manifests"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_pairs(tmp_path_factory.mktemp("data"))
 
 
 def published_parameters(network):
