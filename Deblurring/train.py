@@ -5,8 +5,8 @@
     torchrun --nproc_per_node 4 train.py --opts …           one process for each of four GPUs
     python train.py --opts TRAINING.RESUME True …           go on with a run
 
-training.yml and training_plus.yml are the published recipes. docs/training.md explains data,
-length, GPUs and results of a run. All keys, which --opts KEY VALUE … overrides:
+training.yml and training_plus.yml are the published recipes; docs/training.md explains the rest.
+All keys, which --opts KEY VALUE … overrides:
 """
 
 from pathlib import Path

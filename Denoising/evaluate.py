@@ -32,7 +32,7 @@ TEST_SETS = {  # with the PSNR (dB) and SSIM of the paper
         SIDD_PROTOCOL,
         images=1280,
         published={"DGUNet": (39.88, 0.959), "DGUNet_plus": (39.91, 0.960)},
-    ),
+    )
 }
 DND_IMAGES = 50
 DND_PUBLISHED = {"DGUNet": (40.04, 0.956), "DGUNet_plus": (40.12, 0.957)}  # by its server
@@ -42,15 +42,11 @@ BENCHMARK = Benchmark("Denoising", TEST_SETS, default_sets=(), protocol="gaussia
 def score_blocks(
     restored: np.ndarray, target: np.ndarray, protocol: str = SIDD_PROTOCOL, jobs: int = -1
 ) -> list[Score]:
-    """Return the scores of the blocks of the SIDD benchmark, images×blocks×H×W×3.
-
-    The names are those of its pictures, `0001_01` for the first block of the first image. Raises
-    `InputError` if the shapes differ.
-    """
-    if restored.ndim != 5 or restored.shape != target.shape:
+    """Return the scores of the blocks of the SIDD benchmark, images×blocks×H×W×3; `InputError` if
+    the shapes differ."""
+    if restored.shape != target.shape:
         raise InputError(
-            f"restored blocks are {restored.shape}, target blocks {target.shape}; expected both "
-            "images×blocks×height×width×3"
+            f"restored blocks are {restored.shape}, target blocks {target.shape}; expected the same"
         )
     loads = {
         block_name(index): lambda index=index: (restored[index], target[index])

@@ -16,7 +16,7 @@ import numpy as np
 
 from dgunet.base.errors import InputError, command, first_few
 from dgunet.data.sidd import sidd_pairs
-from dgunet.images.files import list_images, pair_by_name, read_rgb, write_image
+from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name, read_rgb, write_image
 from dgunet.images.sizes import check_sizes, image_size
 
 PARTS = ("input", "target")
@@ -25,10 +25,7 @@ PARTS = ("input", "target")
 def cut_patches(
     noisy: Path, truth: Path, number: int, folder: Path, size: int, count: int, seed: int
 ) -> None:
-    """Write `count` patches of `size`×`size` pixels, at random places, of pair `number`.
-
-    Raises `InputError` for images that are unreadable.
-    """
+    """Write `count` patches of `size`×`size` pixels, at random places, of pair `number`."""
     images = read_rgb(noisy), read_rgb(truth)
     height, width = images[0].shape[:2]
     rng = np.random.default_rng([seed, number])
@@ -41,13 +38,10 @@ def cut_patches(
 
 
 def make_room(folder: Path, overwrite: bool) -> None:
-    """Make sure that no images lie where the patches are to go.
-
-    With `overwrite`, patches of an earlier run are removed; never anything else.
-
-    Raises `InputError` if there are (other) images; nothing is removed then.
-    """
-    present = [path for part in PARTS for path in _images(folder / part)]
+    """Raise `InputError` if images lie where the patches are to go. With `overwrite`, patches of an
+    earlier run are removed instead, unless other images lie there."""
+    files = [path for part in PARTS for path in sorted((folder / part).glob("*"))]
+    present = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     patches = {path for path in present if re.fullmatch(r"\d+_\d+\.png", path.name)}
     in_the_way = [path for path in present if path not in patches] if overwrite else present
     if in_the_way:
@@ -57,13 +51,6 @@ def make_room(folder: Path, overwrite: bool) -> None:
         )
     for path in patches:
         path.unlink()
-
-
-def _images(folder: Path) -> list[Path]:
-    try:
-        return list_images(folder)
-    except InputError:
-        return []
 
 
 @command

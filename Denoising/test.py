@@ -63,8 +63,8 @@ class NoisyPhotos(ImageSet):
         return read_gray(item) if self.grey else read_image(item)
 
     def files(self, folder: Path) -> list[Path]:
-        parts = [folder, folder / "target"] if self.grey else [folder]
-        return [path for part in parts for path in super(NoisyPhotos, self).files(part)]
+        targets = super().files(folder / "target") if self.grey else []
+        return super().files(folder) + targets
 
     def write(self, folder: Path, item: Path, restored: np.ndarray) -> None:
         super().write(folder, item, restored)
@@ -95,7 +95,7 @@ class SIDD(ImageSet):
     """The blocks of the SIDD benchmark in `folder`, scored if the targets are there too.
 
     `mat/Idenoised.mat` (MAT v5) holds `Idenoised`: float32 in [0,1], of the shape of the noisy
-    blocks (40×32×256×256×3). Raises `InputError` if the files are missing or hold no such blocks.
+    blocks (40×32×256×256×3). Raises `InputError` as `read_blocks`.
     """
 
     inputs_are_files = in_8_bits = False
@@ -146,9 +146,8 @@ class DND(ImageSet):
     Photographs", CVPR 2017), of which the boxes are restored. Only its server has the targets.
 
     Of image N the server takes `mat/000N.mat` (MAT v5) with `Idenoised`, a 1×20 cell of float32
-    H×W×3 in [0,1], `israw` false and `eval_version` "1.0". A row, because the benchmark's own
-    Python code saves a one-dimensional object array, which SciPy writes as one; MATLAB indexes a
-    cell `Idenoised{k}` of either orientation.
+    H×W×3 in [0,1] (a row, as the benchmark's own Python code saves it), `israw` false and
+    `eval_version` "1.0".
     """
 
     inputs_are_files = False  # but MAT files, which `__init__` has found
@@ -195,11 +194,9 @@ class DND(ImageSet):
 
 
 def read_boxes(path: Path) -> list[np.ndarray]:
-    """Return, for each image of DND, its boxes from `info.mat` (HDF5): int, boxes×4, the first and
-    last row and column as row0, column0, row1, column1, counted from 1.
-
-    `info/boundingboxes` refers to a 4×20 array for each image (a 20×4 one to MATLAB).
-    """
+    """Return, for each image of DND, its boxes from `info.mat` (HDF5): int, boxes×4, as first row,
+    first column, last row, last column, counted from 1. `info/boundingboxes` refers to a 4×20 array
+    for each image (a 20×4 one to MATLAB)."""
     with open_mat73(path) as file:
         try:
             info = file["info"]
@@ -214,9 +211,7 @@ def read_boxes(path: Path) -> list[np.ndarray]:
 
 def read_crops(path: Path, boxes: np.ndarray) -> list[np.ndarray]:
     """Return the parts of an image of DND that `boxes` (`read_boxes`) name: float32 H×W×3 in [0,1].
-
-    Only they are read. MATLAB's `InoisySRGB`, H×W×3, is 3×W×H in HDF5.
-    """
+    MATLAB's `InoisySRGB`, H×W×3, is 3×W×H in HDF5."""
     with open_mat73(path) as file:
         image = file.get("InoisySRGB")
         if image is None or image.ndim != 3 or image.shape[0] != 3:

@@ -27,35 +27,9 @@ class GradualWarmupScheduler(LRScheduler):
 
     To resume, build optimizer and schedulers as for a new run, then load both states.
 
-    Args:
-        optimizer: whose parameter groups' `lr` is set.
-        multiplier: target learning rate over `base`, at least 1. 1 stands for a rise from 0 to
-            `base`, anything above for one from `base` to `base * multiplier`.
-        total_epoch: length of the warm-up in epochs (in steps, if stepped more often), at least 1.
-        after_scheduler: a scheduler of the same optimizer that has `base_lrs`, constructed before
-            this one. Do not step it yourself.
-
-    Raises:
-        ValueError: a `multiplier` or `total_epoch` below 1, or an `after_scheduler` of another
-            optimizer or of another kind (`ReduceLROnPlateau`, `SequentialLR`).
-
-    >>> import torch
-    >>> optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.3)
-    >>> cosine = CosineAnnealingLR(optimizer, T_max=4, eta_min=0.1)
-    >>> scheduler = GradualWarmupScheduler(optimizer, 1, total_epoch=3, after_scheduler=cosine)
-    >>> scheduler.step()
-    >>> for epoch in range(1, 9):
-    ...     optimizer.step()  # for every batch
-    ...     print(epoch, round(optimizer.param_groups[0]["lr"], 4))
-    ...     scheduler.step()
-    1 0.1
-    2 0.2
-    3 0.3
-    4 0.3
-    5 0.2707
-    6 0.2
-    7 0.1293
-    8 0.1
+    Raises ValueError for a `multiplier` or `total_epoch` below 1, or an `after_scheduler` of
+    another optimizer or without `base_lrs` (`ReduceLROnPlateau`, `SequentialLR`). It is constructed
+    before this scheduler, and stepped by it alone.
     """
 
     def __init__(
@@ -86,14 +60,12 @@ class GradualWarmupScheduler(LRScheduler):
         return self.last_epoch > self.total_epoch
 
     def step(self) -> None:
-        """Go on to the next epoch, and set the learning rates."""
         self.last_epoch += 1
         if self.after_scheduler is not None and self.last_epoch > self.total_epoch + 1:
             self.after_scheduler.step()
         self._set(self.get_lr())
 
     def get_lr(self) -> list[float]:
-        """Return the learning rate of every parameter group in the current epoch."""
         after = self.after_scheduler
         if not self.finished:
             progress = self.last_epoch / self.total_epoch
@@ -113,8 +85,7 @@ class GradualWarmupScheduler(LRScheduler):
             group["lr"] = lr
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state, that of `after_scheduler` included, as plain values that
-        `torch.load(..., weights_only=True)` reads."""
+        """Return plain values, which `torch.load(..., weights_only=True)` reads."""
         return {
             "last_epoch": self.last_epoch,
             "base_lrs": list(self.base_lrs),
@@ -123,7 +94,6 @@ class GradualWarmupScheduler(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, and set the learning rates."""
         if self.after_scheduler is not None:
             self.after_scheduler.load_state_dict(state_dict["after_scheduler"])
         self.last_epoch = state_dict["last_epoch"]
@@ -132,9 +102,8 @@ class GradualWarmupScheduler(LRScheduler):
 
 
 def _cosine_annealing(scheduler: CosineAnnealingLR) -> list[float]:
-    """Return the closed form of SGDR's equation 5 (Loshchilov and Hutter 2017) at the scheduler's
-    epoch. PyTorch's own rates come from the previous one, whatever that was, by a recursion that
-    has changed between versions."""
+    """Return the closed form (Loshchilov and Hutter 2017, equation 5). PyTorch's own rates come
+    from the previous one by a recursion that has changed between versions."""
     steps = scheduler.last_epoch
     phase = math.pi * steps / scheduler.T_max if steps else 0.0  # T_max is 0 in a run of 3 epochs
     height = (1 + math.cos(phase)) / 2
