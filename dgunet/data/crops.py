@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -338,6 +339,4 @@ def _options(cfg: CfgNode) -> dict:
 
 def _gray(rgb: np.ndarray) -> np.ndarray:
     """Return H×W×3 uint8 as H×W×1, as `read_gray` does."""
-    import cv2
-
     return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2YCrCb)[..., :1]

@@ -237,20 +237,6 @@ KEYS: dict[str, Key] = {
         False, "compute each stage again in the backward pass: less memory, more time"
     ),
 }
-RELATIONS = {  # what a key's value must be beside those of others, which are by their names
-    "OPTIM.LR_MIN": Check(
-        lambda values: values["OPTIM.LR_MIN"] <= values["OPTIM.LR_INITIAL"],
-        "at most OPTIM.LR_INITIAL",
-    ),
-    "OPTIM.ACCUMULATE": Check(
-        lambda values: values["OPTIM.ACCUMULATE"] <= values["OPTIM.BATCH_SIZE"],
-        "at most OPTIM.BATCH_SIZE",
-    ),
-    "TRAINING.HOLD_OUT": Check(
-        lambda values: not (values["TRAINING.HOLD_OUT"] and values["TRAINING.VAL_DIR"]),
-        "0 where TRAINING.VAL_DIR is given",
-    ),
-}
 LARGEST_FILE = 10**6  # bytes
 TYPES = {str: "text", bool: "True or False", int: "a whole number", float: "a number"}
 Recipe = Mapping[str, Any]  # dotted key → another default, or a whole `Key`
@@ -311,13 +297,13 @@ def load_config(
         values[name] = re.sub(
             r"\{(\w+)\}", lambda m: str(values.get(f"MODEL.{m[1]}", m[0])), values[name]
         )
-    for name, key in keys.items():
-        for rule, value in ((key.check, values[name]), (RELATIONS.get(name), values)):
-            if rule and not rule.holds(value):
-                raise InputError(
-                    f"{sources.get(name, file)}: {name} is {values[name]!r}, "
-                    f"expected {rule.expected}"
-                )
+    checked = [(name, key.check, values[name]) for name, key in keys.items()]
+    wrong = [(name, check.expected) for name, check, value in checked if not check.holds(value)]
+    wrong += _contradictions(values)
+    if wrong:
+        name, expected = wrong[0]
+        source = sources.get(name, file)
+        raise InputError(f"{source}: {name} is {values[name]!r}, expected {expected}")
     config = CfgNode()
     for name, value in values.items():
         section, _, last = name.rpartition(".")
@@ -367,6 +353,19 @@ def help_text(keys: Mapping[str, Key]) -> str:
 def shown(default: Any) -> str:
     """Return a default as it is written in help and pages."""
     return "''" if default == "" else f"{default:g}" if type(default) is float else str(default)
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the keys whose values do not go with those of others, and what is expected instead."""
+    if values["OPTIM.LR_MIN"] > values["OPTIM.LR_INITIAL"]:
+        yield "OPTIM.LR_MIN", "at most OPTIM.LR_INITIAL"
+    if values["OPTIM.ACCUMULATE"] > values["OPTIM.BATCH_SIZE"]:
+        yield "OPTIM.ACCUMULATE", "at most OPTIM.BATCH_SIZE"
+    if values["OPTIM.ACCUMULATE"] > 1 and values["TRAINING.COMPILE"] not in ("", "default"):
+        # CUDA graphs write over the gradients of the part before.
+        yield "TRAINING.COMPILE", "default where OPTIM.ACCUMULATE is above 1"
+    if values["TRAINING.HOLD_OUT"] and values["TRAINING.VAL_DIR"]:
+        yield "TRAINING.HOLD_OUT", "0 where TRAINING.VAL_DIR is given"
 
 
 def _flattened(content: Mapping, keys: Mapping[str, Key], file: Path) -> Iterator[tuple[str, Any]]:

@@ -141,21 +141,17 @@ class Trainer:
         save_dir = Path(config.TRAINING.SAVE_DIR)
         self.folder = save_dir / config.MODEL.MODE / "models" / config.MODEL.SESSION
         self.latest = self.folder / "model_latest.pth"
-        if self.latest.exists() and not config.TRAINING.RESUME:
-            raise InputError(
+        self.devices, error = Devices(config.GPU), None
+        if self.devices.main and self.latest.exists() and not config.TRAINING.RESUME:
+            error = InputError(
                 f"{self.latest} holds a run: TRAINING.RESUME True goes on with it, "
                 "another MODEL.SESSION starts beside it"
             )
-        self.devices = Devices(config.GPU)
+        self.devices.fail_together(error)
         if config.TRAINING.COMPILE and self.devices.ids[1:]:
             raise InputError(
                 f"TRAINING.COMPILE with GPU: {config.GPU}: nn.DataParallel cannot be compiled; "
                 f"expected torchrun --nproc_per_node {len(config.GPU)} train.py …, or one GPU"
-            )
-        if config.TRAINING.COMPILE not in ("", "default") and config.OPTIM.ACCUMULATE > 1:
-            raise InputError(
-                f"TRAINING.COMPILE {config.TRAINING.COMPILE} with OPTIM.ACCUMULATE: its CUDA "
-                "graphs write over the gradients of the part before; expected default, or 1 part"
             )
         require_training_memory(task.name, config)
         torch.manual_seed(config.SEED)
@@ -171,7 +167,6 @@ class Trainer:
         self.log = RunLog(self.folder, self.devices.main, config.VERBOSE)
         if config.TRAINING.RESUME:
             load_state(self)
-        error = None
         if not self.devices.agree(self.sampler.samples, self.steps_done):
             error = InputError(
                 f"process {self.devices.rank} has other data or another {self.latest} than the "

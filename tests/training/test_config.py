@@ -189,6 +189,7 @@ def test_relative_paths_start_at_the_file_or_the_current_folder(tmp_path, monkey
         ("OPTIM: {LR_INITIAL: .nan}", "OPTIM.LR_INITIAL is nan, expected above 0"),
         ("OPTIM: {LR_MIN: 1.0}", "OPTIM.LR_MIN is 1.0, expected at most OPTIM.LR_INITIAL"),
         ("OPTIM: {BATCH_SIZE: 2, ACCUMULATE: 3}", "OPTIM.ACCUMULATE is 3, expected at most"),
+        ("{OPTIM: {ACCUMULATE: 2}, TRAINING: {COMPILE: max-autotune}}", "TRAINING.COMPILE is 'max"),
         ("GPU: [0, a]", "GPU is [0, 'a'], expected a list of different GPU numbers"),
         ("GPU: [1, 1]", "GPU is [1, 1], expected a list of different GPU numbers"),
         ("SEED: 4294967296", "SEED is 4294967296, expected 0 or more, below 2³²"),
