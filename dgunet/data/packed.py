@@ -39,6 +39,8 @@ def open_packed(path: str | Path) -> h5py.File:
         # Nothing writes to a packed file, and some network disks know no locks.
         file = h5py.File(path, "r", locking=False)
         found = (file.attrs.get("format"), file.attrs.get("version"))
+        if isinstance(found[0], bytes):
+            found = (found[0].decode(), found[1])
         known = found == (FORMAT, VERSION)
     except Exception as error:  # a damaged file can raise nearly anything
         if file:
