@@ -27,38 +27,23 @@ from dgunet.scoring.tables import format_table, write_csv
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A test set.
+    """A test set."""
 
-    Attributes:
-        target: where its targets lie below the data folder.
-        protocol: the name of the protocol that scores it.
-        images: how many images the paper's scores are the mean of.
-        published: model → (PSNR in dB, SSIM) that the paper reports.
-    """
-
-    target: str
-    protocol: str
-    images: int = 0
-    published: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    target: str  # where its targets lie below the data folder
+    protocol: str  # the name of the protocol that scores it
+    images: int = 0  # of which the paper's scores are the mean
+    published: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # model → dB, SSIM
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The test sets of a task.
-
-    Attributes:
-        task: its name.
-        sets: by name.
-        default_sets: the names of those that are tested unless others are asked for.
-        protocol: of images that are none of the sets.
-        published_mean: model → mean (PSNR in dB, SSIM) of all sets that the paper reports.
-    """
+    """The test sets of a task, by name."""
 
     task: str
     sets: Mapping[str, EvaluationSet]
-    default_sets: Sequence[str]
-    protocol: str
-    published_mean: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    default_sets: Sequence[str]  # those tested unless others are asked for
+    protocol: str  # of images that are none of the sets
+    published_mean: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of all sets
 
     def target(self, folder: Path, name: str) -> Path:
         """Return where the targets of a set lie in a data folder, or in its `test/`, where the
@@ -146,7 +131,8 @@ def evaluate_folders(benchmark: Benchmark, options: argparse.Namespace) -> None:
         raise InputError(f"--dataset: the sets are scored differently ({pairs}); score them apart")
     protocol = options.protocol or next(iter(own.values()), benchmark.protocol)
 
-    pairs_of = {name: pair_by_name(*both) for name, both in folders.items()}  # or what is missing
+    # A gap in the last set shows before the first score.
+    pairs_of = {name: pair_by_name(*both) for name, both in folders.items()}
     settings = {name: read_settings(results, result_dir) for name, (results, _) in folders.items()}
     scores = {
         name: score_pairs(pairs, folders[name][0], protocol, options.jobs)

@@ -94,23 +94,14 @@ def load_restorer(benchmark: Benchmark, options: argparse.Namespace) -> Restorer
 @dataclass
 class ImageSet:
     """Images to restore, and what their results are compared with. Sets of another kind, such as
-    blocks in a MAT file, override what differs.
+    blocks in a MAT file, override what differs."""
 
-    Attributes:
-        name: also of the results' folder.
-        inputs: what is restored, one after the other: image files, of different stems.
-        protocol: the name of the protocol that scores them.
-        targets: input → its target image; None: there are none.
-        settings: what `settings.json` is to say about the set.
-        self_ensemble: whether to restore with it; None: as the restorer does.
-    """
-
-    name: str
-    inputs: Sequence[Any]
-    protocol: str
-    targets: Mapping[Path, Path] | None = None
-    settings: Mapping[str, object] = field(default_factory=dict)
-    self_ensemble: bool | None = None
+    name: str  # also of the results' folder
+    inputs: Sequence[Any]  # restored one after the other: image files, of different stems
+    protocol: str  # the name of the protocol that scores them
+    targets: Mapping[Path, Path] | None = None  # input → its target image
+    settings: Mapping[str, object] = field(default_factory=dict)  # for `settings.json`
+    self_ensemble: bool | None = None  # None: as the restorer does
 
     inputs_are_files = True  # to be checked before anything is computed
     in_8_bits = True  # results are scored as they are written; False: in float, before rounding
