@@ -55,7 +55,7 @@ bench-full: $(VENV)/installed
 	$(BIN)/python benchmarks/bench.py --full --compile --device auto
 
 fuzz: $(VENV)/installed
-	$(BIN)/python -W ignore tests/tools/test_fuzz.py --minutes $(FUZZ_MINUTES)
+	PYTHONPATH=tests $(BIN)/python -W ignore tests/tools/test_fuzz.py --minutes $(FUZZ_MINUTES)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -51,14 +51,15 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     path = regular_file(path, "a checkpoint file")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     for value in leaves(content, path):
-        if isinstance(value, Tensor) and not _is_held(value):
+        if isinstance(value, Tensor) and not _is_whole(value):
             raise InputError(
                 f"{path}: a tensor of {value.numel():,} values of which the file does not hold all"
             )
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if state is None:
         content, state = {}, content  # a bare state dict
-    if not isinstance(state, Mapping) or not state or not all(map(_is_weight, state.values())):
+    values = state.values() if isinstance(state, Mapping) else ()
+    if not values or not all(isinstance(value, Tensor) for value in values):
         raise InputError(f"{path}: holds no state dict, expected names and tensors")
     names = [str(name) for name in state]
     if (longest := max(map(len, names))) > LONGEST_NAME:
@@ -73,18 +74,15 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
 def _is_config(value: object) -> bool:
     if not isinstance(value, Mapping) or not {"task", "model", "sizes"} <= value.keys():
         return False
-    return isinstance(value["sizes"], Mapping)
+    sizes = value["sizes"]
+    return isinstance(sizes, Mapping) and not any(isinstance(s, Tensor) for s in sizes.values())
 
 
-def _is_weight(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-
-
-def _is_held(value: Tensor) -> bool:
-    """Tell whether a tensor's storage is as large as its shape says: with a stride of 0, few bytes
+def _is_whole(value: Tensor) -> bool:
+    """Tell whether a tensor holds all values that its shape says: with a stride of 0, few bytes
     stand for any number of values."""
-    if value.layout != torch.strided or value.is_meta:
-        return True  # no weight, which is refused where one is expected
+    if value.layout != torch.strided or value.is_meta or value.is_nested:
+        return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,11 @@ def _number(value) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
+def _plain(value) -> bool:
+    """Tell whether JSON can hold this: tensors, for one, cannot be compared with settings."""
+    return bool(json.dumps(value))
+
+
 def _fits(value, like: Mapping | Tensor) -> bool:
     """Tell whether these are finite tensors of the same names, types and shapes."""
     if isinstance(like, Mapping):
@@ -57,7 +63,7 @@ STATE: dict[str, Callable[[Any], bool]] = {
     "random": lambda v: _fits(v["torch"], torch.get_rng_state()),
     "samples": lambda v: _count(v) and v > 0,
     "seconds": _number,
-    "config": lambda v: _number(v["TRAINING"]["MINUTES"]),
+    "config": lambda v: _number(v["TRAINING"]["MINUTES"]) and _plain(v),
 }
 
 
@@ -163,8 +169,8 @@ def _damaged(run: Trainer, state: dict) -> str:
     """Return the name of a part of the state that cannot be gone on from; nothing if all can."""
     for name, holds in STATE.items():
         try:
-            good = holds(state[name])
-        except (TypeError, LookupError, AttributeError):
+            good = bool(holds(state[name]))
+        except Exception:  # a damaged part can raise nearly anything
             good = False
         if not good:
             return name

@@ -3,7 +3,7 @@ error that is documented. Files are broken in their bytes, and in the structures
 
 The suite tries the same few thousand every time. `make fuzz`, or
 
-    python tests/tools/test_fuzz.py --minutes 10
+    PYTHONPATH=tests python tests/tools/test_fuzz.py --minutes 10
 
 tries others for as long, in processes of their own whose memory is limited, so that a crash of a
 decoder is told with the file that caused it. No input may take longer than `SECONDS`.
@@ -39,7 +39,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+from training_runs import trainer_for, write_pairs
 
 from dgunet.base.errors import InputError
 from dgunet.Compressive_Sensing.measure import (
@@ -53,14 +54,14 @@ from dgunet.data.packed import read_index
 from dgunet.images.files import read_image, write_image
 from dgunet.images.photographs import read_photo, write_photo
 from dgunet.inference.restorer import Restorer
-from dgunet.inference.tiling import spans
-from dgunet.model.checkpoint import load_model, save_checkpoint
+from dgunet.model.checkpoint import load_model, read_checkpoint
 from dgunet.model.pretrained import read_record, trained_for
 from dgunet.model.registry import build_model
 from dgunet.scoring.results_folder import ResultsFolder, describe_settings, read_settings
 from dgunet.tools.convert import describe, read_network
 from dgunet.tools.pack import pack
 from dgunet.training.configuration import KEYS, load_config
+from dgunet.training.state import load_state
 
 SECONDS_A_ROUND, SECONDS = 900, 60  # of which no input may take more
 MEMORY = 2 * 10**9  # bytes that a process may take for an input
@@ -73,12 +74,11 @@ class Blur(nn.Module):
     """A stand-in for a network, that looks `radius` pixels far; of radius 0 the identity."""
 
     channels, sizes = 3, {"width": 4, "width_step": 4, "stages": 1}
-    multiple_of, min_long_side, padding = 8, 16, "reflect"
-    optimized = False
+    padding, optimized = "reflect", False
 
-    def __init__(self, radius):
+    def __init__(self, radius, multiple_of=8):
         super().__init__()
-        self.radius = radius
+        self.radius, self.multiple_of, self.min_long_side = radius, multiple_of, 2 * multiple_of
 
     def forward(self, image):
         size = 2 * self.radius + 1
@@ -87,44 +87,22 @@ class Blur(nn.Module):
 
 @st.composite
 def tilings(draw):
-    """Tile, overlap and multiple that fit together, and sizes around them."""
+    """The size of an image, a tile, an overlap, the multiple of them, and how far to look."""
     multiple = draw(st.sampled_from([1, 2, 8, 32]))
     overlap = 2 * multiple * draw(st.integers(0, 4))
-    tile = multiple * draw(st.integers(max(1, 3 * overlap // multiple), 40))
-    return draw(st.integers(1, 6 * tile)), tile, overlap, multiple
-
-
-def check_spans(drawn):
-    size, tile, overlap, multiple = drawn
-    cut = spans(size, tile, overlap, multiple)
-    total = np.zeros(size)
-    for span in cut:
-        assert span.start % multiple == 0 and 0 < span.stop - span.start <= tile
-        assert (span.weights >= 0).all() and (span.weights <= 1).all()
-        total[span.start : span.stop] += span.weights.numpy()
-        inner = slice(
-            overlap // 4 if span.start else 0,
-            span.stop - span.start - (overlap // 4 if span.stop < size else 0),
-        )
-        outside = span.weights.clone()
-        outside[inner] = 0
-        assert not outside.any()  # the outer quarter of the overlap
-    np.testing.assert_allclose(total, 1, atol=1e-5)
-
-
-@st.composite
-def tiled_images(draw):
-    overlap = 16 * draw(st.integers(0, 3))
-    tile = 8 * draw(st.integers(max(2, 3 * overlap // 8), 20))
-    sides = st.integers(1, 2 * tile + 40)
-    return (draw(sides), draw(sides)), tile, overlap, draw(st.integers(0, overlap // 4))
+    tile = multiple * draw(st.integers(max(2, 3 * overlap // multiple), 40))
+    height = draw(st.integers(1, 5 * tile))
+    width = draw(st.integers(1, max(1, min(2 * tile, 10_000 // height))))
+    size, radius = draw(st.permutations([height, width])), draw(st.integers(0, overlap // 4))
+    return size, tile, overlap, multiple, radius
 
 
 def check_tiled_is_whole(drawn):
-    size, tile, overlap, radius = drawn
+    size, tile, overlap, multiple, radius = drawn
     image = np.random.default_rng(0).random((*size, 3), np.float32)
-    whole = Restorer(Blur(radius), device="cpu", tile=0)(image)
-    tiled = Restorer(Blur(radius), device="cpu", tile=tile, tile_overlap=overlap)(image)
+    network = Blur(radius, multiple)
+    whole = Restorer(network, device="cpu", tile=0)(image)
+    tiled = Restorer(network, device="cpu", tile=tile, tile_overlap=overlap)(image)
     np.testing.assert_allclose(tiled, whole, atol=1e-5)
 
 
@@ -141,16 +119,12 @@ IMAGES = arrays.arrays(
 
 def check_identity(drawn):
     image, as_tensor = drawn
-    restorer = Restorer(Blur(0), device="cpu", tile=16, tile_overlap=0)
     if as_tensor and image.ndim > 2:
-        tensor = torch.from_numpy(np.moveaxis(image, -1, -3).copy())
-        restored = restorer(tensor)
-        assert restored.dtype == tensor.dtype and restored.shape == tensor.shape
-        restored = np.moveaxis(restored.numpy(), -3, -1)
-    else:
-        restored = restorer(image)
+        image = torch.from_numpy(np.moveaxis(image, -1, -3).copy())
+    restored = Restorer(Blur(0), device="cpu", tile=16, tile_overlap=0)(image)
     assert restored.dtype == image.dtype and restored.shape == image.shape
-    np.testing.assert_allclose(restored, image, atol=1e-3 if image.dtype == np.float16 else 1e-6)
+    coarse = image.dtype in (np.float16, torch.float16)
+    np.testing.assert_allclose(restored, image, atol=1e-3 if coarse else 1e-6)
 
 
 ANYTHING = st.one_of(
@@ -172,9 +146,11 @@ def check_anything(image):
     assert restored.dtype == image.dtype and restored.shape == image.shape
 
 
+# Whole files: functions that return (suffix, bytes), or (suffix, content) and how it is written.
+
+
 def encoded(array, kind, mode=None, **options):
-    buffer = io.BytesIO()
-    picture = Image.fromarray(array)
+    buffer, picture = io.BytesIO(), Image.fromarray(array)
     (picture.convert(mode) if mode else picture).save(buffer, kind, **options)
     return buffer.getvalue()
 
@@ -187,11 +163,8 @@ def tiff(array, **options):
 
 @cache
 def image_files():
-    rng = np.random.default_rng(0)
-    rgb, grey = (
-        rng.integers(0, 256, (20, 24, 3), np.uint8),
-        rng.integers(0, 256, (20, 24), np.uint8),
-    )
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    grey = rgb[..., 0].copy()
     return [
         (".png", encoded(rgb, "PNG", icc_profile=b"x" * 200, dpi=(72, 72))),
         (".png", encoded(rgb, "PNG", "P")),
@@ -211,23 +184,48 @@ def image_files():
 
 
 @cache
-def checkpoint_files():
-    network = build_model("Denoising", "DGUNet", {"width": 4, "width_step": 0, "stages": 2})
-    path = FOLDER / "seed.pth"
-    save_checkpoint(path, network)
-    legacy = io.BytesIO()
-    content = {"state_dict": network.state_dict(), "config": network.config, "epoch": 3}
-    torch.save(content, legacy, _use_new_zipfile_serialization=False)
-    save_checkpoint(path.with_suffix(".safetensors"), network)
-    return [
-        (".pth", path.read_bytes()),
-        (".pth", legacy.getvalue()),
-        (".safetensors", path.with_suffix(".safetensors").read_bytes()),
-    ]
+def packed_files():
+    for part in ("input", "target"):
+        write_image(FOLDER / "pairs" / part / "a.png", np.zeros((24, 20, 3), np.uint8))
+    pack(FOLDER / "pairs", FOLDER / "seed.h5", overwrite=True)
+    return [(".h5", (FOLDER / "seed.h5").read_bytes())]
 
 
 @cache
-def config_files():
+def checkpoints():
+    torch.manual_seed(0)
+    network = build_model("Denoising", "DGUNet", {"width": 4, "width_step": 0, "stages": 2})
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    whole = {"state_dict": state, "config": network.config, "epoch": 3, "psnr": 30.0, "made": {}}
+    return [(".pth", whole), (".legacy.pth", whole), (".pth", state), (".safetensors", whole)]
+
+
+def write_checkpoint(path, content):
+    if path.suffix == ".pth":
+        return torch.save(content, path, _use_new_zipfile_serialization=".legacy" not in path.name)
+    state = {name: value.contiguous() for name, value in content.pop("state_dict").items()}
+    require_an_end(content)
+    save_file(state, path, {str(key): json.dumps(value) for key, value in content.items()})
+
+
+@cache
+def new_run():
+    """A run of one epoch that has not begun, and one like it that has ended."""
+    folder = Path(tempfile.mkdtemp(dir=FOLDER))
+    data, keys = write_pairs(folder / "data"), {"OPTIM__EMA": 0.9, "OPTIM__NUM_EPOCHS": 1}
+    with contextlib.redirect_stdout(io.StringIO()):
+        ended = trainer_for(data, folder / "ended", **keys)
+        ended.run()
+        new = trainer_for(data, folder / "new", **keys)
+    new.log.line = lambda text: None
+    return new, ended
+
+
+def training_states():
+    return [(".pth", read_checkpoint(new_run()[1].latest))]
+
+
+def configurations():
     published = {
         "GPU": [0, 1],
         "MODEL": {"MODE": "Denoising", "SESSION": "DGUNet"},
@@ -239,108 +237,92 @@ def config_files():
         section, _, last = name.rpartition(".")
         (whole.setdefault(section, {}) if section else whole)[last] = key.default
     whole["TRAINING"]["TRAIN_DIR"] = str(FOLDER)
-    return [(".yml", yaml.safe_dump(content).encode()) for content in (published, whole)]
+    return [(".yml", published), (".yml", yaml.safe_load(yaml.safe_dump(whole)))]
+
+
+def write_yaml(path, content):
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 @cache
-def packed_files():
-    for part in ("input", "target"):
-        write_image(FOLDER / "pairs" / part / "a.png", np.zeros((24, 20, 3), np.uint8))
-    pack(FOLDER / "pairs", FOLDER / "seed.h5", overwrite=True)
-    return [(".h5", (FOLDER / "seed.h5").read_bytes())]
+def measurements():
+    y, path = torch.rand(1, measurement_rows(1), 1, 2), FOLDER / "seed.npz"
+    found = []
+    for bits in (0, 8):
+        write_measurements(path, Measurements(y, 1, 20, 40, "0" * 16), bits)
+        found.append((".npz", dict(np.load(path))))
+    return found
 
 
-@cache
-def measurement_files():
-    y = torch.rand(1, measurement_rows(1), 1, 2)
-    for name, bits in (("plain", 0), ("bits", 8)):
-        write_measurements(FOLDER / f"{name}.npz", Measurements(y, 1, 20, 40, "0" * 16), bits)
-    return [(".npz", (FOLDER / f"{name}.npz").read_bytes()) for name in ("plain", "bits")]
+def write_npz(path, content):
+    """Odd values as they are, arrays of objects among them; shapes that the data does not have."""
+    require_an_end(content)
+    if not all(map(str.isalnum, content)):
+        raise ValueError("no such archive")
+    save = np.savez_compressed if "step" in content else np.savez
+    save(path, **content)
 
 
-CHANGES = st.lists(
-    st.tuples(
-        st.integers(0, 7),
-        st.integers(0, 2**20) | st.integers(0, 64),  # where: often in the header
-        st.integers(1, 64),
-        st.sampled_from([0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0xFFFFFFFF, 60_000]),
-        st.integers(0, 255),
-    ),
-    min_size=1,
-    max_size=4,
-)
+def notes():
+    made = {"program": "demo.py", "tile": 0, "sizes": {"width": 20}, "overwritten_since": 1.5}
+    record = {"trained_for": "x", "training": {"degradation": "fog"}, "cs_ratio": 10, "scores": {}}
+    return [(".json", made), (".json", record)]
 
 
-def changed(data, changes):
-    """Return a file's bytes after a few changes, as disks, transfers and people make them."""
+def write_json(path, content):
+    require_an_end(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def require_an_end(content, most=10**6):
+    """Raise `ValueError` for more values than a file can hold, each counted as often as it is
+    referred to."""
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > most:
+            raise ValueError("a file that would not end")
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+
+
+# Changes of them: strategies of a suffix and a function that writes the file.
+
+
+@st.composite
+def broken(draw, files):
+    """Files after a few changes of their bytes, as disks, transfers and people make them."""
+    suffix, data = draw(st.sampled_from(files()))
     data = bytearray(data)
-    for kind, place, length, number, byte in changes:
-        at = place % (len(data) + 1)
-        if kind == 0:
-            del data[at:]
-        elif kind == 1:
-            del data[at : at + length]
-        elif kind == 2:
-            data[at:at] = data[at : at + length] * (byte % 40)
-        elif kind == 3:
-            data[at:at] = bytes([byte]) * length
-        elif kind == 4:
-            data[at : at + 4] = number.to_bytes(4, "big" if byte % 2 else "little")
-        elif at < len(data):
-            data[at] = byte if kind < 7 else data[at] ^ 1 << byte % 8
-    return bytes(data)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, min(64, len(data))) | st.integers(0, len(data)))  # header: often
+        numbers = st.sampled_from([0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0xFFFFFFFF, 60_000])
+        piece = draw(
+            st.binary(max_size=1)
+            | st.binary(max_size=64)
+            | st.builds(int.to_bytes, numbers, st.just(4), st.sampled_from(["big", "little"]))
+            | st.just(bytes(data[at : at + 64] * 20))
+        )
+        gone = draw(st.sampled_from([len(piece), len(piece), 0, 1, 30, len(data)]))
+        data[at : at + gone] = piece
+    return suffix, lambda path: path.write_bytes(data)
 
 
-def broken_files(files, read):
-    """Return a property and what it is of: of a file, however its bytes were changed, `read` makes
-    something, or one of the documented errors."""
-
-    def check(drawn):
-        number, changes = drawn
-        suffix, data = files()[number % len(files())]
-        with in_hand(suffix) as path:
-            path.write_bytes(changed(data, changes))
-            read_or_refuse(read, path)
-
-    return check, st.tuples(st.integers(0, 17), CHANGES)
-
-
-@contextlib.contextmanager
-def in_hand(suffix):
-    """Yield the name of a file to be tried. It stays if that fails."""
-    path = FOLDER / f"hand{sum(COUNTS.values())}{suffix}"
-    yield path
-    path.unlink()
-
-
-def read_or_refuse(read, path):
-    try:
-        read(path)
-    except (InputError, FileNotFoundError) as error:
-        assert str(error)
-
-
-def bomb(depth=60):
+def bomb(depth):
     value = [1]
     for _ in range(depth):
         value = [value, value]
     return value
 
 
-TEXTS = [
-    "",
-    "x" * 10**5,
-    "\x1b[2J\x07",
-    "\0",
-    "../..",
-    "/dev/zero",
-    "nan",
-    "9" * 5000,
-    "[" * 5000,
-    "1e-3",
-]
-NUMBERS = [None, True, -1, 0, 3, 10**6, 2**31, 2**64, 10**400, 10**5000, 0.5, math.nan, math.inf]
-PLAIN = [*TEXTS, *NUMBERS, [], {}, [[]], {"a": [1]}, {"": {}}, bomb(10), bomb()]
+TEXTS = ("", "x" * 10**5, "\x1b[2J\x07", "\0", "../..", "/dev/zero", "nan", "9" * 5000, "1e-3")
+NUMBERS = (None, True, -1, 0, 3, 10**6, 2**31, 2**64, 10**400, 10**5000, 0.5, math.nan, math.inf)
+CONTAINERS = ([], {}, [[]], {"a": [1]}, {"": {}}, bomb(10), bomb(60))
+PLAIN = [*TEXTS, "[" * 5000, *NUMBERS, *CONTAINERS]
+NAMES = [*TEXTS, 7, None, (1, 2), 0.5]
+DTYPES = (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint16)
+CASTS = (*DTYPES, torch.float16, torch.float64, torch.int32, torch.float8_e5m2)
 TENSORS = [
     lambda: torch.zeros(()),
     lambda: torch.zeros(0),
@@ -349,23 +331,11 @@ TENSORS = [
     lambda: torch.zeros(1).expand(10**5, 10**5),
     lambda: torch.zeros(8).as_strided((8, 8), (1, 0)),
     lambda: torch.full((3,), math.nan),
-    lambda: torch.nn.Parameter(torch.ones(2)),
+    lambda: nn.Parameter(torch.ones(2)),
     lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
     lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
-    *(
-        lambda dtype=dtype: torch.zeros(4, dtype=dtype)
-        for dtype in (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint16)
-    ),
+    *(lambda dtype=dtype: torch.zeros(4, dtype=dtype) for dtype in DTYPES),
 ]
-ALTERATIONS = st.lists(
-    st.tuples(
-        st.integers(0, 10**4),
-        st.sampled_from(["replace", "delete", "rename", "wrap", "share", "tensor", "cast"]),
-        st.integers(0, 10**4),
-    ),
-    min_size=1,
-    max_size=3,
-)
 
 
 def slots(content):
@@ -381,209 +351,111 @@ def slots(content):
     return found
 
 
-def altered(content, alterations, tensors=False):
-    """Return nested dicts and lists after a few changes of what they hold."""
-    content = copy.deepcopy(content)
-    for place, action, number in alterations:
+def cast(value, dtype):
+    with contextlib.suppress(RuntimeError):  # not every kind of tensor can be
+        return value.to(dtype)
+
+
+@st.composite
+def altered(draw, contents, write, tensors=False):
+    """Files after a few changes of what they hold."""
+
+    def one_of(values):  # hypothesis would print values that have no end
+        return values[draw(st.integers(0, len(values) - 1))]
+
+    odd = PLAIN + TENSORS * tensors
+    suffix, content = copy.deepcopy(one_of(contents()))
+    for _ in range(draw(st.integers(1, 3))):
         places = slots(content)
         if not places:
             break
-        container, key = places[place % len(places)]
+        container, key = one_of(places)
         value = container[key]
-        if action == "delete" or (action == "rename" and isinstance(container, dict)):
+        action = one_of(["delete", "rename", "replace", "replace", "replace"])
+        if action == "delete":
             del container[key]
-        if action == "rename" and isinstance(container, dict):
-            names = [*TEXTS, 7, None, (1, 2), 0.5] if tensors else TEXTS
-            container[names[number % len(names)]] = value
-        elif action == "wrap":
-            container[key] = [value] if number % 2 else {str(key): value}
-        elif action == "share":
-            other, source = places[number % len(places)]
-            if not isinstance(other[source], dict | list):  # which might hold the place itself
-                container[key] = other[source]
-        elif action == "tensor" and tensors:
-            container[key] = TENSORS[number % len(TENSORS)]()
-        elif action == "cast" and isinstance(value, torch.Tensor):
-            kinds = [torch.float16, torch.float64, torch.int32, torch.float8_e5m2, torch.complex64]
-            container[key] = value.to(kinds[number % len(kinds)])
-        elif action != "delete":
-            container[key] = copy.deepcopy(PLAIN[number % len(PLAIN)])
-    return content
-
-
-def altered_files(contents, write, read, tensors=False):
-    """Return a property and what it is of: of a file of altered content, `read` makes something, or
-    one of the documented errors."""
-
-    def check(drawn):
-        number, alterations = drawn
-        name, content = contents()[number % len(contents())]
-        with in_hand(name) as path:
-            try:
-                write(path, altered(content, alterations, tensors))
-            except Exception:  # no such file can be written
-                return path.write_bytes(b"")
-            read_or_refuse(read, path)
-
-    return check, st.tuples(st.integers(0, 17), ALTERATIONS)
-
-
-def small_network():
-    torch.manual_seed(0)
-    return build_model("Denoising", "DGUNet", {"width": 4, "width_step": 0, "stages": 2})
-
-
-@cache
-def checkpoint_contents():
-    network = small_network()
-    state = {name: value.clone() for name, value in network.state_dict().items()}
-    whole = {"state_dict": state, "config": network.config, "epoch": 3, "psnr": 30.0, "made": {}}
-    return [(".pth", whole), (".legacy.pth", whole), (".pth", state), (".safetensors", whole)]
-
-
-def write_checkpoint(path, content):
-    if path.suffix == ".pth":
-        return torch.save(content, path, _use_new_zipfile_serialization=".legacy" not in path.name)
-    if weigh(content) > 10**6:
-        raise ValueError("JSON that would not end")
-    state = {name: value.contiguous() for name, value in content.pop("state_dict").items()}
-    metadata = {str(key): json.dumps(value) for key, value in content.items()}
-    save_file(state, path, metadata)
-
-
-def weigh(content, most=10**6):
-    """Return how many values there are, each counted as often as it is referred to."""
-    waiting, count = [content], 0
-    while waiting and count <= most:
-        value = waiting.pop()
-        count += 1
-        if isinstance(value, dict | list):
-            waiting += value.values() if isinstance(value, dict) else value
-    return count
-
-
-def read_any_checkpoint(path):
-    network, checkpoint, tasks = read_network(path)
-    assert all(
-        line.isprintable() for line in describe(path, network, checkpoint, tasks).split("\n")
-    )
-
-
-@cache
-def config_contents():
-    return [(".yml", yaml.safe_load(data)) for _, data in config_files()]
-
-
-def write_yaml(path, content):
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-
-
-YAML_NODES = (
-    """
-!!int abc;!!float x;2024-13-45;2024-01-01;!!timestamp x;!!binary x;!!set {a};!!omap [a]
-!!python/object/apply:os.system [exit];&a [*a];*none;{<<: [1]};? [1];{<<: {a: 1}};!!null 3;!!bool x
-1e999;-.inf;'\\ud800';"\\ud800";|;%TAG;~;=;&a {a: &b [*a, *b]};{a: 1, a: 2}
-!!str {};!!seq x;!!map []
-""".replace("\n", ";")
-    .strip(";")
-    .split(";")
-)
-YAML_NODES += ["[" * 3000, "{a: " * 3000, "9" * 5000, "0x" + "f" * 5000, "1:" * 2000 + "1", "\t"]
-
-
-def check_yaml_node(drawn):
-    """Of a configuration file, with any YAML in the place of a value."""
-    place, node, more = drawn
-    keys = [*KEYS, "OPTIM", "UNKNOWN", "MODEL.X"]
-    section, _, last = keys[place % len(keys)].rpartition(".")
-    node = YAML_NODES[node % len(YAML_NODES)] if more is None else more
-    with in_hand(".yml") as path:
-        text = f"{section}: {{{last}: {node}}}" if section else f"{last}: {node}"
-        path.write_text(f"TRAINING: {{TRAIN_DIR: {FOLDER}}}\n{text}\n", "utf-8", "replace")
-        read_or_refuse(load_config, path)
-
-
-def settings_contents():
-    made = {"program": "demo.py", "tile": 0, "sizes": {"width": 20}, "overwritten_since": 1.5}
-    record = {"trained_for": "x", "training": {"degradation": "fog"}, "cs_ratio": 10, "scores": {}}
-    return [(".json", made), (".json", record)]
-
-
-def write_json(path, content):
-    if weigh(content) > 10**6:
-        raise ValueError("JSON that would not end")
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def measurement_contents():
-    y = np.zeros((1, 11, 1, 2), np.float32)
-    fields = {"version": 1, "y": y, "ratio": 1, "height": 20, "width": 40, "phi": "0" * 16}
-    coded = {**fields, "y": y.astype(np.uint8)} | dict.fromkeys(("offset", "step"), y[0, :, 0, 0])
-    return [(".npz", fields), (".npz", coded)]
-
-
-def write_npz(path, content):
-    """Odd values as they are, arrays of objects among them; shapes that the data does not have."""
-    if weigh(content) > 10**6 or not all(map(str.isalnum, content)):
-        raise ValueError("no such archive")
-    np.savez(path, **content)
+        elif action == "rename" and isinstance(container, dict):
+            container[one_of(NAMES)] = container.pop(key)
+        elif isinstance(value, Tensor) and draw(st.booleans()):
+            container[key] = cast(value, one_of(CASTS))
+        else:
+            others = [other[place] for other, place in places]
+            others = [other for other in others if not isinstance(other, dict | list)]
+            new = one_of(one_of([odd, odd, [[value], {str(key): value}, *others]]))
+            container[key] = new() if callable(new) else copy.deepcopy(new)
+    return suffix, lambda path: write(path, content)
 
 
 PARTS = ("names", "sizes", "target", "degraded", "target/000000", "degraded/000000")
-LAYOUTS = (
-    "plain",
-    "chunks",
-    "gzip",
-    "external",
-    "virtual",
-    "soft",
-    "link",
-    "huge",
-    "none",
-    "attribute",
-)
-DTYPES = ("u1", "i8", "f4", "S20", "O", "u1,f8", "(3,)u1", "?", "c8", "V9")
+LAYOUTS = {  # options of a data set
+    "plain": lambda: {},
+    "huge": lambda: {},
+    "chunks": lambda: {"chunks": True},
+    "gzip": lambda: {"compression": 9},
+    "external": lambda: {"external": [(str(FOLDER / "seed.h5"), 0, 10**6)]},
+}
+LINKS = ("virtual", "soft", "link", "none", "attribute")
+DTYPES_OF_H5 = ("u1", "i8", "f4", "S20", "O", "u1,f8", "(3,)u1", "?", "c8", "V9")
 SHAPES = ((), (0,), (1,), (1, 2), (24, 20, 3), (3, 24, 20), (1, 1, 1), (2,) * 32)
-
-
-def check_packed(drawn):
-    """Of a packed file with other data sets, links and attributes in the place of its own."""
-    data = packed_files()[0][1]
-    with in_hand(".h5") as path:
-        path.write_bytes(data)
-        with h5py.File(path, "r+") as file:
-            for change in drawn:
-                with contextlib.suppress(Exception):  # such a file cannot be made
-                    alter_packed(file, *change)
-        read_or_refuse(read_any_packed, path)
+PACKED_CHANGE = st.tuples(
+    *map(st.sampled_from, (PARTS, (*LAYOUTS, *LINKS), DTYPES_OF_H5, SHAPES, PARTS))
+)
 
 
 def alter_packed(file, part, layout, dtype, shape, name):
+    """Put another data set, link or attribute into a packed file."""
     dtype = h5py.string_dtype() if dtype == "O" else np.dtype(dtype)
     if layout == "attribute":
-        value = b"dgunet-pairs" if dtype == "S20" else np.zeros(shape, dtype)
+        value = b"dgunet-pairs" if dtype == "S20" else np.zeros(shape[:3], dtype)
         return file.attrs.create(("format", "version")[len(shape) % 2], value)
-    if layout == "soft":
-        link = h5py.SoftLink("/" + name)
-    elif layout == "link":
-        link = h5py.ExternalLink(str(FOLDER / "seed.h5"), name)
-    else:
-        link = None
     del file[part]
-    if link is not None:
-        file[part] = link
+    if layout == "soft":
+        file[part] = h5py.SoftLink("/" + name)
+    elif layout == "link":
+        file[part] = h5py.ExternalLink(str(FOLDER / "seed.h5"), name)
     elif layout == "virtual":
         source = h5py.VirtualLayout(shape, dtype)
         source[...] = h5py.VirtualSource(str(FOLDER / "seed.h5"), name, shape)
         file.create_virtual_dataset(part, source)
     elif layout != "none":
         huge = tuple(10**4 * side for side in shape) if layout == "huge" else shape
-        options = {
-            "chunks": {"chunks": True},
-            "gzip": {"compression": 9},
-            "external": {"external": [(str(FOLDER / "seed.h5"), 0, 10**6)]},
-        }.get(layout, {})
-        file.create_dataset(part, huge, dtype, **options)
+        file.create_dataset(part, huge, dtype, **LAYOUTS[layout]())
+
+
+@st.composite
+def altered_packed(draw):
+    changes = draw(st.lists(PACKED_CHANGE, min_size=1, max_size=3))
+
+    def write(path):
+        path.write_bytes(packed_files()[0][1])
+        with h5py.File(path, "r+") as file:
+            for change in changes:
+                with contextlib.suppress(Exception):  # such a file cannot be made
+                    alter_packed(file, *change)
+
+    return ".h5", write
+
+
+YAML_NODES = """
+!!int abc;!!float x;2024-13-45;2024-01-01;!!timestamp x;!!binary x;!!set {a};!!omap [a];!!bool x
+!!python/object/apply:os.system [exit];&a [*a];*none;{<<: [1]};? [1];{<<: {a: 1}};!!null 3;1e999
+-.inf;'\\ud800';"\\ud800";|;%TAG;~;=;&a {a: &b [*a, *b]};{a: 1, a: 2};!!str {};!!seq x;!!map []
+"""
+YAML_NODES = YAML_NODES.strip().replace("\n", ";").split(";")
+YAML_NODES += ["[" * 3000, "{a: " * 3000, "9" * 5000, "0x" + "f" * 5000, "1:" * 2000 + "1", "\t"]
+
+
+@st.composite
+def odd_yaml(draw):
+    """Configurations with any YAML in the place of a value."""
+    section, _, last = draw(st.sampled_from([*KEYS, "OPTIM", "UNKNOWN", "MODEL.X"])).rpartition(".")
+    node = draw(st.sampled_from(YAML_NODES) | st.text(max_size=40))
+    text = f"{section}: {{{last}: {node}}}" if section else f"{last}: {node}"
+    text = f"TRAINING: {{TRAIN_DIR: {FOLDER}}}\n{text}\n"
+    return ".yml", lambda path: path.write_text(text, "utf-8", "replace")
+
+
+# What reads them.
 
 
 def read_any_image(path):
@@ -598,6 +470,22 @@ def read_any_photo(path):
     write_photo(path.with_name("result"), photo, photo.pixels)
 
 
+def read_any_checkpoint(path):
+    network, checkpoint, tasks = read_network(path)
+    lines = describe(path, network, checkpoint, tasks).split("\n")
+    assert all(map(str.isprintable, lines))
+    load_model(path)
+
+
+def resume(path):
+    """Go on from a state, by a step of training."""
+    trainer, _ = new_run()
+    trainer.latest = path
+    load_state(trainer)
+    trainer.sampler.set_position(1)
+    trainer.step(next(iter(trainer.loader)))
+
+
 def read_any_packed(path):
     read_index(path)
     data = PackedPairs(path, 16)
@@ -609,8 +497,8 @@ def read_any_packed(path):
 def read_any_settings(path):
     beside = path.with_name("settings.json")
     beside.write_bytes(path.read_bytes())
-    settings = read_settings(path.parent)
-    assert all(c.isprintable() for c in describe_settings({"a": settings, "b": None}))
+    found = read_settings(path.parent)
+    assert all(c.isprintable() for c in describe_settings({"a": found, "b": None}))
     ResultsFolder(path.parent, {"program": "demo.py", "tile": 0}).finished([], overwrite=False)
 
 
@@ -619,43 +507,61 @@ def read_any_record(path):
     assert record is None or trained_for(record).isprintable()
 
 
+def reading(read):
+    """Return a property of files: `read` makes something of them, or a documented error."""
+
+    def check_file(drawn):
+        suffix, write = drawn
+        path = FOLDER / f"hand{sum(COUNTS.values())}{suffix}"  # it stays if that fails
+        try:
+            write(path)
+        except Exception:  # no such file can be written
+            return path.unlink(missing_ok=True)
+        try:
+            read(path)
+        except (InputError, FileNotFoundError) as error:
+            assert str(error)
+        path.unlink()
+
+    return check_file
+
+
+def written(contents, write):
+    """Return a function that returns whole files of these contents."""
+
+    @cache
+    def files():
+        found = []
+        for suffix, content in contents():
+            path = FOLDER / f"whole{suffix}"
+            write(path, copy.deepcopy(content))
+            found.append((suffix, path.read_bytes()))
+        return found
+
+    return files
+
+
 PROPERTIES = {  # name → what must hold, of what, and how many of them the suite tries
-    "tiles": (check_spans, tilings(), 200),
-    "tiled images": (check_tiled_is_whole, tiled_images(), 60),
+    "tiles": (check_tiled_is_whole, tilings(), 100),
     "images": (check_identity, st.tuples(IMAGES, st.booleans()), 150),
     "anything": (check_anything, ANYTHING, 200),
-    "image files": (*broken_files(image_files, read_any_image), 700),
-    "photo files": (*broken_files(image_files, read_any_photo), 700),
-    "checkpoints": (*broken_files(checkpoint_files, load_model), 300),
-    "configurations": (*broken_files(config_files, load_config), 200),
-    "packed files": (*broken_files(packed_files, read_any_packed), 200),
-    "measurements": (*broken_files(measurement_files, read_measurements), 200),
-    "altered checkpoints": (
-        *altered_files(checkpoint_contents, write_checkpoint, read_any_checkpoint, tensors=True),
-        80,
-    ),
-    "altered configurations": (*altered_files(config_contents, write_yaml, load_config), 100),
-    "YAML nodes": (
-        check_yaml_node,
-        st.tuples(st.integers(0, 99), st.integers(0, 99), st.none() | st.text(max_size=40)),
-        200,
-    ),
-    "altered packed files": (
-        check_packed,
-        st.lists(
-            st.tuples(*map(st.sampled_from, (PARTS, LAYOUTS, DTYPES, SHAPES, PARTS))),
-            min_size=1,
-            max_size=3,
-        ),
-        80,
-    ),
-    "altered measurements": (
-        *altered_files(measurement_contents, write_npz, read_measurements),
-        80,
-    ),
-    "altered settings": (*altered_files(settings_contents, write_json, read_any_settings), 100),
-    "altered records": (*altered_files(settings_contents, write_json, read_any_record), 100),
+    "image files": (reading(read_any_image), broken(image_files), 400),
+    "photo files": (reading(read_any_photo), broken(image_files), 400),
+    "packed files": (reading(read_any_packed), broken(packed_files), 200),
+    "altered packed files": (reading(read_any_packed), altered_packed(), 80),
+    "YAML nodes": (reading(load_config), odd_yaml(), 120),
 }
+for name, contents, write, read, bytes_tried, structures_tried in (
+    ("checkpoints", checkpoints, write_checkpoint, read_any_checkpoint, 300, 80),
+    ("training states", training_states, write_checkpoint, resume, 10, 25),
+    ("configurations", configurations, write_yaml, load_config, 200, 100),
+    ("measurements", measurements, write_npz, read_measurements, 200, 80),
+    ("settings", notes, write_json, read_any_settings, 40, 100),
+    ("records", notes, write_json, read_any_record, 40, 100),
+):
+    structures = altered(contents, write, tensors=write is write_checkpoint)
+    PROPERTIES[name] = (reading(read), broken(written(contents, write)), bytes_tried)
+    PROPERTIES[f"altered {name}"] = (reading(read), structures, structures_tried)
 
 
 def check(name, count, number=None):
@@ -705,14 +611,15 @@ def main():
     options = parser.parse_args()
     end, total, number = time.monotonic() + 60 * options.minutes, Counter(), int(time.time())
     names = [options.only] if options.only else list(PROPERTIES)
+    forked = multiprocessing.get_context("fork")
     while time.monotonic() < end:
         number += 1
         for name in names:
             if time.monotonic() > end:
                 break
-            results = multiprocessing.Queue()
-            count = 2 * PROPERTIES[name][2]
-            process = multiprocessing.Process(target=run_round, args=(name, count, number, results))
+            results = forked.Queue()
+            count = 4 * PROPERTIES[name][2]
+            process = forked.Process(target=run_round, args=(name, count, number, results))
             process.start()
             process.join(SECONDS_A_ROUND)
             if process.is_alive():
