@@ -37,10 +37,7 @@ PUBLISHED = {  # set → ratio → PSNR (dB) and SSIM in the paper, of DGUNet an
 }
 TEST_SETS = {
     f"{name}_{ratio}": EvaluationSet(
-        name,
-        PROTOCOL,
-        images,
-        dict(zip(MODELS, PUBLISHED[name].get(ratio, ()), strict=False)),
+        name, PROTOCOL, images, dict(zip(MODELS, PUBLISHED[name].get(ratio, ()), strict=False))
     )
     for name, images in SETS.items()
     for ratio in range(1, 101)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dgunet.model.network import Network
 
 
-def use_local_statistics(network: Network, window: int) -> list:
+def use_local_statistics(network: Network, window: int) -> None:
     """Make a network take, from now on, what `nn.AdaptiveAvgPool2d` averages for its channel
     attention, and the mean and variance of its instance normalisation, from windows. The subspace
     projection of DGUNet stays the whole image's.
@@ -21,9 +21,6 @@ def use_local_statistics(network: Network, window: int) -> list:
     Args:
         window: side in pixels of the image; at scale ½ of the U-Net half as many. Where an image is
             smaller its whole extent counts, which is the network as it was.
-
-    Returns:
-        The hooks; `remove()` on each makes the network as it was.
     """
     height = 0
 
@@ -45,13 +42,12 @@ def use_local_statistics(network: Network, window: int) -> list:
         scale = norm.weight[:, None, None] * (variance + norm.eps).rsqrt()
         return ((features - mean) * scale + norm.bias[:, None, None]).to(arguments[0].dtype)
 
-    hooks = [network.register_forward_pre_hook(note_height)]
+    network.register_forward_pre_hook(note_height)
     for module in network.modules():
         if isinstance(module, nn.InstanceNorm2d):
-            hooks.append(module.register_forward_hook(normalise))
+            module.register_forward_hook(normalise)
         elif isinstance(module, nn.AdaptiveAvgPool2d):
-            hooks.append(module.register_forward_hook(average))
-    return hooks
+            module.register_forward_hook(average)
 
 
 def box_mean(features: Tensor, window: int) -> Tensor:

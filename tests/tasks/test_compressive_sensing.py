@@ -282,7 +282,8 @@ def test_published_recipe(photos, tmp_path):
 
 def test_two_steps_and_test_from_the_command_line(photos, tmp_path, capsys):
     """The first, resumed after an epoch, ends with the weights of an uninterrupted run."""
-    common = ["--cs_ratio", 10, "--opts", *opts_for(photos, tmp_path / "runs"), "OPTIM.NUM_EPOCHS"]
+    opts = opts_for(photos, tmp_path / "runs", TRAINING__VAL_DIR=photos / "more")
+    common = ["--cs_ratio", 10, "--opts", *opts, "OPTIM.NUM_EPOCHS"]
     assert run(train, *common, 1) == 0
     assert run(train, *common, 2, "TRAINING.RESUME", True) == 0
     assert run(train, *common, 2, "MODEL.SESSION", "whole") == 0
@@ -305,7 +306,7 @@ def test_two_steps_and_test_from_the_command_line(photos, tmp_path, capsys):
 
     weights = models / "DGUNet_10_deblock" / "model_best.pth"
     arguments = ["--weights", weights, "--input_dir", photos, "--result_dir", tmp_path / "results"]
-    assert run(test, *arguments) == 0
+    assert run(test, *arguments, "--tile", 32) == 0
     printed = capsys.readouterr().out
     assert "| grey4 " in printed and "protocol compressive_sensing_y" in printed
     results = tmp_path / "results" / f"{photos.name}_10"
