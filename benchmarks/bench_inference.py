@@ -150,40 +150,33 @@ def _measure_case(case: Case, options: Options, ceilings: Mapping[str, Mapping])
     device = options.start()
     network = case.network().to(device)
     image = photographs(case.task, case.shape, options.data).to(device)
-    functions, compared, done, plain = {}, {}, {}, None
-    for name in variants(options):
+    functions, results, done = {}, {}, {}
+    rows = {name: {"variant": name, "seconds": "out of memory"} for name in variants(options)}
+    for name in rows:
         try:
             run = build(name, network, options)
             if "compiled" not in name:
                 done[name] = work(lambda run=run: run(image))
-            result = run(image).float().cpu()
+            results[name] = run(image).float().cpu()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            compared[name] = {"seconds": "out of memory"}
             continue
-        plain = result if plain is None else plain
         functions[name] = lambda run=run: run(image)
-        compared[name] = {
-            "largest difference": float((result - plain).abs().max()),
-            "PSNR to plain, dB": psnr(result, plain),
-        }
     seconds = interleaved(functions, options)
-    rows = []
-    for name, columns in compared.items():
-        row = {"variant": name}
-        if name in seconds:
-            row["seconds"] = spread(seconds[name])
-            if "plain" in seconds:
-                row["speed-up"] = speed_up(seconds["plain"], seconds[name])["median"]
-            if of_call := done.get(name.removesuffix(", compiled")):
-                precision = precision_of(name)
-                rate = of_call.flop / row["seconds"]["median"] / 1e9
-                share = 100 * rate / ceilings[precision]["median"]
-                row |= {"GFLOP/s": rate, "% of GEMM peak": share}
-                row |= of_call.floor(ceilings, precision)
-        rows.append(row | columns)
-    return rows
+    for name, runs in seconds.items():
+        row, plain = rows[name], next(iter(results.values()))
+        row["seconds"] = spread(runs)
+        if "plain" in seconds:
+            row["speed-up"] = speed_up(seconds["plain"], runs)["median"]
+        if of_call := done.get(name.removesuffix(", compiled")):
+            precision = precision_of(name)
+            rate = of_call.flop / row["seconds"]["median"] / 1e9
+            row |= {"GFLOP/s": rate, "% of GEMM peak": 100 * rate / ceilings[precision]["median"]}
+            row |= of_call.floor(ceilings, precision)
+        row["largest difference"] = float((results[name] - plain).abs().max())
+        row["PSNR to plain, dB"] = psnr(results[name], plain)
+    return list(rows.values())
 
 
 def measure_accuracy(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
