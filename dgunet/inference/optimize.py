@@ -54,9 +54,10 @@ def optimize_for_inference(
     optimized = copy.deepcopy(network).eval().requires_grad_(False)
     optimized.optimized = True
     optimized.to(memory_format=torch.channels_last)
-    for module in optimized.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            module.to(PRECISIONS[precision]).register_forward_pre_hook(_convert_input)
+    for parent in list(optimized.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                setattr(parent, name, _Convolution(module.to(PRECISIONS[precision])))
     if compile:
         if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))):
             raise InputError("torch.compile needs a C++ compiler, such as g++; found none")
@@ -68,10 +69,17 @@ def optimize_for_inference(
     return optimized
 
 
-def _convert_input(conv: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-    """Give a convolution its input in its own precision and memory format. (Of one channel,
-    `contiguous` takes every format for the other; `to` does not.)"""
-    return (given[0].to(conv.weight.dtype, memory_format=torch.channels_last),)
+class _Convolution(nn.Module):
+    """A convolution that takes its input in any precision and memory format."""
+
+    def __init__(self, convolution: nn.Module):
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, z: Tensor) -> Tensor:
+        # Of one channel, `contiguous` takes every memory format for the other; `to` does not.
+        z = z.to(self.convolution.weight.dtype, memory_format=torch.channels_last)
+        return self.convolution(z)
 
 
 def _cache_folder() -> Path:

