@@ -37,6 +37,11 @@ class _PReLU(torch.autograd.Function):
         return to_z, to_slope.reshape(1)
 
 
+def float32_or_better(z: Tensor) -> torch.dtype:
+    # Not `torch.promote_types`: PyTorch 2.6 exports it as an operator, and cannot read that again.
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
+
+
 class InstanceNorm(nn.InstanceNorm2d):
     """(z − mean) / √(variance + ε), each channel by its own statistics over H, W, then scaled and
     shifted by learned numbers.  N×C×H×W → N×C×H×W, computed in float32 or better.
@@ -47,7 +52,7 @@ class InstanceNorm(nn.InstanceNorm2d):
         super().__init__(width, affine=True)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = z.to(torch.promote_types(z.dtype, torch.float32))
+        h = z.to(float32_or_better(z))
         # Centred first: squares of what has a large mean would lose its variance to rounding.
         h = h - h.mean((2, 3), keepdim=True)
         scale = (h.square().mean((2, 3), keepdim=True) + self.eps).rsqrt()
@@ -71,7 +76,7 @@ def project(b: Tensor, V: Tensor) -> Tensor:
         N×C×H×W in b's precision.
     """
     with torch.autocast(b.device.type, enabled=False):
-        full = torch.promote_types(b.dtype, torch.float32)
+        full = float32_or_better(b)
         exact = full if b.device.type == "mps" else torch.float64  # mps has no float64
         # Transposed, a row for each pixel: so they lie in memory in channels_last.
         maps, rows = (x.to(full).permute(0, 2, 3, 1).flatten(1, 2) for x in (V, b))
