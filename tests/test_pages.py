@@ -5,7 +5,6 @@ import re
 import runpy
 import shlex
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
@@ -66,18 +65,15 @@ def programs(words: list[str], page: str) -> tuple[list[str], list[str]]:
 @cache
 def help_of(name: str) -> str:
     """Return what a program prints for --help."""
-    text, before = StringIO(), (sys.argv, sys.path[:])
-    sys.argv = [name, "--help"]
-    try:
-        with redirect_stdout(text), warnings.catch_warnings(), pytest.raises(SystemExit):
-            warnings.simplefilter("ignore", RuntimeWarning)  # of modules that are imported already
-            if name.endswith(".py"):
-                sys.path.insert(0, str((ROOT / name).parent))
-                runpy.run_path(str(ROOT / name), run_name="__main__")
-            else:
-                runpy.run_module(name, run_name="__main__")
-    finally:
-        sys.argv, sys.path[:] = before
+    text = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(text), pytest.raises(SystemExit):
+        patch.setattr(sys, "argv", [name, "--help"])
+        patch.setattr(sys, "path", [str((ROOT / name).parent), *sys.path])
+        if name.endswith(".py"):
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        else:
+            patch.delitem(sys.modules, name, raising=False)  # or runpy warns
+            runpy.run_module(name, run_name="__main__")
     return text.getvalue()
 
 
