@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from dgunet.base.errors import InputError, command, first_few
-from dgunet.base.files import write_atomically
+from dgunet.base.files import regular_file, write_atomically
 from dgunet.data.degradations import Noise, add_noise, pair_generator
 from dgunet.data.sidd import CLEAN_BLOCKS, NOISY_BLOCKS, block_name, read_blocks
 from dgunet.Denoising.evaluate import BENCHMARK, DND_IMAGES, DND_PUBLISHED, SIDD_PROTOCOL
@@ -233,8 +233,7 @@ def open_mat73(path: Path):
     """Return an open MAT v7.3 file, which is HDF5. Raises `InputError` for another file."""
     import h5py
 
-    if not path.is_file():
-        raise InputError(f"{path}: does not exist; expected a MAT file of the DND benchmark")
+    regular_file(path, "a MAT file of the DND benchmark")
     try:
         return h5py.File(path, "r")
     except OSError as error:

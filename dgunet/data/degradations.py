@@ -85,20 +85,16 @@ def degradation(name: str) -> Degradation | None:
     """
     if not name:
         return None
-    if "+" in name:
-        parts = name.split("+")
-        if not all(parts):
-            raise InputError(f"DATA.DEGRADATION: {name}; expected {NAMES}")
-        return partial(_one_of, choices=list(filter(None, map(degradation, parts))))
+    parts, noise = name.split("+"), noise_range(name)
+    if len(parts) > 1 and all(parts):
+        return partial(_one_of, choices=[degradation(part) for part in parts])
     if name == "clean":
         return _unchanged
-    if noise := noise_range(name):
-        low, high = noise
-        if low <= high:
-            return partial(_gaussian, low=low, high=high)
-    if name not in PRESETS:
-        raise InputError(f"DATA.DEGRADATION: {name}; expected {NAMES}")
-    return partial(_preset, name=name)
+    if noise and noise[0] <= noise[1]:
+        return partial(_gaussian, low=noise[0], high=noise[1])
+    if name in PRESETS:
+        return partial(_preset, name=name)
+    raise InputError(f"DATA.DEGRADATION: {name}; expected {NAMES}")
 
 
 def is_degradation(name: str) -> bool:
@@ -280,7 +276,7 @@ def _unchanged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
-def _one_of(image: np.ndarray, rng: np.random.Generator, choices: list[Degradation]) -> np.ndarray:
+def _one_of(image: np.ndarray, rng: np.random.Generator, choices: list) -> np.ndarray:
     return choices[rng.integers(len(choices))](image, rng)
 
 

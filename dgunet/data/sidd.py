@@ -7,6 +7,7 @@ import numpy as np
 from natsort import natsorted
 
 from dgunet.base.errors import InputError, first_few
+from dgunet.base.files import regular_file
 from dgunet.images.files import IMAGE_SUFFIXES
 
 NOISY_BLOCKS, CLEAN_BLOCKS = "ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"
@@ -40,13 +41,11 @@ def read_blocks(path: str | Path, variable: str, floats: bool = False) -> np.nda
     """Return blocks in a MAT file (v5), images×blocks×height×width×3 (40×32×256×256×3 in the SIDD
     benchmark): uint8 or, with `floats`, perhaps float in [0, 1].
 
-    Raises `InputError` for a file that is no such one.
+    Raises `InputError` for a file that is no such one, `FileNotFoundError` where there is none.
     """
     from scipy.io import loadmat
 
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: does not exist; expected a MAT file with {variable}")
+    regular_file(path, f"a MAT file with {variable}")
     try:
         contents = loadmat(path, variable_names=[variable])
     except NotImplementedError as error:
