@@ -469,7 +469,7 @@ def test_loss_and_gradient_are_those_of_the_mean_over_samples(data, tmp_path):
             for degraded, target in zip(samples["degraded"], samples["target"], strict=True)
         ]
         torch.stack(losses).mean().backward()
-        total += float(sum(losses))
+        total += sum(losses).item()
         found = gradients(trainer, samples)
         for parameter, gradient in zip(model.parameters(), found, strict=True):
             torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
