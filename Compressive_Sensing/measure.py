@@ -24,12 +24,14 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgunet.base.errors import InputError, command, printable  # first: Ctrl-C then ends in a line
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgunet.base.errors import InputError, command, printable
 from dgunet.base.files import regular_file, write_atomically
 from dgunet.base.memory import require_memory
 from dgunet.Compressive_Sensing.DGUNet import BLOCK, TASK, DGUNet

@@ -11,10 +11,12 @@ the stages start, and every stage's image: FOLDER/0.png, FOLDER/1.png, …
 import argparse
 from pathlib import Path
 
+from dgunet.base.errors import InputError, command  # first: Ctrl-C then ends in a line
+
+# isort: split
 import torch
 from torch import Tensor
 
-from dgunet.base.errors import InputError, command
 from dgunet.Compressive_Sensing.DGUNet import DGUNet
 from dgunet.Compressive_Sensing.measure import (
     Measurements,

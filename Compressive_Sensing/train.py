@@ -14,12 +14,14 @@ GPUs and results of a run. All keys, which --opts KEY VALUE … overrides:
 from collections.abc import Mapping
 from pathlib import Path
 
+from dgunet.base.errors import InputError, command  # first: Ctrl-C then ends in a line
+
+# isort: split
 import numpy as np
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from dgunet.base.errors import InputError, command
 from dgunet.Compressive_Sensing.data import (
     Photographs,
     principal_components,
