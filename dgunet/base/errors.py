@@ -74,7 +74,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             message = f"error: {_in_a_line(error)}"
             print(message, file=sys.stderr)
             if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun prints it at its end
-                told = {"message": message, "timestamp": int(time.time())}
+                # as the first to fail: those that it takes along do so within the same second
+                told = {"message": message, "timestamp": int(time.time()) - 1}
                 Path(file).write_text(json.dumps(told), encoding="utf-8")
             _give_up_stdout()
             sys.exit(2)

@@ -89,7 +89,8 @@ def test_a_full_disk_behind_stdout_is_told():
 def test_torchrun_is_told_what_was_wrong(tmp_path):
     file = tmp_path / "error.json"
     run("raise InputError('a is wrong')", env={**os.environ, "TORCHELASTIC_ERROR_FILE": str(file)})
-    assert json.loads(file.read_text())["message"] == "error: a is wrong"
+    told = json.loads(file.read_text())
+    assert told["message"] == "error: a is wrong" and told["timestamp"] < int(file.stat().st_mtime)
 
 
 def test_what_comes_from_a_file_is_printed_escaped_and_cut():
