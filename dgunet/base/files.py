@@ -37,6 +37,7 @@ _KINDS = {  # by the first bytes
     b"PK": _ARCHIVE,
     b"\x80": _ARCHIVE,
     b"\x89HDF": "an HDF5 file",
+    b"\x08": "an ONNX file",
 }
 
 

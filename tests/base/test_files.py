@@ -100,6 +100,7 @@ def test_devices_pipes_and_files_of_another_kind_are_not_replaced(tmp_path):
         (weights, table, "is a checkpoint or archive, and would be replaced by text"),
         (photo, b"\x1f\0", "is an image, and would be replaced by binary data"),
         (table, photo, "is text, and would be replaced by an image"),
+        (b"\x08\n", table, "is an ONNX file, and would be replaced by text"),
     ):
         (tmp_path / "a").write_bytes(old)
         with pytest.raises(InputError, match=words):
