@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dgunet.base.errors import InputError, command, first_few
+from dgunet.base.errors import InputError, command, first_few, printable
 from dgunet.base.files import regular_file, write_atomically
 from dgunet.data.degradations import Noise, add_noise, pair_generator
 from dgunet.data.sidd import CLEAN_BLOCKS, NOISY_BLOCKS, block_name, read_blocks
@@ -189,7 +189,7 @@ class DND(ImageSet):
     def finish(self, folder: Path) -> None:
         scores = ", ".join(f"{m} {p} dB / {s}" for m, (p, s) in DND_PUBLISHED.items())
         published = f" (published: {scores})" if len(self.inputs) == DND_IMAGES else ""
-        place = folder / "mat"
+        place = printable(folder / "mat")
         print(f"DND: {len(self.inputs)} files for the benchmark's server in {place}{published}")
 
 

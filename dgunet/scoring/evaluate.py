@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dgunet.base.errors import InputError, first_few
+from dgunet.base.errors import InputError, first_few, printable
 from dgunet.base.folders import working_folder
 from dgunet.base.threads import in_parallel
 from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name, read_image
@@ -198,7 +198,7 @@ def score_all(
 
     outcomes = tqdm(
         in_parallel(score, loads, jobs),  # threads: the time goes into code that lets others run
-        desc=Path(source).name,
+        desc=printable(Path(source).name),
         total=len(loads),
         unit="image",
         disable=None,  # no bar where standard error is no terminal
@@ -218,7 +218,7 @@ def collect(outcomes: Mapping[str, Score | Exception], source: str | Path) -> li
             f"{len(problems)} of {len(outcomes)} results in {source} cannot be scored: "
             f"{first_few(problems)}"
         )
-    found = f"{source}: {len(small)} images are smaller than the window of SSIM"
+    found = f"{printable(source)}: {len(small)} images are smaller than the window of SSIM"
     if not scores:
         raise InputError(f"{found}; expected some that can be scored")
     if small:

@@ -187,7 +187,8 @@ def describe_settings(settings: Mapping[str, dict | None]) -> str:
     for name, of_set in settings.items():
         rest = of_set and {key: value for key, value in of_set.items() if key not in shared}
         if rest != {}:
-            parts.append(f"of {name}: {_as_text(rest)}" if any(known) else _as_text(rest))
+            of = f"of {printable(name)}: " if any(known) else ""
+            parts.append(of + _as_text(rest))
     return f"settings: {'; '.join(dict.fromkeys(parts))}"
 
 

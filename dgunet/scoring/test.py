@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dgunet.base.errors import InputError, first_few
+from dgunet.base.errors import InputError, first_few, printable
 from dgunet.base.threads import overlapped
 from dgunet.images.files import list_images, pair_by_name, read_image, to_uint8, write_image
 from dgunet.images.sizes import check_sizes, image_size
@@ -228,9 +228,10 @@ def run_sets(
             of_results, of_inputs = _restore_set(restorer, images, folder.path, options.jobs)
             if restorer.largest_tile < math.inf:  # the memory was not enough for what was asked
                 folder.settings["tile"] = restorer.largest_tile
-        print(f"{images.name}: {len(images.inputs)} images restored in {folder.path}")
+        shown = printable(images.name)
+        print(f"{shown}: {len(images.inputs)} images restored in {printable(folder.path)}")
         if not of_results:
-            print(f"{images.name}: no targets, no scores")
+            print(f"{shown}: no targets, no scores")
             continue
         scores = collect(of_results, folder.path)
         by_protocol.setdefault(images.protocol, {})[images.name] = scores
@@ -238,7 +239,7 @@ def run_sets(
             if of_inputs:
                 inputs[images.name] = collect(of_inputs, images.name)
         except InputError as error:  # RealBlur's alignment can fail on an input alone
-            print(f"{images.name}: inputs not scored: {error}")
+            print(f"{shown}: inputs not scored: {printable(error)}")
     for protocol, scores_of in by_protocol.items():
         _report(benchmark, protocol, scores_of, inputs, folders)
 
@@ -273,7 +274,7 @@ def _restore_set(
     threads = jobs if jobs > 0 else os.cpu_count() or 1
     done = overlapped(images.inputs, images.read, compute, write, threads)
     # disable=None: no bar where standard error is not a terminal
-    for _ in tqdm(done, images.name, len(images.inputs), unit="image", disable=None):
+    for _ in tqdm(done, printable(images.name), len(images.inputs), unit="image", disable=None):
         pass
     images.finish(folder)
     in_order = [name for item in images.inputs if (name := images.label(item)) in outcomes]
@@ -303,17 +304,16 @@ def _report(
     for name in scores:
         columns = {"input": inputs[name]} if name in inputs else {}
         if len(scores[name]) <= _LONGEST_IMAGE_TABLE:
-            print(f"{name}, PSNR (dB) / SSIM of every image:")
+            print(f"{printable(name)}, PSNR (dB) / SSIM of every image:")
             print(format_images(columns | {"restored": scores[name]}) + "\n")
     means = {n: [mean_score(part[n]) for part in (inputs, scores)] for n in scores if n in inputs}
     if len(means) > 1:
         means["mean"] = [mean_score(part) for part in zip(*means.values(), strict=True)]
     for name, (degraded, restored) in means.items():
-        gain = restored.psnr - degraded.psnr
-        print(
-            f"{name}: input {degraded.psnr:.2f} dB, restored {restored.psnr:.2f} dB: {gain:+.2f} dB"
-        )
-    print("scores of every image:", ", ".join(str(folders[name].scores) for name in scores))
+        gain = f"{restored.psnr - degraded.psnr:+.2f} dB"
+        text = f"input {degraded.psnr:.2f} dB, restored {restored.psnr:.2f} dB: {gain}"
+        print(f"{printable(name)}: {text}")
+    print("scores of every image:", ", ".join(printable(folders[name].scores) for name in scores))
 
 
 def as_floats(image: np.ndarray) -> np.ndarray:

@@ -38,7 +38,8 @@ class Report:
     def __str__(self) -> str:
         what = f"{self.pairs} pairs" if self.pairs else f"{self.images} images"
         kinds = [f"{count} of {kind}" for kind, count in self.kinds.most_common()]
-        return f"{self.folder}: {what} ({first_few(kinds, 4)}), {len(self.problems)} problems"
+        found = f"{what} ({first_few(kinds, 4)}), {len(self.problems)} problems"
+        return f"{printable(self.folder)}: {found}"
 
 
 def find_sets(folder: str | Path) -> list[Path]:
@@ -61,7 +62,9 @@ def check_folder(folder: str | Path, *, jobs: int = -1) -> Report:
     groups = _group(report)
     files = [path for paths in groups for path in paths]
     # Threads suffice: decoding runs outside Python.
-    described = tqdm(in_parallel(describe, files, jobs), str(folder), len(files), disable=None)
+    described = tqdm(
+        in_parallel(describe, files, jobs), printable(folder), len(files), disable=None
+    )
     kinds = {}
     for path, (kind, problem) in zip(files, described, strict=True):
         if problem:

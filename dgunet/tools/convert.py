@@ -122,7 +122,8 @@ def write_published(
     that the published code can resume it; not with a moving average, which the weights then are.
 
     Raises:
-        InputError: the network does not have the seven stages that the published code fixes.
+        InputError: the network does not have the seven stages that the published code fixes, or the
+            state is none of it.
     """
     if network.sizes["stages"] != PUBLISHED_STAGES:
         raise InputError(
@@ -132,9 +133,12 @@ def write_published(
     content: Mapping = published_state_dict(network)
     if network.channels == 3:
         content = {"state_dict": content} | ({} if epoch is None else {"epoch": epoch})
-        if training and "model" not in training:
-            rate = training["config"]["OPTIM"]["LR_INITIAL"]
-            content["optimizer"] = published_adam(network, training["optimizer"], rate)
+        try:
+            if training and "model" not in training:
+                rate = training["config"]["OPTIM"]["LR_INITIAL"]
+                content["optimizer"] = published_adam(network, training["optimizer"], rate)
+        except Exception as error:  # a damaged state can raise nearly anything
+            raise InputError(f"{path}: not written: the training state is damaged") from error
     write_atomically(
         path, lambda file: torch.save(content, file, _use_new_zipfile_serialization=False)
     )
@@ -178,7 +182,7 @@ def convert(
         write_published(output, network, notes.get("epoch"), checkpoint.get("training"))
     else:
         save_checkpoint(output, network, **notes)
-    print(f"  written: {output}, {_megabytes(output)}")
+    print(f"  written: {printable(output)}, {_megabytes(output)}")
 
 
 def _notes(checkpoint: dict) -> dict:

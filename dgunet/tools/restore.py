@@ -114,9 +114,9 @@ class Report:
             return
         self.unlike.append(source)
         if len(self.unlike) == 1:
-            text = f"its noise is about σ = {noise:.0f} of 255, the weights were trained for"
-            text += f" {trained_for(record)}; the result may be worse than the input"
-            tqdm.write(f"warning: {source}: {text}: {advice(record, noise)}", file=sys.stderr)
+            text = f"{printable(source)}: its noise is about σ = {noise:.0f} of 255, the weights"
+            text += f" were trained for {trained_for(record)}; the result may be worse than the input"
+            tqdm.write(f"warning: {text}: {advice(record, noise)}", file=sys.stderr)
 
     @property
     def exit_code(self) -> int:

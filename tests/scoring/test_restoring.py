@@ -156,8 +156,10 @@ def test_published_scores_stand_beside_those_of_the_published_size(restore, tmp_
 
 
 def test_folder_without_targets_is_restored_and_not_scored(restore, tmp_path):
-    mine = make_pairs(tmp_path / "mine")
+    mine, evil = make_pairs(tmp_path / "mine"), make_pairs(tmp_path / "\x1b[2J\a")
     assert "| mine | 2 |" in restore(deblurring_test, "Deblurring", mine)
+    printed = restore(deblurring_test, "Deblurring", evil)
+    assert r"\x1b[2J\x07: 2 images" in printed and all(map(str.isprintable, printed.split("\n")))
     printed = restore(deblurring_test, "Deblurring", mine / "input", "--self_ensemble")
     assert "input: no targets, no scores" in printed
     assert settings_of(tmp_path / "out/input")["self_ensemble"] is True

@@ -31,9 +31,13 @@ def cut_in_half(file):
 
 
 def test_a_good_folder_has_no_problems(folder, capsys):
+    folder.rename(folder.with_name("\x1b[2J"))
     check.main([str(folder.parent), "--jobs", "2"])  # found below the folder given
     out = capsys.readouterr().out
-    assert f"{folder}: 3 pairs (2 of 50×40 RGB, 8 bits, 2 of 500×600 RGB, 8 bits" in out
+    assert (
+        rf"{folder.parent}/\x1b[2J: 3 pairs (2 of 50×40 RGB, 8 bits, 2 of 500×600 RGB, 8 bits"
+        in out
+    )
     assert "0 problems" in out
 
 

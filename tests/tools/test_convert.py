@@ -174,7 +174,7 @@ def test_what_the_file_says_cannot_move_the_terminal_nor_fill_it(tmp_path, capsy
     notes = {"\x1b]0;title\x07": "\x9b2J", "x" * 10**6: "y" * 10**6}
     path = tmp_path / "a\x1b[31m.pth"
     torch.save({"config": small().config, "state_dict": small().state_dict(), **notes}, path)
-    text = run(capsys, path, "--info")
+    text = run(capsys, path)
     assert all(line.isprintable() and len(line) < 500 for line in text.splitlines())
     assert r'\x1b]0;title\x07: "\x9b2J"' in text
 
@@ -272,6 +272,18 @@ def test_other_numbers_of_stages_do_not_fit_the_published_code(tmp_path, error):
     expected = "not written: the published code has 7 stages, this network 3"
     assert message == f"{output}: {expected}"
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "training",
+    [3, {"optimizer": {}}, {"config": {"OPTIM": {"LR_INITIAL": 1}}, "optimizer": {"state": []}}],
+    ids=str,
+)
+def test_a_damaged_training_state_is_not_published(tmp_path, error, training):
+    save_checkpoint(tmp_path / "a.pth", small(), training=training)
+    message = error(tmp_path / "a.pth", "--published")
+    assert message.endswith("a_published.pth: not written: the training state is damaged")
+    assert os.listdir(tmp_path) == ["a.pth"]
 
 
 def test_values_that_are_not_finite_are_named(tmp_path, error):
