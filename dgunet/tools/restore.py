@@ -114,9 +114,10 @@ class Report:
             return
         self.unlike.append(source)
         if len(self.unlike) == 1:
-            text = f"{printable(source)}: its noise is about σ = {noise:.0f} of 255, the weights"
-            text += f" were trained for {trained_for(record)}; the result may be worse than the input"
-            tqdm.write(f"warning: {text}: {advice(record, noise)}", file=sys.stderr)
+            text = f"{printable(source)}: its noise is about σ = {noise:.0f} of 255, the"
+            text += f" weights were trained for {trained_for(record)}; the result may be worse"
+            text += f" than the input: {advice(record, noise)}"
+            tqdm.write(f"warning: {text}", file=sys.stderr)
 
     @property
     def exit_code(self) -> int:
