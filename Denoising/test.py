@@ -26,7 +26,9 @@ import numpy as np
 
 from dgunet.base.errors import InputError, command, first_few, printable
 from dgunet.base.files import regular_file, write_atomically
+from dgunet.base.memory import require_memory
 from dgunet.data.degradations import Noise, add_noise, pair_generator
+from dgunet.data.packed import own_dataset
 from dgunet.data.sidd import CLEAN_BLOCKS, NOISY_BLOCKS, block_name, read_blocks
 from dgunet.Denoising.evaluate import BENCHMARK, DND_IMAGES, DND_PUBLISHED, SIDD_PROTOCOL
 from dgunet.images.files import list_images, read_gray, read_image, to_uint8, write_image
@@ -199,10 +201,11 @@ def read_boxes(path: Path) -> list[np.ndarray]:
     for each image (a 20×4 one to MATLAB)."""
     with open_mat73(path) as file:
         try:
-            info = file["info"]
-            boxes = [np.asarray(info[ref]).T for ref in info["boundingboxes"][()].ravel()]
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: holds no info.boundingboxes ({error})") from error
+            references = own_dataset(file, "info/boundingboxes")[()].ravel()
+            boxes = [np.asarray(own_dataset(file, ref)).T for ref in references]
+        except Exception as error:  # a damaged file can raise nearly anything
+            text = f"holds no info.boundingboxes ({printable(error)})"
+            raise InputError(f"{path}: {text}") from error
     for n, of_image in enumerate(boxes, 1):
         if of_image.ndim != 2 or of_image.shape[1] != 4:
             raise InputError(f"{path}: boxes of image {n} are {of_image.shape}; expected boxes×4")
@@ -213,10 +216,14 @@ def read_crops(path: Path, boxes: np.ndarray) -> list[np.ndarray]:
     """Return the parts of an image of DND that `boxes` (`read_boxes`) name: float32 H×W×3 in [0,1].
     MATLAB's `InoisySRGB`, H×W×3, is 3×W×H in HDF5."""
     with open_mat73(path) as file:
-        image = file.get("InoisySRGB")
-        if image is None or image.ndim != 3 or image.shape[0] != 3:
-            found = "no" if image is None else f"{image.shape} as"
-            raise InputError(f"{path}: holds {found} InoisySRGB; expected one of 3×W×H")
+        try:
+            image = own_dataset(file, "InoisySRGB")
+        except (LookupError, ValueError) as error:
+            raise InputError(f"{path}: holds no InoisySRGB ({printable(error)})") from error
+        if image.ndim != 3 or image.shape[0] != 3 or image.dtype.kind != "f":
+            found = f"{image.dtype} {image.shape}"
+            raise InputError(f"{path}: InoisySRGB is {found}; expected floats of 3×W×H")
+        require_memory(2 * image.nbytes, f"{path}: its image")
         crops = []
         for top, left, bottom, right in boxes:
             if not (1 <= top <= bottom <= image.shape[2] and 1 <= left <= right <= image.shape[1]):

@@ -83,21 +83,10 @@ def image(file: h5py.File, kind: str, index: int, size: tuple[int, int]) -> h5py
 def _dataset(
     file: h5py.File, name: str, kinds: str, shape: tuple, itemsize: int = LONGEST_NAME
 ) -> h5py.Dataset:
-    """Return a dataset that lies in the file itself, uncompressed and whole, of a type in `kinds`
-    (NumPy's) of at most `itemsize` bytes, and of that shape, None for any length.
-
-    Links and datasets of other kinds could lead to other files, which would then be trained on;
-    datasets that are not whole take any amount of memory.
-    """
-    import h5py
-
-    parts = name.split("/")
-    for end in range(len(parts)):
-        if not isinstance(file.get("/".join(parts[: end + 1]), getlink=True), h5py.HardLink):
-            raise ValueError("a link")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
-        raise ValueError("no dataset of this file")
+    """Return an `own_dataset`, uncompressed and whole, of a type in `kinds` (NumPy's) of at most
+    `itemsize` bytes, and of that shape, None for any length. Datasets that are not whole take any
+    amount of memory."""
+    found = own_dataset(file, name)
     if found.dtype.kind not in kinds or found.dtype.itemsize > itemsize:
         raise ValueError(f"values of type {found.dtype}")
     if len(found.shape) != len(shape) or any(
@@ -107,6 +96,21 @@ def _dataset(
     whole = found.nbytes <= min(found.id.get_storage_size(), os.path.getsize(file.filename))
     if not whole or found.id.get_create_plist().get_nfilters():
         raise ValueError("compressed, or not whole")
+    return found
+
+
+def own_dataset(file: h5py.File, name: str | h5py.Reference) -> h5py.Dataset:
+    """Return a dataset that lies in the file itself. Raises `ValueError` for links and datasets of
+    other kinds, which could lead to other files."""
+    import h5py
+
+    parts = name.split("/") if isinstance(name, str) else []
+    for end in range(len(parts)):
+        if not isinstance(file.get("/".join(parts[: end + 1]), getlink=True), h5py.HardLink):
+            raise ValueError("a link")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+        raise ValueError("no dataset of this file")
     return found
 
 

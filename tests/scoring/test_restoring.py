@@ -444,6 +444,9 @@ def test_dnd_files_that_are_not_as_expected_are_refused(weights, run, tmp_path):
     with h5py.File(second, "w") as file:
         file["other"] = 1
     assert "0002.mat: holds no InoisySRGB" in run(*restore)
+    with h5py.File(second, "w") as file:
+        file["InoisySRGB"] = h5py.ExternalLink(second.with_name("0001.mat"), "InoisySRGB")
+    assert "0002.mat: holds no InoisySRGB (a link)" in run(*restore)
     second.unlink()
     assert "1 of the 2 images" in run(*restore)
     with h5py.File(tmp_path / "info.mat", "w") as file:
