@@ -60,7 +60,7 @@ STATE: dict[str, Callable[[Any], bool]] = {
     "skipped": _number,
     "optimizer": lambda v: isinstance(v["state"], dict),
     "scaler": lambda v: isinstance(v, dict) and all(map(_number, v.values())),
-    "random": lambda v: _fits(v["torch"], torch.get_rng_state()),
+    "random": lambda v: bool(torch.Generator().set_state(v["torch"])),
     "samples": lambda v: _count(v) and v > 0,
     "seconds": _number,
     "config": lambda v: _number(v["TRAINING"]["MINUTES"]) and _plain(v),
@@ -133,7 +133,7 @@ def load_state(run: Trainer) -> None:
     if state["scaler"] and run.scaler.is_enabled():
         run.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["random"]["torch"])
-    if "cuda" in state["random"] and run.devices.device.type == "cuda":
+    if state["random"].get("cuda") is not None and run.devices.device.type == "cuda":
         torch.cuda.set_rng_state(state["random"]["cuda"], run.devices.device)
     _tell(run, state)
 
@@ -178,6 +178,13 @@ def _damaged(run: Trainer, state: dict) -> str:
         return "epoch"
     if state["batch"] > state["samples"]:
         return "batch"
+    scaler = run.scaler.state_dict()  # empty where there is none; a state may be of a run without
+    if scaler and state["scaler"] and state["scaler"].keys() != scaler.keys():
+        return "scaler"
+    cuda, device = state["random"].get("cuda"), run.devices.device
+    on_cuda = device.type == "cuda" and cuda is not None
+    if on_cuda and not _fits(cuda, torch.cuda.get_rng_state(device)):
+        return "random"
     parameters = enumerate(run.model.parameters())
     like = {
         number: {"step": torch.zeros(()), "exp_avg": value, "exp_avg_sq": value}

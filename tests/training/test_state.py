@@ -47,7 +47,12 @@ CHANGES = {  # what is damaged → how
             "samples": (0, 2**70, "7"),
             "seconds": (float("-inf"), "1"),
             "scaler": ([], {"scale": "x"}),
-            "random": ({}, {"torch": torch.zeros(3)}, {"torch": "x"}),
+            "random": (
+                {},
+                {"torch": torch.zeros(3)},
+                {"torch": "x"},
+                {"torch": torch.zeros(5056).byte()},
+            ),
             "config": ({}, [], {"TRAINING": {"MINUTES": "x"}}, {"TRAINING": 3}),
             "optimizer": ({}, [], {"state": []}, {"state": {}}),
         }.items()
@@ -83,13 +88,18 @@ def test_a_damaged_state_is_refused_and_nothing_of_it_loaded(run, monkeypatch):
     assert trainer.epoch == 2 and trainer.best["epoch"] == 1
 
 
-def test_a_damaged_moving_average_is_refused(data, tmp_path):
-    trainer = trainer_for(data, tmp_path, OPTIM__EMA=0.9)
+def test_a_damaged_moving_average_or_scaler_is_refused(data, tmp_path):
+    trainer = trainer_for(data, tmp_path, OPTIM__EMA=0.9, TRAINING__PRECISION="fp16")
     trainer.save_latest()
     whole = torch.load(trainer.latest, weights_only=True)
-    for change in ({"averaged": "x"}, {"averaged": torch.zeros(3)}, {"model": {}}, {"model": 3}):
+    for part, change in (
+        *(("moving average", {"averaged": value}) for value in ("x", torch.zeros(3))),
+        *(("moving average", {"model": value}) for value in ({}, 3)),
+        ("scaler", {"scaler": {"scale": 1.0}}),
+        ("scaler", {"scaler": {**whole["training"]["scaler"], "x": 1.0}}),
+    ):
         torch.save({**whole, "training": {**whole["training"], **change}}, trainer.latest)
-        with pytest.raises(InputError, match="the moving average of its training state"):
+        with pytest.raises(InputError, match=f"the {part} of its training state"):
             load_state(trainer)
 
 
