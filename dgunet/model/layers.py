@@ -38,6 +38,7 @@ class _PReLU(torch.autograd.Function):
 
 
 def float32_or_better(z: Tensor) -> torch.dtype:
+    """Return the precision to compute in where half of it does not suffice."""
     # Not `torch.promote_types`: PyTorch 2.6 exports it as an operator, and cannot read that again.
     return torch.float64 if z.dtype == torch.float64 else torch.float32
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dgunet.model.layers import float32_or_better
+
 EDGE_WEIGHT = 0.05
 BLUR = (0.05, 0.25, 0.4, 0.25, 0.05)
 
@@ -89,4 +91,4 @@ def _difference(restored: Tensor, target: Tensor) -> Tensor:
 def _at_least_float32(image: Tensor) -> Tensor:
     if not image.is_floating_point():
         raise ValueError(f"images must be of floating point, not {image.dtype}")
-    return image if image.dtype == torch.float64 else image.float()
+    return image.to(float32_or_better(image))
