@@ -18,6 +18,7 @@ from dgunet.training.trainer import AUTOCAST
 
 LOSSES = {task: task_module(task, "train").TASK.loss for task in TASKS}
 CASES = [(task, model) for task in TASKS for model in MODELS]
+DESIGNS = ["Deraining", "Compressive_Sensing"]  # the other networks are like these
 SMALL = {"width": 8, "width_step": 4, "stages": 3}
 CUDA = torch.device("cuda")
 
@@ -43,17 +44,17 @@ def fake_gpus_work() -> bool:
 
 @pytest.mark.skipif(not fake_gpus_work(), reason="this PyTorch has no fake GPU")
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
-@pytest.mark.parametrize(("task", "model"), CASES)
-def test_a_step_stays_on_its_device(task, model, precision, monkeypatch):
+@pytest.mark.parametrize("task", DESIGNS)
+def test_a_step_stays_on_its_device(task, precision, monkeypatch):
     """Of tensors that say they are on a GPU: no operator meets one of the CPU."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     dtype = AUTOCAST[precision]
-    fast = optimize_for_inference(network_and_image(task, model)[0], precision)
+    fast = optimize_for_inference(network_and_image(task)[0], precision)
     with FakeTensorMode():
         with CUDA:
-            network, image = network_and_image(task, model)
-            average = network_and_image(task, model)[0].requires_grad_(False)
+            network, image = network_and_image(task)
+            average = network_and_image(task)[0].requires_grad_(False)
         for module in fast.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
                 fake = torch.empty(weight.shape, dtype=weight.dtype, device=CUDA)
@@ -76,8 +77,7 @@ def test_a_step_stays_on_its_device(task, model, precision, monkeypatch):
         assert {(t.device.type, t.dtype) for t in restored} == {("cuda", torch.float32)}
 
 
-@pytest.mark.parametrize("optimise", [False, True])
-@pytest.mark.parametrize("task", ["Deraining", "Compressive_Sensing"])
+@pytest.mark.parametrize(("task", "optimise"), zip(DESIGNS, (False, True), strict=True))
 def test_the_forward_pass_is_one_graph(task, optimise):
     network, image = network_and_image(task)
     network = optimize_for_inference(network, "bf16") if optimise else network
@@ -158,7 +158,7 @@ def test_a_restorer_restores_as_on_the_cpu(task, precision, bound):
 
 @gpu
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-@pytest.mark.parametrize("task", ["Deraining", "Compressive_Sensing"])
+@pytest.mark.parametrize("task", DESIGNS)
 def test_compiled_networks_restore_as_others(task, mode):
     network, image = network_and_image(task)
     expected = Restorer(network, device="cuda").stages(image)

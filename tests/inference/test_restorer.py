@@ -178,11 +178,6 @@ def test_float32_is_not_tf32(precision):
     assert seen[0] == seen[2]
 
 
-def test_the_live_network_is_used_itself():
-    network = small("Deblurring")
-    assert live(network).network is network and not network.optimized
-
-
 def test_tiles_without_overlap_are_the_published_grid():
     """Each restored alone, filled up with zeros; several small ones go through together."""
     network = StandIn(lambda image: image.mean((2, 3), keepdim=True).expand_as(image))

@@ -116,15 +116,6 @@ def test_no_more_than_a_row_of_tiles_is_held():
     assert place == 300 and steps == [(number, 30) for number in range(1, 31)]
 
 
-def test_the_network_sees_no_more_than_a_tile():
-    network = Convolutions(3)
-    sizes = []
-    network.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[2:]))
-    restorer = Restorer(network, device="cpu", optimize=False, tile=64, tile_overlap=16)
-    restorer(photo(120, 333, 3))
-    assert len(sizes) >= 3 and max(max(size) for size in sizes) <= 64
-
-
 class Memory:
     """A network's memory: it raises `error` for more than so many pixels."""
 

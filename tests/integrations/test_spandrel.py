@@ -5,7 +5,6 @@ import torch
 
 from dgunet import Restorer, build_model
 from dgunet.base.errors import InputError
-from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.pretrained import find_weights
 
 spandrel = pytest.importorskip("spandrel")
@@ -27,17 +26,8 @@ def test_bundled_weights_restore_as_here(loader, name):
     path = find_weights(name)
     model = loader.load_from_file(path)
     assert (model.architecture.id, model.purpose, model.scale) == ("DGUNet", "Restoration", 1)
-    image = torch.rand(1, model.input_channels, 32, 64)
-    wanted = Restorer.from_checkpoint(path, device="cpu")(image)
-    assert (model(image) - wanted).abs().max() < 1e-5
-
-
-def test_sizes_that_the_network_does_not_take_are_padded(loader):
-    path = find_weights("small_gaussian25")
-    model = loader.load_from_file(path)
-    assert model.size_requirements.minimum == 16
-    assert model.size_requirements.multiple_of == 8
-    image = torch.rand(1, 3, 21, 37)
+    size = (21, 37) if model.input_channels == 3 else (32, 64)  # the first is padded
+    image = torch.rand(1, model.input_channels, *size)
     wanted = Restorer.from_checkpoint(path, device="cpu")(image)
     assert (model(image) - wanted).abs().max() < 1e-5
 
@@ -48,15 +38,6 @@ def test_published_files_load(loader, synthetic, tmp_path, case):
     model = loader.load_from_file(tmp_path / "published.pth")
     assert type(model.model).__name__ == case.split(".")[1]
     assert model.model.sizes["stages"] == 7
-
-
-def test_own_checkpoints_load(loader, tmp_path):
-    network = build_model("Deraining", "DGUNet", {"width": 8, "width_step": 4, "stages": 4})
-    save_checkpoint(tmp_path / "own.pth", network.eval())
-    model = loader.load_from_file(tmp_path / "own.pth")
-    image = torch.rand(1, 3, 16, 24)
-    with torch.inference_mode():
-        assert torch.equal(model(image), network(image)[0].clamp(0, 1))
 
 
 def test_half_precision_is_within_two_hundredths_of_a_decibel(loader):

@@ -6,8 +6,7 @@ import math
 import os
 import pickle
 import re
-import subprocess
-import sys
+import resource
 import warnings
 import zipfile
 from pathlib import Path
@@ -154,17 +153,6 @@ def test_a_bare_own_state_dict(tmp_path):
     assert re.search("a.pth: does not say which network it is of; its entries: fgdm", message)
 
 
-def test_weights_of_wrapped_models(tmp_path):
-    """As DataParallel and torch.compile name them."""
-    source, target = small(), small(seed=1)
-    wrapped = nn.DataParallel(source).state_dict()
-    for i, prefix in enumerate(("", "_orig_mod.", "module._orig_mod.")):
-        state = {prefix + name: value for name, value in wrapped.items()}
-        torch.save({"state_dict": state, "config": source.config}, tmp_path / f"{i}.pth")
-        load_weights(target, tmp_path / f"{i}.pth")
-        assert_same_weights(target, source)
-
-
 def test_half_precision_files_fill_a_float32_model(tmp_path):
     source, target = small().bfloat16(), small(seed=1)
     save_checkpoint(tmp_path / "a.safetensors", source)
@@ -204,20 +192,16 @@ def published_files(tmp_path_factory, synthetic) -> dict[tuple[str, str], Path]:
     return files
 
 
-@pytest.mark.parametrize(("task", "model"), CASES)
-def test_published_files_of_other_networks_are_told_apart(published_files, task, model):
-    with torch.device("meta"):
-        network = build_model(
-            task, model, {"cs_ratio": 10} if task == "Compressive_Sensing" else None
-        )
-    for (other, other_model), file in published_files.items():
-        found = f"{other} {other_model}"
-        if (other, other_model) in TWINS:
-            found = "Deblurring or Denoising DGUNet"
-        if (other, other_model) == (task, model) or {(other, other_model), (task, model)} == TWINS:
-            continue
-        message = error_of(load_weights, network, file)
-        assert message == f"{file}: this is a {found} checkpoint, expected {task} {model}"
+def test_published_files_of_other_networks_are_told_apart(published_files):
+    expected = ("Deraining", "DGUNet"), ("Compressive_Sensing", "DGUNet_plus")
+    for task, model in expected:
+        with torch.device("meta"):
+            network = build_model(task, model, {"cs_ratio": 10} if "Sensing" in task else None)
+        for (other, other_model), file in published_files.items():
+            if (other, other_model) != (task, model):
+                other = "Deblurring or Denoising" if (other, other_model) in TWINS else other
+                found = f"this is a {other} {other_model} checkpoint, expected {task} {model}"
+                assert error_of(load_weights, network, file) == f"{file}: {found}"
 
 
 def test_published_files_lead_to_their_model(published_files):
@@ -240,31 +224,32 @@ def test_published_files_lead_to_their_model(published_files):
     assert error_of(load_model, file, "Denoising", "DGUNet") == f"{found}Denoising DGUNet"
 
 
+@pytest.mark.parametrize(
+    ("task", "sizes", "told"),
+    [
+        (
+            "Denoising",
+            {"width": 12, "width_step": 2},
+            "Deblurring or Deraining or Denoising {} checkpoint "
+            "with width 12, width_step 2, expected width 8, width_step 4",
+        ),
+        (
+            "Compressive_Sensing",
+            {"cs_ratio": 4},
+            "Compressive_Sensing {} checkpoint with cs_ratio 4, expected cs_ratio 1",
+        ),
+    ],
+    ids=lambda value: None,
+)
 @pytest.mark.parametrize("model", MODELS)
-def test_published_files_of_other_sizes(tmp_path, model):
-    source = small("Denoising", model, width=12, width_step=2)
-    torch.save(published_dict(published_state_dict(source)), tmp_path / "a.pth")
-    loaded, _ = load_model(tmp_path / "a.pth", "Denoising")
+def test_published_files_of_other_sizes(tmp_path, model, task, sizes, told):
+    source, file = small(task, model, **sizes), tmp_path / "a.pth"
+    torch.save(published_state_dict(source), file)
+    loaded, _ = load_model(file, task)
     assert_same_weights(loaded, source)
     assert loaded.config == source.config
-    message = error_of(load_weights, small("Denoising", model), tmp_path / "a.pth")
-    assert message == (
-        f"{tmp_path}/a.pth: this is a Deblurring or Deraining or Denoising {model} checkpoint "
-        "with width 12, width_step 2, expected width 8, width_step 4"
-    )
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_published_files_of_other_ratios(tmp_path, model):
-    source = small("Compressive_Sensing", model, cs_ratio=4)
-    torch.save(published_state_dict(source), tmp_path / "a.pkl")
-    loaded, _ = load_model(tmp_path / "a.pkl")
-    assert_same_weights(loaded, source)
-    assert loaded.config == source.config
-    message = error_of(load_weights, small("Compressive_Sensing", model), tmp_path / "a.pkl")
-    assert message.endswith(
-        f"a Compressive_Sensing {model} checkpoint with cs_ratio 4, expected cs_ratio 1"
-    )
+    message = error_of(load_weights, small(task, model), file)
+    assert message == f"{file}: this is a {told.format(model)}"
 
 
 # Own files say it in their config
@@ -345,15 +330,6 @@ def test_missing_left_over_and_misshapen_entries_are_named(tmp_path, own):
 
     assert damaged(tmp_path, remove, own) == f"1 missing: {image}"
 
-    def remove_many(state):
-        for name in [name for name in state if "bias" in name]:
-            del state[name]
-
-    message = damaged(tmp_path, remove_many, own)
-    biases = [n for n in published_names(small()) if "bias" in n]
-    assert message.startswith(f"{len(biases)} missing: ")
-    assert message.endswith(f"and {len(biases) - 3} more") and message.count(",") == 2
-
     def add(state):
         state[prefix + "extra"] = torch.zeros(1)
         state[prefix + "more"] = torch.zeros(1)
@@ -382,12 +358,6 @@ def test_missing_left_over_and_misshapen_entries_are_named(tmp_path, own):
         state[prefix + step] = torch.ones(1, dtype=torch.int64)
 
     assert damaged(tmp_path, integers, own) == f"1 not floating-point of 16 to 64 bits: {step}"
-
-    def several(state):
-        remove(state)
-        add(state)
-
-    assert damaged(tmp_path, several, own) == f"1 missing: {image}; 2 left over: extra, more"
 
 
 def test_one_prefixed_name_among_others_is_left_over(tmp_path):
@@ -454,12 +424,6 @@ def test_malicious_pickles_of_others_are_refused(tmp_path, protocol):
     assert not ran.exists()
     pickle.loads(file.read_bytes())  # the test's own bait works
     assert ran.exists()
-
-
-def test_pickled_modules_are_refused(tmp_path):
-    torch.save(small(), tmp_path / "a.pth")
-    message = error_of(read_checkpoint, tmp_path / "a.pth")
-    assert "refused: loading it would run code (dgunet.Deraining.DGUNet.DGUNet)" in message
 
 
 def test_unreadable_files(tmp_path):
@@ -599,19 +563,14 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
     """What torch.save makes of it names neither the disk nor the file."""
     file = tmp_path / "a.pth"
     save_checkpoint(file, small())
-    before = file.read_bytes()
-    program = f"""
-import resource
-from dgunet.model.checkpoint import load_model, save_checkpoint
-model, _ = load_model({str(file)!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    save_checkpoint({str(file)!r}, model)
-except OSError as error:
-    print(error.filename, error.strerror)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == (f"{file} File too large\n", "")
+    before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as full:
+            save_checkpoint(file, small())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (full.value.filename, full.value.strerror) == (str(file), "File too large")
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
 
 

@@ -79,11 +79,11 @@ def test_restores(file, picture):
     norm that has them."""
     network, _ = load_model(file)
     if file.parts[-3] == "Compressive_Sensing":
-        image = to_tensor(picture[..., 1])[None]
+        image = to_tensor(picture[:64, :64, 1])[None]
         blocks = torch.nn.functional.pixel_unshuffle(image, 32)[0].flatten(1)
         Phi = network.A.Phi.detach()
         linear = torch.nn.functional.pixel_shuffle(
-            (torch.linalg.pinv(Phi) @ Phi @ blocks).unflatten(1, (4, 4))[None], 32
+            (torch.linalg.pinv(Phi) @ Phi @ blocks).unflatten(1, (2, 2))[None], 32
         )
         restored = Restorer(network, device="cpu")(image)
         assert psnr(restored, image) > psnr(linear.clamp(0, 1), image)

