@@ -38,9 +38,7 @@ HELD_OUT_CROP = 256  # pixels: the size of most of Set11's images
 
 def training_data(cfg: CfgNode) -> Photographs:
     """Return the crops of `TRAINING.TRAIN_DIR`, its sub-folders included, but for the
-    `TRAINING.HOLD_OUT` photographs to validate on.
-
-    Raises `InputError` for a folder that cannot be trained on."""
+    `TRAINING.HOLD_OUT` photographs to validate on."""
     images, names, unreadable = _read_all(_photographs(cfg)[0], read_luma, cfg)
     flip = cfg.DATA.HORIZONTAL_FLIP
     return Photographs(images, names, cfg.TRAINING.TRAIN_PS, cfg.SEED, unreadable, flip)
@@ -48,12 +46,11 @@ def training_data(cfg: CfgNode) -> Photographs:
 
 def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
     """Return the images of `TRAINING.VAL_DIR` (of colour ones Y as in testing); or, with
-    `TRAINING.HOLD_OUT`, the centres of the photographs held out; None where there are neither.
-
-    Raises `InputError` for a folder without readable images."""
+    `TRAINING.HOLD_OUT`, the centres of the photographs held out; None where there are neither."""
     keys = cfg.TRAINING
     if keys.HOLD_OUT:
-        images, names, unreadable = _read_all(_photographs(cfg)[1], _centre_of_luma, cfg)
+        images, names, unreadable = _read_all(_photographs(cfg)[1], read_luma, cfg)
+        images = [middle(image, HELD_OUT_CROP, HELD_OUT_CROP) for image in images]
     elif keys.VAL_DIR:
         images, names, unreadable = _read_all(list_images(keys.VAL_DIR), read_gray, cfg)
     else:
@@ -69,7 +66,6 @@ class Photographs(Dataset):
 
     Args:
         images: H×W in 0 … 255, uint8 or float32 (then all are held as float32).
-        names: of the images, for messages.
         patch_size: side of the square crop in pixels; smaller images are reflect-padded.
         unreadable: messages on images left out, to be reported.
     """
@@ -225,10 +221,6 @@ def _photographs(cfg: CfgNode) -> tuple[list[Path], list[Path]]:
     return hold_out(list_images(keys.TRAIN_DIR, recursive=True), keys.HOLD_OUT, keys.TRAIN_DIR)
 
 
-def _centre_of_luma(path: Path) -> np.ndarray:
-    return middle(read_luma(path), HELD_OUT_CROP, HELD_OUT_CROP)
-
-
 def _read_all(paths, read, cfg: CfgNode) -> tuple[list[np.ndarray], list[str], list[str]]:
     """Return images, their names, and the messages on those that could not be read."""
 
@@ -238,9 +230,13 @@ def _read_all(paths, read, cfg: CfgNode) -> tuple[list[np.ndarray], list[str], l
         except (InputError, OSError) as error:
             return str(error) if isinstance(error, InputError) else f"{path}: {error}"
 
-    outcomes = list(zip(paths, in_parallel(attempt, paths, jobs=-1), strict=True))
-    problems = [outcome for _, outcome in outcomes if isinstance(outcome, str)]
-    if problems and (not cfg.TRAINING.SKIP_CORRUPT or len(problems) == len(paths)):
+    images, names, problems = [], [], []
+    for path, outcome in zip(paths, in_parallel(attempt, paths, jobs=-1), strict=True):
+        if isinstance(outcome, str):
+            problems.append(outcome)
+        else:
+            images.append(outcome)
+            names.append(path.name)
+    if problems and (not cfg.TRAINING.SKIP_CORRUPT or not images):
         raise InputError(first_few(problems, 1))
-    read_ones = [(path.name, image) for path, image in outcomes if not isinstance(image, str)]
-    return [image for _, image in read_ones], [name for name, _ in read_ones], problems
+    return images, names, problems

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgunet.base.errors import InputError, command, printable  # first: Ctrl-C then ends in a line
+from dgunet.base.options import new_parser
 
 # isort: split
 import numpy as np
@@ -74,11 +75,9 @@ def measure(network: DGUNet, image: Tensor, noise: float = 0.0, seed: int = 0) -
     """Measure an image of any size.
 
     Args:
-        network: whose Φ measures; the result is on the CPU wherever it is.
         image: C×H×W in [0,1], every channel measured on its own.
         noise: standard deviation of Gaussian noise added to every measurement, in grey levels
             (1/255; with orthonormal rows of Φ, what the same noise on the pixels would add).
-        seed: of the noise.
     """
     height, width = image.shape[-2:]
     padded = F.pad(image[:, None], (0, -width % BLOCK, 0, -height % BLOCK))
@@ -112,12 +111,8 @@ def write_measurements(path: str | Path, measurements: Measurements, bits: int =
 
 
 def read_measurements(path: str | Path) -> Measurements:
-    """Read a measurement file. Nothing in it is executed.
-
-    Raises:
-        InputError: the file is damaged or no measurement file, its fields do not fit together, or
-            its values are not finite.
-    """
+    """Read a measurement file. Nothing in it is executed. Raises `InputError` if it is damaged or
+    no measurement file, its fields do not fit together, or its values are not finite."""
     path = regular_file(path, "a measurement file")
     try:
         fields = _read_fields(path)
@@ -174,7 +169,7 @@ def _read_fields(path: Path) -> dict[str, np.ndarray]:
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which network measures or reconstructs, for `load_network`."""
+    """Add what `load_network` takes."""
     text = "an own or a published checkpoint, or the name of bundled weights (default: bundled)"
     parser.add_argument("--weights", metavar="FILE", help=text)
     text = "auto, cpu, cuda, cuda:N or mps (default: the best)"
@@ -200,10 +195,9 @@ def _by(shape: tuple) -> str:
     return "×".join(map(str, shape))
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+@command
+def main() -> None:
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("image", nargs="?", type=Path, metavar="IMAGE", help="any format, any size")
     add("-o", "--output", type=Path, metavar="FILE", help="the measurement file, .npz")
@@ -225,12 +219,6 @@ def parse_arguments() -> argparse.Namespace:
             raise InputError(f"{file}: would not be called what it is; expected a name in {suffix}")
     if not 0 <= options.bits <= 16:
         raise InputError(f"--bits is {options.bits}; expected 1 to 16, or 0 for float32")
-    return options
-
-
-@command
-def main() -> None:
-    options = parse_arguments()
     network = load_network(options)
     if options.export_phi:
         phi = network.A.Phi.detach().cpu().numpy()

@@ -8,10 +8,10 @@ Without -o the image is FILE_reconstructed.png beside the file. --stages also wr
 the stages start, and every stage's image: FOLDER/0.png, FOLDER/1.png, …
 """
 
-import argparse
 from pathlib import Path
 
 from dgunet.base.errors import InputError, command  # first: Ctrl-C then ends in a line
+from dgunet.base.options import new_parser
 
 # isort: split
 import torch
@@ -31,12 +31,8 @@ from dgunet.inference.restorer import Restorer
 
 @torch.inference_mode()
 def reconstruct(network: DGUNet, measurements: Measurements) -> list[Tensor]:
-    """Return the stage images, C×H×W, not clamped, last stage first, and after them Φᵀy.
-
-    Raises:
-        InputError: the measurements were made with another Φ, are too many for the memory, or the
-            images are not finite.
-    """
+    """Return the stage images, C×H×W, not clamped, last stage first, and after them Φᵀy. Raises
+    `InputError` for measurements by another Φ, and as `Restorer.reconstruct`."""
     own = phi_identifier(network)
     if (measurements.phi, measurements.ratio) != (own, network.sizes["cs_ratio"]):
         raise InputError(
@@ -51,9 +47,7 @@ def reconstruct(network: DGUNet, measurements: Measurements) -> list[Tensor]:
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="the measurements, .npz")
     add("-o", "--output", type=Path, metavar="IMAGE", help="the image to write")

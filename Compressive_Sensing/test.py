@@ -74,7 +74,8 @@ def find_sets(
     ]
 
 
-def parse_arguments() -> argparse.Namespace:
+@command
+def main() -> None:
     parser = make_parser(__doc__, BENCHMARK, tile=128, tile_overlap=0)
     add = parser.add_argument
     text = f"folders in --input_dir (default: {', '.join(SETS)}, unless --input_dir holds images)"
@@ -90,12 +91,6 @@ def parse_arguments() -> argparse.Namespace:
     if options.weights and options.cs_ratio:
         raise InputError("--cs_ratio: the weights have theirs; leave it out, or --weights")
     options.weights = options.weights or bundled_weights(options.cs_ratio or RATIO, options.model)
-    return options
-
-
-@command
-def main() -> None:
-    options = parse_arguments()
     restorer = load_restorer(BENCHMARK, options)
     ratio = restorer.network.sizes["cs_ratio"]
     more = {"color": options.color, "truncate": options.truncate}

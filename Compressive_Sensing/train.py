@@ -73,10 +73,7 @@ def paper(cfg: CfgNode) -> tuple[int, int, int]:
 
 
 def prepare(model: DGUNet, cfg: CfgNode, photographs: Photographs, fresh: bool) -> None:
-    """Give the model the Φ that the configuration asks for, and the weights of another ratio.
-
-    Raises `InputError` for a file `MODEL.PHI` that holds no Φ of `MODEL.CS_RATIO`, or a file
-    `MODEL.BODY_WEIGHTS` that does not fit."""
+    """Give the model the Φ that the configuration asks for, and the weights of another ratio."""
     if cfg.MODEL.BODY_WEIGHTS and fresh:
         body, _ = load_model(cfg.MODEL.BODY_WEIGHTS, TASK.name, cfg.MODEL.NAME)
         if body.sizes | {"cs_ratio": 0} != model.sizes | {"cs_ratio": 0}:
@@ -93,8 +90,8 @@ def prepare(model: DGUNet, cfg: CfgNode, photographs: Photographs, fresh: bool) 
 
 
 def remark(content: Mapping) -> str:
-    """Return what to tell of a configuration file: nothing, unless it is the published one, which
-    knows keys of image restoration and none of compressive sensing."""
+    """Return what to tell of the published configuration file, which has keys of image restoration
+    and none of compressive sensing; nothing of others."""
     model, keys = (content.get(section) or {} for section in ("MODEL", "TRAINING"))
     if "VAL_AFTER_EVERY" not in keys or {"NAME", "CS_RATIO"} & set(model):
         return ""
@@ -105,9 +102,8 @@ def remark(content: Mapping) -> str:
 
 
 def read_phi(path: str | Path, shape: tuple[int, int], ratio: int) -> Tensor:
-    """Return Φ of a .npy file, float32.
-
-    Raises `InputError` for a file that is no such one, another shape, or values not finite."""
+    """Return Φ of a .npy file, float32. Raises `InputError` for another file or shape, and values
+    that are not finite."""
     try:
         phi = np.load(path, allow_pickle=False)
         found = f"{phi.dtype} of shape {phi.shape}"

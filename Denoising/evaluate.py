@@ -22,7 +22,6 @@ from dgunet.scoring.evaluate import (
     report,
     score_all,
 )
-from dgunet.scoring.protocols import Score
 from dgunet.scoring.results_folder import read_settings
 
 SIDD_PROTOCOL = "matlab_rgb"
@@ -37,22 +36,6 @@ TEST_SETS = {  # with the PSNR (dB) and SSIM of the paper
 DND_IMAGES = 50
 DND_PUBLISHED = {"DGUNet": (40.04, 0.956), "DGUNet_plus": (40.12, 0.957)}  # by its server
 BENCHMARK = Benchmark("Denoising", TEST_SETS, default_sets=(), protocol="gaussian_rgb")
-
-
-def score_blocks(
-    restored: np.ndarray, target: np.ndarray, protocol: str = SIDD_PROTOCOL, jobs: int = -1
-) -> list[Score]:
-    """Return the scores of the blocks of the SIDD benchmark, images×blocks×H×W×3; `InputError` if
-    the shapes differ."""
-    if restored.shape != target.shape:
-        raise InputError(
-            f"restored blocks are {restored.shape}, target blocks {target.shape}; expected the same"
-        )
-    loads = {
-        block_name(index): lambda index=index: (restored[index], target[index])
-        for index in np.ndindex(restored.shape[:2])
-    }
-    return score_all(loads, "SIDD", protocol, jobs)
 
 
 @command
@@ -72,12 +55,17 @@ def main() -> None:
     result = options.result or BENCHMARK.home / "results/SIDD/mat/Idenoised.mat"
     target = options.target or BENCHMARK.home / "Datasets" / TEST_SETS["SIDD"].target
     protocol = options.protocol or SIDD_PROTOCOL
-    scores = score_blocks(
-        read_blocks(result, "Idenoised", floats=True),
-        read_blocks(target, CLEAN_BLOCKS, floats=True),
-        protocol,
-        options.jobs,
-    )
+    restored = read_blocks(result, "Idenoised", floats=True)
+    clean = read_blocks(target, CLEAN_BLOCKS, floats=True)
+    if restored.shape != clean.shape:
+        raise InputError(
+            f"restored blocks are {restored.shape}, target blocks {clean.shape}; expected the same"
+        )
+    loads = {
+        block_name(index): lambda index=index: (restored[index], clean[index])
+        for index in np.ndindex(restored.shape[:2])
+    }
+    scores = score_all(loads, "SIDD", protocol, options.jobs)
     settings = {"SIDD": read_settings(result.parent, result.parent.parent)}
     report(BENCHMARK, {"SIDD": scores}, protocol, settings, options.model, options.csv)
 

@@ -8,18 +8,18 @@ to `input/` and `target/` of `--tar_dir`, PNG files `IMAGE_PATCH.png` numbered f
 gives the same patches, whatever the number of cores.
 """
 
-import argparse
-import re
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from dgunet.base.errors import InputError, command, first_few
+from dgunet.base.options import new_parser
+from dgunet.base.threads import in_parallel
 from dgunet.data.sidd import sidd_pairs
-from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name, read_rgb, write_image
+from dgunet.images.files import pair_by_name, read_rgb, write_image
 from dgunet.images.sizes import check_sizes, image_size
-
-PARTS = ("input", "target")
+from dgunet.tools.synthesize import PARTS, make_room
 
 
 def cut_patches(
@@ -37,25 +37,9 @@ def cut_patches(
             write_image(folder / part / f"{number}_{patch}.png", crop)
 
 
-def make_room(folder: Path, overwrite: bool) -> None:
-    """Raise `InputError` if images lie where the patches are to go. With `overwrite`, patches of an
-    earlier run are removed instead, unless other images lie there."""
-    files = [path for part in PARTS for path in sorted((folder / part).glob("*"))]
-    present = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    patches = {path for path in present if re.fullmatch(r"\d+_\d+\.png", path.name)}
-    in_the_way = [path for path in present if path not in patches] if overwrite else present
-    if in_the_way:
-        hint = "that this script did not make" if overwrite else "(--overwrite replaces patches)"
-        raise InputError(
-            f"{folder}: holds {len(in_the_way)} images {hint}: {first_few(in_the_way)}"
-        )
-    for path in patches:
-        path.unlink()
-
-
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--src_dir", default="SIDD_Medium_Srgb/Data", help="the SIDD images")
     parser.add_argument("--tar_dir", default="Datasets/train", help="where the patches go")
     parser.add_argument("--ps", type=int, default=256, help="side of a patch, pixels")
@@ -67,10 +51,6 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("ps", "num_patches", "num_cores"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}; expected 1 or more")
-
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
-
     source, folder = Path(args.src_dir), Path(args.tar_dir)
     if (source / "input").is_dir():
         pairs = pair_by_name(source / "input", source / "target")
@@ -85,12 +65,14 @@ def main(arguments: list[str] | None = None) -> None:
             f"{len(small)} images are smaller than a patch of {args.ps}×{args.ps} pixels: "
             f"{first_few(small)}"
         )
-    make_room(folder, args.overwrite)
-    done = Parallel(n_jobs=args.num_cores, return_as="generator")(
-        delayed(cut_patches)(noisy, truth, number, folder, args.ps, args.num_patches, args.seed)
-        for number, (noisy, truth) in enumerate(pairs, 1)
-    )
-    for _ in tqdm(done, "images", len(pairs)):
+    numbered = dict(enumerate(pairs, 1))
+    patches = range(1, args.num_patches + 1)
+    make_room(folder, {f"{n}_{patch}.png" for n in numbered for patch in patches}, args.overwrite)
+
+    def cut(number: int) -> None:
+        cut_patches(*numbered[number], number, folder, args.ps, args.num_patches, args.seed)
+
+    for _ in tqdm(in_parallel(cut, numbered, args.num_cores), "images", len(pairs), disable=None):
         pass
     print(f"{folder}: {len(pairs) * args.num_patches} pairs from {len(pairs)} images")
 

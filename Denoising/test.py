@@ -204,8 +204,7 @@ def read_boxes(path: Path) -> list[np.ndarray]:
             references = own_dataset(file, "info/boundingboxes")[()].ravel()
             boxes = [np.asarray(own_dataset(file, ref)).T for ref in references]
         except Exception as error:  # a damaged file can raise nearly anything
-            text = f"holds no info.boundingboxes ({printable(error)})"
-            raise InputError(f"{path}: {text}") from error
+            raise InputError(f"{path}: no info.boundingboxes ({printable(error)})") from error
     for n, of_image in enumerate(boxes, 1):
         if of_image.ndim != 2 or of_image.shape[1] != 4:
             raise InputError(f"{path}: boxes of image {n} are {of_image.shape}; expected boxes×4")
@@ -254,27 +253,6 @@ def write_mat(path: Path, variables: dict) -> None:
     write_atomically(path, lambda file: savemat(file, variables))
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = make_parser(__doc__, BENCHMARK)
-    add = parser.add_argument
-    add(
-        "--dataset",
-        nargs="+",
-        metavar="SET",
-        help="SIDD, DND or folders in --input_dir (default: SIDD, unless --input_dir holds images)",
-    )
-    add("--sigma", nargs="+", type=float, metavar="S", help="add Gaussian noise, σ of 255")
-    add("--grey", action="store_true", help="with --sigma: turn the photographs grey first")
-    add("--no_self_ensemble", action="store_true", help="SIDD and DND, which have it, without")
-    add("--save_images", action="store_true", help="SIDD, DND: write PNGs as well")
-    options = parser.parse_args()
-    if options.grey and not options.sigma:
-        raise InputError("--grey is given without --sigma; expected both")
-    if any(not 0 < sigma < np.inf for sigma in options.sigma or []):
-        raise InputError(f"--sigma is {options.sigma}; expected values above 0")
-    return options
-
-
 def find_all_sets(options: argparse.Namespace) -> list[ImageSet]:
     """Return the sets that the options ask for. A benchmark lies in `--input_dir` itself, as in the
     published commands, or in `<input_dir>/<name>/test`."""
@@ -284,13 +262,10 @@ def find_all_sets(options: argparse.Namespace) -> list[ImageSet]:
         return [s for folder in folders for s in noisy_sets(folder, options.sigma, options.grey)]
     if not names:
         names = [name for name, file in BENCHMARK_FILES.items() if (input_dir / file).is_file()]
-    if not names:
-        alone = folder_set(input_dir, BENCHMARK.protocol)
-        if alone:
-            return [alone]
-        names = ["SIDD"]
+    if not names and (alone := folder_set(input_dir, BENCHMARK.protocol)):
+        return [alone]
     sets: list[ImageSet] = []
-    for name in names:
+    for name in names or ["SIDD"]:
         if name not in BENCHMARK_FILES:
             sets += find_sets(BENCHMARK, input_dir / name)
             continue
@@ -303,7 +278,19 @@ def find_all_sets(options: argparse.Namespace) -> list[ImageSet]:
 
 @command
 def main() -> None:
-    options = parse_arguments()
+    parser = make_parser(__doc__, BENCHMARK)
+    add = parser.add_argument
+    text = "SIDD, DND or folders in --input_dir (default: SIDD, unless --input_dir holds images)"
+    add("--dataset", nargs="+", metavar="SET", help=text)
+    add("--sigma", nargs="+", type=float, metavar="S", help="add Gaussian noise, σ of 255")
+    add("--grey", action="store_true", help="with --sigma: turn the photographs grey first")
+    add("--no_self_ensemble", action="store_true", help="SIDD and DND, which have it, without")
+    add("--save_images", action="store_true", help="SIDD, DND: write PNGs as well")
+    options = parser.parse_args()
+    if options.grey and not options.sigma:
+        raise InputError("--grey is given without --sigma; expected both")
+    if any(not 0 < sigma < np.inf for sigma in options.sigma or []):
+        raise InputError(f"--sigma is {options.sigma}; expected values above 0")
     restorer = load_restorer(BENCHMARK, options)
     run_sets(BENCHMARK, restorer, find_all_sets(options), options)
 

@@ -13,7 +13,6 @@ seed, and writes beside this file
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dgunet.base.errors import command
+from dgunet.base.options import new_parser
 from dgunet.Compressive_Sensing.data import Photographs, principal_components, read_luma
 from dgunet.data.crops import hold_out
 from dgunet.data.degradations import degrade, pair_generator
@@ -149,9 +149,7 @@ def starting_phi(photos: Path) -> np.ndarray:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--photos", type=Path, metavar="DIR", help="BSD400: shows where Φ started")
     text = "(default: beside this file)"
     parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR", help=text)

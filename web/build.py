@@ -9,7 +9,6 @@ Weights are exported again only if they, or the programs that export them, have 
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from dataclasses import asdict
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from dgunet.base.errors import InputError, command
+from dgunet.base.options import new_parser
 from dgunet.data.degradations import PRESETS, describe
 from dgunet.images.files import read_rgb, write_image
 from dgunet.model.checkpoint import load_model
@@ -189,9 +189,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("output", type=Path, help="the folder to write")
     build(parser.parse_args().output)
 

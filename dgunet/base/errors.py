@@ -20,16 +20,6 @@ class InputError(ValueError):
     one line."""
 
 
-USER_ERRORS = (
-    InputError,
-    FileNotFoundError,
-    FileExistsError,
-    PermissionError,
-    NotADirectoryError,
-    IsADirectoryError,
-)
-
-
 def first_few(names: Sequence, limit: int = 3) -> str:
     """Return the first names, comma-separated, and how many more there are.
 

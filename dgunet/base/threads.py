@@ -1,11 +1,14 @@
 """Threads: reading and writing while computing, and one function on many items."""
 
+import os
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+
+from dgunet.base.errors import InputError
 
 
 def overlapped(
@@ -35,8 +38,15 @@ def overlapped(
             future.result()
 
 
+def thread_count(jobs: int) -> int:
+    """Return how many threads `jobs` asks for: -1 is one per core. Raises `InputError`."""
+    if jobs < 1 and jobs != -1:
+        raise InputError(f"jobs is {jobs}; expected 1 or more, or -1 for one per core")
+    return jobs if jobs > 0 else os.cpu_count() or 1
+
+
 def in_parallel(function: Callable, items: Iterable, jobs: int) -> Iterator:
-    """Yield `function(item)` of every item, in order, from `jobs` threads (-1: one per core).
+    """Yield `function(item)` of every item, in order, from threads as `thread_count` says.
 
     The first error of `function` is raised once the calls that have begun have returned: left
     running, they would be killed in the middle when the program ends.
@@ -60,7 +70,7 @@ def in_parallel(function: Callable, items: Iterable, jobs: int) -> Iterator:
                 running -= 1
                 idle.notify_all()
 
-    parallel = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
+    parallel = Parallel(n_jobs=thread_count(jobs), prefer="threads", return_as="generator")
     results = parallel(delayed(run)(item) for item in items)
     try:
         for result, error in results:

@@ -1,8 +1,4 @@
-"""Scoring the results that lie in folders: what the tasks' `evaluate.py` share.
-
-A task says what is special about it, its test sets and the scores published for them, in a
-`Benchmark`. `test.py` reports its scores through `report` too, so that both print the same.
-"""
+"""Scoring the results that lie in folders: what the tasks' `evaluate.py` share."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from tqdm import tqdm
 
 from dgunet.base.errors import InputError, first_few, printable
 from dgunet.base.folders import working_folder
+from dgunet.base.options import new_parser
 from dgunet.base.threads import in_parallel
 from dgunet.images.files import IMAGE_SUFFIXES, pair_by_name, read_image
 from dgunet.model.registry import MODELS, task_folder
@@ -75,9 +73,7 @@ class Benchmark:
 
 def make_parser(description: str, benchmark: Benchmark) -> argparse.ArgumentParser:
     """Return the options of a task's `evaluate.py`."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(description)
     add = parser.add_argument
     text = "the results: a folder of images, or one folder for each set"
     add("--result_dir", type=Path, help=f"{text} (default: {benchmark.home / 'results'})")
@@ -135,7 +131,12 @@ def evaluate_folders(benchmark: Benchmark, options: argparse.Namespace) -> None:
     pairs_of = {name: pair_by_name(*both) for name, both in folders.items()}
     settings = {name: read_settings(results, result_dir) for name, (results, _) in folders.items()}
     scores = {
-        name: score_pairs(pairs, folders[name][0], protocol, options.jobs)
+        name: score_all(
+            {result.stem: partial(_read_pair, result, target) for result, target in pairs},
+            folders[name][0],
+            protocol,
+            options.jobs,
+        )
         for name, pairs in pairs_of.items()
     }
     report(benchmark, scores, protocol, settings, options.model, options.csv)
@@ -164,18 +165,8 @@ def report(
         print(f"\nscores of every image: {csv}")
 
 
-def score_pairs(
-    pairs: Sequence[tuple[Path, Path]], source: Path, protocol: str, jobs: int = -1
-) -> list[Score]:
-    """Return the scores of (result, target) files, as `score_all` does."""
-    loads = {
-        result.stem: lambda result=result, target=target: (
-            without_alpha(read_image(result)),
-            without_alpha(read_image(target)),
-        )
-        for result, target in pairs
-    }
-    return score_all(loads, source, protocol, jobs)
+def _read_pair(result: Path, target: Path) -> tuple[np.ndarray, np.ndarray]:
+    return without_alpha(read_image(result)), without_alpha(read_image(target))
 
 
 def score_all(
@@ -185,10 +176,7 @@ def score_all(
     jobs: int,
 ) -> list[Score]:
     """Return the scores of images by name, which `loads` gives as restored and target image, `jobs`
-    at a time (-1: one per core). `source`, where they come from, is for messages. Raises as
-    `collect` does."""
-    if jobs == 0:
-        raise InputError("0 jobs score nothing; expected 1 or more, or -1 for one per core")
+    at a time. `source`, where they come from, is for messages. Raises as `collect` does."""
 
     def score(name: str) -> Score | Exception:
         try:
@@ -196,13 +184,9 @@ def score_all(
         except (InputError, OSError) as error:
             return error
 
-    outcomes = tqdm(
-        in_parallel(score, loads, jobs),  # threads: the time goes into code that lets others run
-        desc=printable(Path(source).name),
-        total=len(loads),
-        unit="image",
-        disable=None,  # no bar where standard error is no terminal
-    )
+    name = printable(Path(source).name)
+    # disable=None: no bar where standard error is no terminal
+    outcomes = tqdm(in_parallel(score, loads, jobs), name, len(loads), unit="image", disable=None)
     return collect(dict(zip(loads, outcomes, strict=True)), source)
 
 

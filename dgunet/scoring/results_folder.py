@@ -44,8 +44,8 @@ class ResultsFolder:
         """Make sure that a run that makes all results anew loses nothing by writing `files`.
 
         Results of the same program are overwritten; other files only if `overwrite`. Raises
-        `InputError` if files are in the way, or the folder holds other results, which would then
-        lie among those of other settings, or a folder of `sources`.
+        `InputError` if files are in the way, or the folder holds other results or a folder of
+        `sources`.
         """
         for source in sources:
             if self.path.resolve() in (source.resolve(), *source.resolve().parents):
@@ -126,8 +126,8 @@ class ResultsFolder:
 
 
 def describe_run(restorer: Restorer, options: argparse.Namespace, program: str) -> dict:
-    """Return the settings that a program notes beside results: the weights, and the options of
-    `add_restorer_options` that may change a result."""
+    """Return the settings that a program notes beside results: the weights, and options that may
+    change a result."""
     config, device = restorer.network.config, str(restorer.device)
     if restorer.device.type == "cuda":
         device += f" ({torch.cuda.get_device_name(restorer.device)})"
@@ -154,7 +154,7 @@ def write_settings(folder: str | Path, settings: Mapping[str, object]) -> None:
 
 def read_settings(*folders: str | Path) -> dict | None:
     """Return what the first `settings.json` in `folders` says, None if there is none. Raises
-    `InputError` if it is no JSON object, or not of this program."""
+    `InputError` if it is not of this program."""
     for folder in folders:
         path = Path(folder) / SETTINGS_FILE
         if not path.exists():

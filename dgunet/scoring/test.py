@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dgunet.base.errors import InputError, first_few, printable
-from dgunet.base.threads import overlapped
+from dgunet.base.options import new_parser
+from dgunet.base.threads import overlapped, thread_count
 from dgunet.images.files import list_images, pair_by_name, read_image, to_uint8, write_image
 from dgunet.images.sizes import check_sizes, image_size
 from dgunet.inference.memory import keep_freed_memory
@@ -40,9 +40,7 @@ def make_parser(
 ) -> argparse.ArgumentParser:
     """Return the options that every `test.py` has; those of `Restorer` have the defaults given.
     Images are restored whole, as published, unless a tile is given."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(description)
     add = parser.add_argument
     text = "your own or a published checkpoint, or the name of bundled weights"
     add("--weights", metavar="FILE", help=text)
@@ -74,16 +72,14 @@ def run_benchmark(benchmark: Benchmark, description: str) -> None:
 
 
 def load_restorer(benchmark: Benchmark, options: argparse.Namespace) -> Restorer:
-    """Return a restorer with `options.weights`, of the benchmark's task, as the options say. Raises
-    `InputError` for options that make no sense, and weights of another task or `options.model`."""
+    """Return a restorer with `options.weights`, of the benchmark's task, as the options say."""
     task = benchmark.task
     if options.weights is None:
         raise InputError(
             f"--weights is missing; expected a checkpoint of {task}: one that {task}/train.py "
             f"wrote, or a published one from {PUBLISHED_WEIGHTS}"
         )
-    if options.jobs == 0 or options.jobs < -1:
-        raise InputError(f"--jobs is {options.jobs}; expected 1 or more, or -1 for one per core")
+    options.jobs = thread_count(options.jobs)
     keep_freed_memory()
     options.weights = find_weights(options.weights)
     return Restorer.from_checkpoint(
@@ -160,10 +156,8 @@ def find_sets(
     benchmark: Benchmark, input_dir: Path, names: Sequence[str] | None = None
 ) -> list[ImageSet]:
     """Return the sets to restore: those named; else `input_dir` itself if it holds `input/` or
-    images; else those of the benchmark's default sets that exist.
-
-    A set's inputs lie in `input/` beside the targets. Raises `InputError` for a missing folder.
-    """
+    images; else those of the benchmark's default sets that exist. A set's inputs lie in `input/`
+    beside the targets."""
     if not names and (alone := folder_set(input_dir, benchmark.protocol)):
         return [alone]
     targets = {n: benchmark.target(input_dir, n) for n in names or benchmark.default_sets}
@@ -198,11 +192,9 @@ def _from_folders(name: str, inputs: Path, targets: Path, protocol: str) -> Imag
 def run_sets(
     benchmark: Benchmark, restorer: Restorer, sets: Sequence[ImageSet], options: argparse.Namespace
 ) -> None:
-    """Restore the sets into folders below `options.result_dir`, then report their scores.
-
-    Raises `InputError`, before anything is computed, for unfit inputs, for sets of one name, and
-    for files in the way (`ResultsFolder.claim`).
-    """
+    """Restore the sets into folders below `options.result_dir`, then report their scores. Raises
+    `InputError`, before anything is computed, for unfit inputs, sets of one name, and files in the
+    way (`ResultsFolder.claim`)."""
     names = [images.name for images in sets]
     if doubled := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise InputError(f"two sets are called {first_few(doubled)}; test them apart")
@@ -248,7 +240,8 @@ def _restore_set(
     restorer: Restorer, images: ImageSet, folder: Path, jobs: int
 ) -> tuple[dict[str, Score | Exception], dict[str, Score | Exception]]:
     """Restore a set into a folder. Return the outcomes of scoring the results and the inputs."""
-    outcomes: dict[str, dict[str, Score | Exception]] = {}
+    of_results: dict[str, Score | Exception] = {}
+    of_inputs: dict[str, Score | Exception] = {}
 
     def compute(item, degraded):
         try:
@@ -262,25 +255,21 @@ def _restore_set(
         target, name = images.target(item), images.label(item)
         if target is None:
             return
-        scored = {"result": to_uint8(restored) if images.in_8_bits else restored}
+        target, result = without_alpha(target), to_uint8(restored) if images.in_8_bits else restored
+        of_results[name] = score_image(name, images.protocol, result, target)
         if images.scores_inputs:
             degraded = without_alpha(degraded)
-            scored["input"] = degraded.clip(0, 1) if degraded.dtype.kind == "f" else degraded
-        outcomes[name] = {
-            kind: score_image(name, images.protocol, pixels, without_alpha(target))
-            for kind, pixels in scored.items()
-        }
+            degraded = degraded.clip(0, 1) if degraded.dtype.kind == "f" else degraded
+            of_inputs[name] = score_image(name, images.protocol, degraded, target)
 
-    threads = jobs if jobs > 0 else os.cpu_count() or 1
-    done = overlapped(images.inputs, images.read, compute, write, threads)
+    done = overlapped(images.inputs, images.read, compute, write, jobs)
     # disable=None: no bar where standard error is not a terminal
     for _ in tqdm(done, printable(images.name), len(images.inputs), unit="image", disable=None):
         pass
     images.finish(folder)
-    in_order = [name for item in images.inputs if (name := images.label(item)) in outcomes]
+    names = [images.label(item) for item in images.inputs]
     of_results, of_inputs = (
-        {name: outcomes[name][kind] for name in in_order if kind in outcomes[name]}
-        for kind in ("result", "input")
+        {name: of[name] for name in names if name in of} for of in (of_results, of_inputs)
     )
     return of_results, of_inputs
 

@@ -25,7 +25,6 @@ when it is started again.
 
 from __future__ import annotations
 
-import argparse
 import filecmp
 import os
 import shutil
@@ -39,6 +38,7 @@ from tqdm import tqdm
 
 from dgunet.base.errors import InputError, command, first_few
 from dgunet.base.files import replacing
+from dgunet.base.options import new_parser
 from dgunet.data.sidd import CLEAN_BLOCKS, NOISY_BLOCKS, block_name, read_blocks, sidd_pairs
 from dgunet.images.files import list_images, pair_by_name, write_image
 
@@ -251,9 +251,7 @@ def _link(original: Path, place: Path) -> bool:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("dataset", choices=list(DATASETS))
     parser.add_argument("source", help="the folder the release was unpacked to")
     parser.add_argument("dest", help="the task's Datasets folder")

@@ -10,13 +10,13 @@ hardware and the PSNR on the validation images; and NAME.csv, the run's `log.csv
 ones. `make results` adds the scores on the test sets.
 """
 
-import argparse
 import json
 import math
 from pathlib import Path
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import sha256, write_bytes
+from dgunet.base.options import new_parser
 from dgunet.data.degradations import describe
 from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import task_folder
@@ -26,9 +26,9 @@ NOTED = ("config", "command", "commit", "hardware", "torch")  # by the run
 
 
 def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, **given) -> Path:
-    """Write weights and record of the training run in a folder; return the file of the weights.
-    They go to `folder` (None: the task's `pretrained_models`), under that name. The record's part
-    "training" says what is `given` beside what the run noted, or instead.
+    """Write weights and record of a run's folder into `folder` (None: the task's
+    `pretrained_models`); return the file of the weights. What is `given` for the record's part
+    "training" replaces what the run noted.
 
     Raises `InputError` if the run has no `model_best.pth` or `config.yml`, or better weights of
     that name are there already, unless `overwrite`.
@@ -84,9 +84,7 @@ def bundle(run: Path, name: str, folder: Path | None, overwrite: bool = False, *
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN_FOLDER", help="the folder that holds model_best.pth")
     add("--name", required=True, help="of the files, without suffix")

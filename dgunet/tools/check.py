@@ -10,7 +10,6 @@ it finds any of these.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dgunet.base.errors import InputError, command, first_few, printable
+from dgunet.base.options import new_parser
 from dgunet.base.threads import in_parallel
 from dgunet.images.files import list_images, read_image
 
@@ -44,20 +44,15 @@ class Report:
 
 def find_sets(folder: str | Path) -> list[Path]:
     """Return the folders that hold `input/` or `target/`, in or below `folder`; the folder itself
-    if there are none. Raises `InputError` if it is no folder."""
+    if there are none."""
     folder = Path(folder)
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"{folder}: {found}; expected a data folder")
     parents = {part.parent for name in PARTS for part in folder.rglob(name) if part.is_dir()}
     return sorted(parents) or [folder]
 
 
 def check_folder(folder: str | Path, *, jobs: int = -1) -> Report:
     """Decode every image of a folder of pairs (`input/`, `target/`) or of photographs, `jobs` at
-    once (-1: as many as there are cores), and return what was found."""
-    if jobs < 1 and jobs != -1:
-        raise InputError(f"jobs is {jobs}; expected 1 or more, or -1 for one per core")
+    once, and return what was found. Raises `InputError` if it is no such folder."""
     report = Report(Path(folder))
     groups = _group(report)
     files = [path for paths in groups for path in paths]
@@ -120,7 +115,7 @@ def describe(path: Path) -> tuple[str, str]:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = new_parser(__doc__)
     parser.add_argument("folder", help="data folder: input/ and target/, or photographs")
     text = "images decoded at once (default: one per core)"
     parser.add_argument("--jobs", type=int, default=-1, help=text)

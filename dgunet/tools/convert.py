@@ -13,18 +13,20 @@ as the optimizer's state. Of several files the program names those that fail, an
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import json
 import os
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from dgunet.base.errors import USER_ERRORS, InputError, command, first_few, printable
+from dgunet.base.errors import InputError, command, first_few, printable
 from dgunet.base.files import write_atomically
+from dgunet.base.options import new_parser
 from dgunet.model.checkpoint import (
     identify,
     is_of_published_size,
@@ -45,18 +47,10 @@ _LONGEST_VALUE = 70  # characters of a value that are printed
 def read_network(
     path: str | os.PathLike, task: str | None = None, model: str | None = None
 ) -> tuple[Network, dict, list[str]]:
-    """Read a checkpoint of any format into its network, and check it.
-
-    Returns:
-        The network, the checkpoint as `read_checkpoint` does, and the tasks that the file fits:
-        several for published weights of sizes that tasks share, of which the network is the
-        first's.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError: there is no such file.
-        InputError: the file is no checkpoint, not whole, of another task or model than asked for,
-            or holds values that are not finite.
-    """
+    """Return the network of a checkpoint of any format, the checkpoint as `read_checkpoint` does,
+    and the tasks that it fits: several for published weights of sizes that tasks share, of which
+    the network is the first's. Raises as `read_checkpoint` and `network_from`, and `InputError` for
+    values that are not finite."""
     checkpoint = read_checkpoint(path)
     tasks = [
         config["task"]
@@ -121,9 +115,8 @@ def write_published(
     With the state of a run (`training` of a `model_latest.pth`), `optimizer` is written too, so
     that the published code can resume it; not with a moving average, which the weights then are.
 
-    Raises:
-        InputError: the network does not have the seven stages that the published code fixes, or the
-            state is none of it.
+    Raises `InputError` for another number of stages than the published code has, or a state that is
+    none of this network.
     """
     if network.sizes["stages"] != PUBLISHED_STAGES:
         raise InputError(
@@ -156,10 +149,9 @@ def convert(
     """Describe a checkpoint and, unless `output` is None, write it: as safetensors or, if
     `published`, for the published code.
 
-    Raises:
-        InputError: as `read_network` and `write_published`; the file fits several tasks; the output
-            is the file itself, or has a suffix of the other format.
-        FileExistsError: the output exists, and not `overwrite`.
+    Raises `InputError` as `read_network` and `write_published`, for a file that fits several tasks,
+    and for an output that is the file itself or of another suffix; `FileExistsError` for one that
+    exists, unless `overwrite`.
     """
     if output is not None:
         if published == (output.suffix == SAFETENSORS):
@@ -187,20 +179,13 @@ def convert(
 
 def _notes(checkpoint: dict) -> dict:
     """Return what a checkpoint holds beside weights and training state, as far as JSON can."""
-    skipped = {"config", "state_dict", *TRAINING_STATE}
-    return {
-        key: value
-        for key, value in checkpoint.items()
-        if isinstance(key, str) and key not in skipped and _is_plain(value)
-    }
-
-
-def _is_plain(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
+    notes = {}
+    for key, value in checkpoint.items():
+        if isinstance(key, str) and key not in ("config", "state_dict", *TRAINING_STATE):
+            with contextlib.suppress(TypeError, ValueError, RecursionError):
+                json.dumps(value)
+                notes[key] = value
+    return notes
 
 
 def _megabytes(path: str | os.PathLike) -> str:
@@ -209,9 +194,7 @@ def _megabytes(path: str | os.PathLike) -> str:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     text = "a checkpoint: .pth, .pkl, .safetensors"
     add("files", nargs="+", type=Path, metavar="FILE", help=text)
@@ -226,25 +209,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     files, folder, info = (options.pop(name) for name in ("files", "output", "info"))
     if info and (folder or options["published"] or options["overwrite"]):
-        raise InputError(
-            "--info writes nothing; expected no -o, --published or --overwrite with it"
-        )
+        raise InputError("--info writes nothing; expected no -o, --published, --overwrite with it")
     if folder and len(files) > 1 and not folder.is_dir():
         raise InputError(f"{folder}: is no folder; expected one for the {len(files)} files")
     ending = "_published.pth" if options["published"] else SAFETENSORS
-    outputs: list[Path | None] = []
+    outputs: dict[Path, Path] = {}
     for path in files:
         output = folder or path.parent
-        outputs.append(output / f"{path.stem}{ending}" if output.is_dir() else output)
-    if info:
-        outputs = [None] * len(files)
-    elif doubled := sorted({str(o) for o in outputs if outputs.count(o) > 1}):
+        outputs[path] = output / f"{path.stem}{ending}" if output.is_dir() else output
+    doubled = [output for output, count in Counter(outputs.values()).items() if count > 1]
+    if doubled and not info:
         raise InputError(f"{first_few(doubled)}: several files would be written there")
     failed = 0
-    for path, output in zip(files, outputs, strict=True):
+    for path, output in outputs.items():
         try:
-            convert(path, output, **options)
-        except USER_ERRORS as error:
+            convert(path, None if info else output, **options)
+        except (InputError, OSError) as error:
             if len(files) == 1:
                 raise
             failed += 1

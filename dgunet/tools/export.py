@@ -18,7 +18,6 @@ weights. --check restores a photograph by the file and by PyTorch and prints the
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +29,8 @@ from torch.overrides import TorchFunctionMode
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import sha256, write_atomically
-from dgunet.images.files import read_gray, read_rgb, to_tensor
+from dgunet.base.options import new_parser
+from dgunet.images.files import middle, read_gray, read_rgb, to_tensor
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network
@@ -139,7 +139,7 @@ def inverse_factor(matrix: Tensor) -> Tensor:
 
 def describe(weights: Path, network: Network) -> dict[str, str]:
     """Return what a user of an exported file needs to know."""
-    record = read_record(weights)
+    record = read_record(weights) or {}
     bundled = any(weights.samefile(file) for file in bundled_weights().values())
     return {
         "task": network.task,
@@ -147,7 +147,7 @@ def describe(weights: Path, network: Network) -> dict[str, str]:
         "sizes": json.dumps(network.sizes),
         "degradation": trained_for(record) if record else "",
         "licence": "MIT" if bundled else "",
-        "data_licence": (record or {}).get("training", {}).get("licence", ""),
+        "data_licence": record.get("training", {}).get("licence", ""),
         "channels": str(network.channels),
         "multiple_of": str(network.multiple_of),
         "min_long_side": str(network.min_long_side),
@@ -158,16 +158,11 @@ def describe(weights: Path, network: Network) -> dict[str, str]:
 
 
 def export(weights: Path, output: Path, precision: str = "float32") -> list[Path]:
-    """Write the files of a network of any task, and return their paths.
+    """Write the files of a network of any task, and return their paths: `output`, before whose
+    suffix (.onnx, .pt2) comes that of a `Part`. With `precision` float16 the convolutions are so,
+    and what lies between them; input, output, images and the projection are float32.
 
-    Args:
-        output: ends in .onnx or .pt2; before the suffix comes that of a `Part`.
-        precision: float32, or float16 for the convolutions and what lies between them; input,
-            output, images and the projection are float32 in both.
-
-    Raises:
-        InputError: as `load_model`; another suffix or precision; the library onnx is missing.
-    """
+    Raises `InputError` as `load_model`, for another suffix or precision, and without onnx."""
     if output.suffix not in SUFFIXES:
         raise InputError(f"{output}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if precision not in PRECISIONS:
@@ -187,13 +182,12 @@ def export(weights: Path, output: Path, precision: str = "float32") -> list[Path
 
 
 def save_onnx(path: Path, part: Part, says: Mapping[str, str]) -> None:
-    """Write a part of a network as ONNX. Raises `InputError` where the library is missing."""
+    """Write a part of a network as ONNX."""
     try:
         from onnxscript import opset18
     except ImportError as error:
-        raise InputError(
-            f"{path}: needs onnx and onnxscript: pip install 'dgunet[export]'"
-        ) from error
+        text = f"{path}: needs onnx and onnxscript: pip install 'dgunet[export]'"
+        raise InputError(text) from error
     with PortableOperators():
         program = traced(part)
 
@@ -259,10 +253,10 @@ def check(weights: Path, paths: list[Path], photo: Path) -> str:
     """Restore the middle of a photograph, by exported files and by PyTorch in float32, and return
     the difference in words."""
     network, _ = load_model(weights)
-    image = to_tensor(read_rgb(photo) if network.channels == 3 else read_gray(photo))[None]
-    for axis in (2, 3):
-        size = min(image.shape[axis], CHECKED_SIDE) // network.multiple_of * network.multiple_of
-        image = image.narrow(axis, (image.shape[axis] - size) // 2, size)
+    pixels = read_rgb(photo) if network.channels == 3 else read_gray(photo)
+    step = network.multiple_of
+    size = [min(side, CHECKED_SIDE) // step * step for side in pixels.shape[:2]]
+    image = to_tensor(middle(pixels, *size))[None]
     difference = run(paths, image)[-1] - network(image)[0]
     largest, squared = difference.abs().max().item(), difference.square().mean().item()
     height, width = image.shape[2:]
@@ -274,9 +268,7 @@ def check(weights: Path, paths: list[Path], photo: Path) -> str:
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="a checkpoint, or the name of bundled weights")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help=" or ".join(SUFFIXES))

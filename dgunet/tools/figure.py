@@ -6,7 +6,6 @@ A row per image, a column per folder, images matched by name; the last column is
 which the PSNR above the others is taken (RGB, 8 bits).
 """
 
-import argparse
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import write_bytes
+from dgunet.base.options import new_parser
 from dgunet.images.files import list_images, read_rgb, to_uint8
 from dgunet.images.psnr import psnr
 from dgunet.images.sizes import by
@@ -109,18 +109,15 @@ def before_after(
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("output", help="the figure's file")
     parser.add_argument("columns", nargs="+", metavar="TITLE=DIR")
     parser.add_argument("--images", nargs="*", default=[], help="names without suffix")
     options = parser.parse_args(arguments)
-    pairs = [column.partition("=") for column in options.columns]
-    for title, equals, folder in pairs:
-        if not equals or not title or not folder:
-            raise InputError(f"{title}{equals}{folder}: expected TITLE=DIR")
-    before_after({title: folder for title, _, folder in pairs}, options.output, options.images)
+    columns = dict(column.partition("=")[::2] for column in options.columns)
+    if not all(columns) or not all(columns.values()):
+        raise InputError(f"{' '.join(options.columns)}: expected TITLE=DIR of each")
+    before_after(columns, options.output, options.images)
     print(f"wrote {options.output}")
 
 

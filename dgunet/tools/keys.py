@@ -3,12 +3,12 @@
 python -m dgunet.tools.keys docs/training.md
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import write_bytes
+from dgunet.base.options import new_parser
 from dgunet.model.registry import TASKS, task_module
 from dgunet.training.configuration import KEYS, Key, shown, with_recipe
 
@@ -41,7 +41,7 @@ def updated(page: Path) -> str:
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = new_parser(__doc__)
     parser.add_argument("page", type=Path, help="a Markdown file that ends with the reference")
     page = parser.parse_args().page
     write_bytes(page, updated(page).encode())

@@ -9,7 +9,6 @@ describes the file.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ import numpy as np
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.files import replacing
+from dgunet.base.options import new_parser
+from dgunet.base.threads import thread_count
 from dgunet.data.packed import FORMAT, PACKED_SUFFIXES, VERSION, dataset_name, read_index
 from dgunet.images.files import list_images, pair_by_name, read_rgb
 from dgunet.images.sizes import by
@@ -42,8 +43,7 @@ def pack(folder: str | Path, path: str | Path, *, jobs: int = -1, overwrite: boo
     from tqdm import tqdm
 
     folder, path = Path(folder), Path(path)
-    if jobs < 1 and jobs != -1:
-        raise InputError(f"jobs is {jobs}; expected 1 or more, or -1 for one per core")
+    jobs = thread_count(jobs)
     if path.suffix.lower() not in PACKED_SUFFIXES:
         raise InputError(f"{path}: expected a name that ends in {' or '.join(PACKED_SUFFIXES)}")
     if path.exists() and not overwrite:
@@ -74,7 +74,6 @@ def pack(folder: str | Path, path: str | Path, *, jobs: int = -1, overwrite: boo
 
 def _decoded(files: Sequence[tuple[Path, ...]], jobs: int) -> Iterator[list[np.ndarray]]:
     """Yield the images of every tuple of files, in order, decoded a few tuples ahead."""
-    jobs = (os.cpu_count() or 1) if jobs == -1 else jobs
     with ThreadPoolExecutor(jobs) as pool:
         for start in range(0, len(files), 2 * jobs):
             yield from pool.map(_read_equal, files[start : start + 2 * jobs])
@@ -100,7 +99,7 @@ def _chunks(image: np.ndarray) -> tuple[int, int, int] | None:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = new_parser(__doc__)
     parser.add_argument("folder", help="folder with input/ and target/, or of photographs")
     parser.add_argument("file", help="the HDF5 file to write (.h5)")
     text = "pairs decoded at once (default: one per core)"

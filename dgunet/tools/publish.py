@@ -10,16 +10,17 @@ scores, limits and licence. Without a record the card says that these are not kn
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from dgunet.base.errors import InputError, command
+from dgunet.base.errors import command
 from dgunet.base.files import write_bytes
+from dgunet.base.options import new_parser
 from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.network import Network
 from dgunet.model.pretrained import find_weights, read_record
+from dgunet.scoring.tables import markdown
 from dgunet.tools.export import describe
 
 CARD = """\
@@ -99,29 +100,24 @@ def model_card(weights: Path, network: Network) -> str:
 
 
 def _scores(record: Mapping) -> str:
-    """Return the scores of a record as a table: set, PSNR, SSIM of the input and of the result."""
-    lines = ["| test set | protocol | degraded: PSNR, dB / SSIM | restored |", "|---|---|---|---|"]
-    scores = record.get("scores", {})
-    for name, row in scores.items():
+    """Return the scores of a record as a table; nothing where there are none."""
+    rows = []
+    for name, row in record.get("scores", {}).items():
         degraded = "–"
         if "degraded_psnr" in row:
             degraded = f"{row['degraded_psnr']:.2f} / {row['degraded_ssim']:.4f}"
-        restored = f"{row['psnr']:.2f} / {row['ssim']:.4f}"
-        lines.append(f"| {name} | {row['protocol']} | {degraded} | {restored} |")
-    return "\n".join(lines) if scores else ""
+        rows.append([name, row["protocol"], degraded, f"{row['psnr']:.2f} / {row['ssim']:.4f}"])
+    headers = ["test set", "protocol", "degraded: PSNR, dB / SSIM", "restored"]
+    return markdown(rows, headers) if rows else ""
 
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="a checkpoint, or the name of bundled weights")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="the folder to write")
     options = parser.parse_args()
-    if options.output.exists() and not options.output.is_dir():
-        raise InputError(f"{options.output}: is a file; expected a folder")
     publish(find_weights(options.weights), options.output)
     print(f"{options.output}: config.json, model.safetensors, README.md")
 

@@ -44,7 +44,8 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dgunet.base.errors import USER_ERRORS, InputError, command, first_few, printable
+from dgunet.base.errors import InputError, command, first_few, printable
+from dgunet.base.options import new_parser
 from dgunet.base.threads import overlapped
 from dgunet.images.files import IMAGE_SUFFIXES, to_uint8, write_image
 from dgunet.images.noise import noise_level
@@ -67,7 +68,6 @@ from dgunet.scoring.results_folder import ResultsFolder, describe_run
 from dgunet.tools.figure import Row, picture_rows
 
 PROGRAM = "demo.py"
-FAILURES = (*USER_ERRORS, OSError, MemoryError)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # all further files would fail too
 
 
@@ -104,7 +104,7 @@ class Report:
         """End the block at a failure, and note it."""
         try:
             yield
-        except FAILURES as error:
+        except (InputError, OSError, MemoryError) as error:
             self.fail(source, error)
 
     def note_noise(self, source: Path, pixels: np.ndarray, record: Mapping | None) -> None:
@@ -175,7 +175,7 @@ def find_images(
             )
         results = _real(result_dir)
         nested = results != _real(base) and results.is_relative_to(_real(base))
-        for file in natsorted(files, key=str):
+        for file in files:
             if nested and _real(file).is_relative_to(results):
                 continue
             if file.suffix.lower() not in IMAGE_SUFFIXES:
@@ -229,40 +229,38 @@ def _real(path: Path) -> Path:
 def plan(
     images: Sequence[tuple[Path, Path]], result_dir: Path, report: Report, stages: bool = False
 ) -> list[Job]:
-    """Return the images with where their results go.
+    """Return the images with where their results go, in natural order of the latter.
 
     An image whose result would lie outside `result_dir`, where another's lies or (with `stages`)
     among the stages of another fails. Raises `InputError` where results would replace inputs.
     """
     root = _real(result_dir)
     sources = {_real(source) for source, _ in images}
-    jobs: dict[Path, Job] = {}  # by where the result really lies
-    for source, relative in images:
+    folders = {source.parent for source in sources} if stages else set()
+    taken: dict[Path, Path] = {}  # where results and folders of stages will lie → of which image
+    jobs = []
+    for source, relative in natsorted(images, key=lambda image: str(image[1])):
         result = result_dir / relative
         place = _real(result.parent) / result.name
-        if place in sources:
+        if place in sources or stages_folder(place) in folders:
             raise InputError(
                 f"{result}: would replace an image to be restored; choose another --result_dir"
             )
+        problem = ""
         if not place.is_relative_to(root) or ".." in relative.parts:
-            report.fail(source, InputError(f"its result, {result}, would lie outside {result_dir}"))
-        elif place in jobs:
-            other = jobs[place].source
-            report.fail(source, InputError(f"its result, {result}, would replace that of {other}"))
-        else:
-            jobs[place] = Job(source, result)
-    folders = {stages_folder(place): job.source for place, job in jobs.items() if stages}
-    if inside := [source for source in sources if source.parent in folders]:
-        raise InputError(
-            f"{first_few(inside)}: would be replaced by stages of another image; choose another "
-            "--result_dir"
-        )
-    for place, job in list(jobs.items()):
-        if other := folders.get(place.parent):
-            text = f"its result, {job.result}, would lie among the stages of {other}"
-            report.fail(job.source, InputError(text))
-            del jobs[place]
-    return natsorted(jobs.values(), key=lambda job: str(job.source))
+            problem = f"lie outside {result_dir}"
+        elif place in taken:
+            problem = f"replace that of {taken[place]}"
+        elif place.parent in taken:
+            problem = f"lie among the stages of {taken[place.parent]}"
+        if problem:
+            report.fail(source, InputError(f"its result, {result}, would {problem}"))
+            continue
+        jobs.append(Job(source, result))
+        taken[place] = source
+        if stages:
+            taken[stages_folder(place)] = source
+    return jobs
 
 
 def stages_folder(result: Path) -> Path:
@@ -383,11 +381,7 @@ def other_commands() -> str:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=other_commands(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser(__doc__, epilog=other_commands())
     add = parser.add_argument
     text = "your own or a published checkpoint, or the name of bundled weights"
     add("--weights", metavar="FILE", help=f"{text} (that of the task)")

@@ -12,14 +12,13 @@ measurements y give without a network. All scores are of pixels rounded to 8 bit
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dgunet.base.errors import InputError, command
+from dgunet.base.options import new_parser
 from dgunet.data.degradations import describe
 from dgunet.images.files import (
     middle,
@@ -53,44 +52,38 @@ BLOCK = 32  # pixels: photographs measured have sides of whole blocks
 COLUMNS = ("task", "degradation", "photographs", "input", "restored", "gain (dB)")
 
 
-@dataclass(frozen=True)
-class Example:
-    """A photograph: the images from the input through all stages to the target, uint8."""
-
-    name: str
-    images: list[np.ndarray]
+Example = list[np.ndarray]  # a photograph: input, all stages, target, uint8
 
 
-def restore_task(task: str, photos: Sequence[Path], folder: Path, max_side: int) -> list[Example]:
+def restore_task(
+    task: str, photos: Sequence[Path], folder: Path, max_side: int
+) -> dict[str, Example]:
     """Degrade the photographs' middles, no side longer than `max_side`, restore them by the task's
-    default weights, and write the images into `folder`. Raises `FileNotFoundError` if the weights
-    are not there."""
+    default weights, write the images into `folder` and return them by name. Raises
+    `FileNotFoundError` if the weights are not there."""
     restorer = Restorer.from_checkpoint(default_weights(task), task=task, device="cpu")
-    if restorer.network.channels == 1:
-        return [_sense(restorer, photo, folder, max_side) for photo in photos]
-    synthesize(DEGRADATIONS[task], folder, photos, max_side=max_side, jobs=1, overwrite=True)
-    examples = []
-    for degraded, target in pair_by_name(folder / "input", folder / "target"):
-        stages = restorer.stages(read_rgb(degraded))
-        write_image(folder / "restored" / degraded.name, stages[-1])
-        examples.append(Example(degraded.stem, [read_rgb(degraded), *stages, read_rgb(target)]))
+    examples = {}
+    if task in DEGRADATIONS:
+        synthesize(DEGRADATIONS[task], folder, photos, max_side=max_side, jobs=1, overwrite=True)
+        for files in pair_by_name(folder / "input", folder / "target"):
+            degraded, target = map(read_rgb, files)
+            examples[files[0].stem] = [degraded, *restorer.stages(degraded), target]
+    else:
+        for photo in photos:
+            pixels = read_gray(photo)
+            target = middle(pixels, *(min(max_side, s) // BLOCK * BLOCK for s in pixels.shape))
+            measured = restorer.network.measure(to_tensor(target)[None])
+            start = to_uint8(restorer.network.A.adjoint(measured)[0])
+            examples[photo.stem] = [start, *restorer.stages(target), target]
+    for name, (degraded, *_, restored, target) in examples.items():
+        for kind, image in {"input": degraded, "restored": restored, "target": target}.items():
+            write_image(folder / kind / f"{name}.png", image)
     return examples
-
-
-def _sense(restorer: Restorer, photo: Path, folder: Path, max_side: int) -> Example:
-    pixels = read_gray(photo)
-    target = middle(pixels, *(min(max_side, side) // BLOCK * BLOCK for side in pixels.shape))
-    network = restorer.network
-    start = network.A.adjoint(network.measure(to_tensor(target)[None]))[0]
-    images = [to_uint8(start), *restorer.stages(target), target]
-    for kind, index in {"input": 0, "restored": -2, "target": -1}.items():
-        write_image(folder / kind / f"{photo.stem}.png", images[index])
-    return Example(photo.stem, images)
 
 
 def table_row(task: str, examples: Sequence[Example]) -> list[str]:
     """Return the cells: task, degradation, photographs, input and restored score, gain."""
-    scores = [[gaussian_rgb(e.images[place], e.images[-1]) for place in (0, -2)] for e in examples]
+    scores = [[gaussian_rgb(images[at], images[-1]) for at in (0, -2)] for images in examples]
     before, after = np.mean(scores, axis=0)
     cells = [f"{psnr:.2f} / {ssim:.4f}" for psnr, ssim in (before, after)]
     gain = f"{after[0] - before[0]:+.2f}".replace("-0.00", "+0.00")
@@ -107,9 +100,9 @@ def purpose(task: str) -> str:
 def figure_row(task: str, example: Example, middle: tuple[float, float]) -> Row:
     """Return a detail of the input, of up to four stages evenly spaced, and of the target, each
     with its PSNR, of the detail."""
-    count = len(example.images) - 2
+    count = len(example) - 2
     shown = np.linspace(1, count, min(count, STAGES_SHOWN)).round().astype(int)
-    details = [detail(image, middle, len(shown) + 2) for image in example.images]
+    details = [detail(image, middle, len(shown) + 2) for image in example]
     captions = {0: "Φᵀy" if task == "Compressive_Sensing" else "degraded"}
     captions |= {int(stage): f"stage {stage}" for stage in shown}
     pictures = [
@@ -144,9 +137,9 @@ def showcase(
             print(f"left out: {error}", flush=True)
             continue
         print(f"{task}: {DEFAULT_WEIGHTS[task]}", flush=True)
-        table.append(table_row(task, examples))
+        table.append(table_row(task, list(examples.values())))
         name, row, column = DETAILS[task]
-        shown = next((e for e in examples if e.name == name), examples[0])
+        shown = examples.get(name) or next(iter(examples.values()))
         rows.append(figure_row(task, shown, (row, column)))
     if not rows:
         raise InputError("none of the default weights is there; expected them in pretrained_models")
@@ -160,9 +153,7 @@ def showcase(
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="folder for images and figure")
     text = "write the figure here, too, by its suffix; a JPEG has at most 400 kB"

@@ -27,14 +27,15 @@ other images nor on the number of jobs.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from dgunet.base.errors import InputError, command, first_few
+from dgunet.base.options import new_parser
 from dgunet.base.threads import in_parallel
 from dgunet.data.degradations import PRESETS, degrade, pair_generator, parameters_of
 from dgunet.images.files import IMAGE_SUFFIXES, list_images, read_rgb, to_uint8, write_image
@@ -42,6 +43,7 @@ from dgunet.images.psnr import psnr
 from dgunet.images.sizes import image_size
 from dgunet.tools.check import describe
 
+PARTS = ("input", "target")  # the folders of a pair
 Box = tuple[slice, slice]  # rows, columns
 
 # The right motorcycle picture is the left one seen from 19 cm further on: one scene, one split.
@@ -66,12 +68,10 @@ def bundled_photos(split: str = "all") -> list[Path]:
     """
     import skimage
 
-    if split not in (*BUNDLED_PHOTOS, "all"):
-        raise InputError(f"unknown split {split!r}; expected train, test or all")
     folder = Path(skimage.__file__).parent / "data"
-    names = [
-        name for key, names in BUNDLED_PHOTOS.items() if split in (key, "all") for name in names
-    ]
+    names = [n for key, names in BUNDLED_PHOTOS.items() if split in (key, "all") for n in names]
+    if not names:
+        raise InputError(f"unknown split {split!r}; expected train, test or all")
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise InputError(f"{folder}: scikit-image lacks {first_few(missing)}; give --photos")
     return [folder / name for name in names]
@@ -91,21 +91,17 @@ def synthesize(
     and return the PSNR of each input in dB by NAME.
 
     `patch_size` cuts a photograph into as many patches of that side as fit, from the middle, and
-    leaves out smaller photographs; `max_side` keeps the middle, no side longer than that. `jobs`
-    photographs are worked on at once (-1: one per core), in threads.
+    leaves out smaller photographs; `max_side` keeps the middle, no side longer than that. `jobs` is
+    for `thread_count`.
 
     Raises `InputError`, before anything is written, for an unknown preset, photographs of one name
     or unreadable, and an `output` that holds images already (with `overwrite`: images which this
     call would not replace).
     """
-    from tqdm import tqdm
-
     parameters_of(preset)
     for option, value in {"patch_size": patch_size, "max_side": max_side}.items():
         if value is not None and value < 1:
             raise InputError(f"{option} is {value}; expected 1 or more")
-    if jobs == 0:
-        raise InputError("jobs is 0; expected 1 or more, or -1 for one per core")
     boxes = {photo: _boxes(photo, patch_size, max_side) for photo in photos}
     names = [name for of_photo in boxes.values() for name in of_photo]
     if not names:
@@ -114,7 +110,10 @@ def synthesize(
     if doubled := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{len(doubled)} names belong to two photographs: {first_few(doubled)}")
     output = Path(output)
-    _check_output(output, names, photos, overwrite)
+    make_room(output, {f"{name}.png" for name in names}, overwrite)
+    for photo in photos:
+        if photo.resolve().parent in [(output / part).resolve() for part in PARTS]:
+            raise InputError(f"{photo}: lies where pairs would be written; choose another output")
     if small := [photo.name for photo, of_photo in boxes.items() if not of_photo]:
         print(f"left out, smaller than a patch: {first_few(small)}")
 
@@ -125,11 +124,8 @@ def synthesize(
         lambda photo: _write_pairs(photo, boxes[photo], preset, output, seed), boxes, jobs
     )
     psnr_of = {}
-    # disable=None: no bar where standard error is not a terminal
-    with tqdm(total=len(names), desc=preset, unit="pair", disable=None) as progress:
-        for psnrs in runs:
-            psnr_of.update(psnrs)
-            progress.update(len(psnrs))
+    for psnrs in tqdm(runs, preset, len(boxes), unit="photograph", disable=None):
+        psnr_of.update(psnrs)
     return psnr_of
 
 
@@ -165,21 +161,17 @@ def _boxes(photo: Path, patch_size: int | None, max_side: int | None) -> dict[st
     return boxes
 
 
-def _check_output(output: Path, names: list[str], photos: Sequence[Path], overwrite: bool) -> None:
-    """Raise `InputError` if writing the pairs would touch what the user had, or mix with it."""
-    folders = [output / "input", output / "target"]
-    for photo in photos:
-        if photo.resolve().parent in [folder.resolve() for folder in folders]:
-            raise InputError(f"{photo}: lies where pairs would be written; choose another output")
-    found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+def make_room(output: Path, names: Set[str], overwrite: bool) -> None:
+    """Raise `InputError` if there are images where pairs of these names are to be written, or, with
+    `overwrite`, other images, which would lie among the pairs."""
+    found = [path for part in PARTS for path in sorted((output / part).glob("*"))]
     existing = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if existing and not overwrite:
         raise InputError(
             f"{output}: holds {len(existing)} images already; expected an empty folder, or "
             "--overwrite"
         )
-    kept = sorted(path for path in existing if path.name not in {f"{name}.png" for name in names})
-    if kept:
+    if kept := [path for path in existing if path.name not in names]:
         raise InputError(
             f"{output}: holds {len(kept)} images that this run would not replace: "
             f"{first_few(kept)}; remove them or choose another output"
@@ -188,23 +180,17 @@ def _check_output(output: Path, names: list[str], photos: Sequence[Path], overwr
 
 def _choose(photos: list[Path], names: str) -> list[Path]:
     """Return the photographs of these names, comma-separated, with or without suffix."""
-    chosen = []
-    for name in filter(None, map(str.strip, names.split(","))):
-        found = [photo for photo in photos if name in (photo.name, photo.stem)]
-        if not found:
-            known = first_few([photo.stem for photo in photos], limit=10)
-            raise InputError(f"--images: no photograph {name!r}; there are {known}")
-        chosen += found
-    if not chosen:
-        raise InputError(f"--images {names!r} names no photograph")
-    return chosen
+    by_name = {name: photo for photo in photos for name in (photo.name, photo.stem)}
+    wanted = [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in by_name]:
+        known = first_few([photo.stem for photo in photos], limit=10)
+        raise InputError(f"--images: no photograph {unknown[0]!r}; there are {known}")
+    return [by_name[name] for name in wanted]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("preset", metavar="PRESET", help="what to do: " + ", ".join(PRESETS))
     add("--photos", type=Path, help="folder (default: scikit-image's photographs)")

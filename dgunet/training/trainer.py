@@ -14,7 +14,6 @@ run that is killed and resumed therefore sees what it would have seen, and on th
 same weights, bit for bit. Ctrl-C and SIGTERM save first.
 """
 
-import argparse
 import copy
 import math
 import os
@@ -35,6 +34,7 @@ from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError
 from dgunet.base.files import OwnedFolder
+from dgunet.base.options import new_parser
 from dgunet.data.augmentation import mixup
 from dgunet.data.loading import Batches
 from dgunet.data.sampler import EpochBatchSampler
@@ -96,11 +96,7 @@ class Task:
 
 def main(task: Task, folder: str | os.PathLike, description: str | None = None) -> None:
     """Run a task's train.py, which lies in `folder`."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=help_text(with_recipe(task.recipe)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser(description, epilog=help_text(with_recipe(task.recipe)))
     parser.add_argument("--config", default=Path(folder) / "training.yml", help="YAML file")
     parser.add_argument(
         "--opts", nargs="*", action="extend", default=[], metavar="KEY VALUE", help="override keys"

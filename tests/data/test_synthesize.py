@@ -265,7 +265,7 @@ def test_the_command_degrades_the_photographs_named(photos, tmp_path, capsys):
         (["rain_light", "--photos", "PHOTOS", "--images", "cat"], "no photograph 'cat'"),
         (["rain_light", "--photos", "missing_folder"], "missing_folder: does not exist"),
         (["rain_light", "--photos", "PHOTOS", "--split", "test"], "leave out --photos"),
-        (["rain_light", "--photos", "PHOTOS", "--images", ","], "names no photograph"),
+        (["rain_light", "--photos", "PHOTOS", "--images", ","], "no photograph ''"),
     ],
 )
 def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys, arguments, message):
