@@ -59,11 +59,6 @@ class Measurements:
     phi: str
 
 
-def measurement_rows(ratio: int) -> int:
-    """Return m, the number of measurements of a block."""
-    return -(-(BLOCK**2) * ratio // 100)
-
-
 def phi_identifier(network: DGUNet) -> str:
     """Return the 16 digits by which a measurement file tells the network's Φ from others."""
     phi = network.A.Phi.detach().float().cpu().numpy()
@@ -133,7 +128,7 @@ def read_measurements(path: str | Path) -> Measurements:
     height, width = (
         number(side, lambda v: v > 0, "a whole number, 1 or more") for side in ("height", "width")
     )
-    y, m = fields["y"], measurement_rows(ratio)
+    y, m = fields["y"], -(-(BLOCK**2) * ratio // 100)
     wanted = (m, -(-height // BLOCK), -(-width // BLOCK))
     if y.ndim != 4 or y.shape[0] not in (1, 3) or y.shape[1:] != wanted:
         raise InputError(
@@ -182,9 +177,9 @@ def load_network(options: argparse.Namespace, ratio: int = RATIO) -> DGUNet:
     return network.to(pick_device(options.device))
 
 
-def bundled_weights(ratio: int, model: str | None = None) -> str:
+def bundled_weights(ratio: int) -> str:
     """Return the name of the bundled weights of a ratio, in percent."""
-    return f"{model or 'DGUNet'}_{ratio}"
+    return f"DGUNet_{ratio}"
 
 
 def _by_row(values: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.weights and options.cs_ratio:
         raise InputError("--cs_ratio: the weights have theirs; leave it out, or --weights")
-    options.weights = options.weights or bundled_weights(options.cs_ratio or RATIO, options.model)
+    options.weights = options.weights or bundled_weights(options.cs_ratio or RATIO)
     restorer = load_restorer(BENCHMARK, options)
     ratio = restorer.network.sizes["cs_ratio"]
     more = {"color": options.color, "truncate": options.truncate}

@@ -136,7 +136,7 @@ TASK = training.Task(
 
 @command
 def main() -> None:
-    training.main(TASK, Path(__file__).resolve().parent, __doc__)
+    training.main(TASK, __doc__)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ training.yml and training_plus.yml are the published recipes; docs/training.md e
 All keys, which --opts KEY VALUE … overrides:
 """
 
-from pathlib import Path
-
 from dgunet.base.errors import command
 from dgunet.Deblurring.data import training_data, validation_data
 from dgunet.training import trainer as training
@@ -25,7 +23,7 @@ TASK = training.Task(
 
 @command
 def main() -> None:
-    training.main(TASK, Path(__file__).resolve().parent, __doc__)
+    training.main(TASK, __doc__)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class SIDD(ImageSet):
                     "expected the same"
                 )
         blocks = list(np.ndindex(self.noisy.shape[:2]))
-        super().__init__("SIDD", blocks, SIDD_PROTOCOL, self_ensemble=self_ensemble)
+        super().__init__("SIDD", blocks, SIDD_PROTOCOL, settings={"self_ensemble": self_ensemble})
         self.folder, self.pictures = folder, pictures
         self.restored = np.empty(self.noisy.shape, np.float32)
 
@@ -162,7 +162,7 @@ class DND(ImageSet):
                 f"{len(missing)} of the {len(files)} images of {folder / 'info.mat'} are missing: "
                 f"{first_few(missing)}"
             )
-        super().__init__("DND", files, SIDD_PROTOCOL, self_ensemble=self_ensemble)
+        super().__init__("DND", files, SIDD_PROTOCOL, settings={"self_ensemble": self_ensemble})
         self.boxes, self.pictures = dict(zip(files, boxes, strict=True)), pictures
 
     def read(self, item: Path) -> list[np.ndarray]:

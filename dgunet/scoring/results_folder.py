@@ -83,12 +83,13 @@ class ResultsFolder:
             self._overwritten_since = time.time() - _CLOCK_LAG
             return []
         there = read_settings(self.path)
-        if there is None and (existing := [result for _, result in images if result.exists()]):
-            raise InputError(
-                f"{first_few(existing)}: exist, without the {SETTINGS_FILE} of this program; "
-                "choose another --result_dir, or --overwrite"
-            )
-        there = dict(self.settings) if there is None else there
+        if there is None:
+            if existing := [result for _, result in images if result.exists()]:
+                raise InputError(
+                    f"{first_few(existing)}: exist, without the {SETTINGS_FILE} of this program; "
+                    "choose another --result_dir, or --overwrite"
+                )
+            return []
         differing = [
             f"{key} {there.get(key)} (now {value})"
             for key, value in self.settings.items()

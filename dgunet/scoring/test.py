@@ -26,7 +26,6 @@ from dgunet.inference.memory import keep_freed_memory
 from dgunet.inference.options import add_restorer_options, restorer_options
 from dgunet.inference.restorer import Restorer
 from dgunet.model.pretrained import PUBLISHED_WEIGHTS, find_weights
-from dgunet.model.registry import MODELS
 from dgunet.scoring.evaluate import Benchmark, collect, holds_images, report, without_alpha
 from dgunet.scoring.protocols import Score, mean_score, score_image
 from dgunet.scoring.results_folder import ResultsFolder, describe_run, describe_settings
@@ -44,7 +43,6 @@ def make_parser(
     add = parser.add_argument
     text = "your own or a published checkpoint, or the name of bundled weights"
     add("--weights", metavar="FILE", help=text)
-    add("--model", choices=MODELS, help="stop unless the checkpoint is of this model")
     text = "the data folder, or one of images (default: %(default)s)"
     add("--input_dir", type=Path, default=benchmark.home / "Datasets", metavar="DIR", help=text)
     text = "results go to a folder in it for each set (default: %(default)s)"
@@ -82,9 +80,7 @@ def load_restorer(benchmark: Benchmark, options: argparse.Namespace) -> Restorer
     options.jobs = thread_count(options.jobs)
     keep_freed_memory()
     options.weights = find_weights(options.weights)
-    return Restorer.from_checkpoint(
-        options.weights, task=task, model=options.model, **restorer_options(options)
-    )
+    return Restorer.from_checkpoint(options.weights, task=task, **restorer_options(options))
 
 
 @dataclass
@@ -96,8 +92,7 @@ class ImageSet:
     inputs: Sequence[Any]  # restored one after the other: image files, of different stems
     protocol: str  # the name of the protocol that scores them
     targets: Mapping[Path, Path] | None = None  # input → its target image
-    settings: Mapping[str, object] = field(default_factory=dict)  # for `settings.json`
-    self_ensemble: bool | None = None  # None: as the restorer does
+    settings: Mapping[str, object] = field(default_factory=dict)  # of `settings.json`
 
     inputs_are_files = True  # to be checked before anything is computed
     in_8_bits = True  # results are scored as they are written; False: in float, before rounding
@@ -203,8 +198,7 @@ def run_sets(
         # The only set's folder may be named already, as in the published commands.
         named = len(sets) == 1 and options.result_dir.name == images.name
         path = options.result_dir if named else options.result_dir / images.name
-        own = {} if images.self_ensemble is None else {"self_ensemble": images.self_ensemble}
-        folder = ResultsFolder(path, {**settings, **own, **images.settings})
+        folder = ResultsFolder(path, {**settings, **images.settings})
         if images.inputs_are_files:
             images.check()
         folder.claim(images.files(path), options.overwrite, images.sources)

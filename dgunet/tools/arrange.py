@@ -51,6 +51,7 @@ RAIN_FOLDERS = {  # in SOURCE, in lower case → in DEST
 DND_IMAGES = 50
 
 Plan = list[tuple[Path, Path]]  # (existing file, where it is to appear)
+Steps = Iterator[tuple[Path, Path]]  # of a plan
 
 
 def arrange(
@@ -71,7 +72,7 @@ def arrange(
     if source.resolve() in (dest.resolve(), *dest.resolve().parents):
         raise InputError(f"{dest}: lies in {source}; expected SOURCE and DEST apart")
     plan_of, layout = DATASETS[dataset]
-    plan = plan_of(source, dest, **({"gamma": gamma} if dataset == "GoPro" else {}))
+    plan = list(plan_of(source, dest, **({"gamma": gamma} if dataset == "GoPro" else {})))
     if not plan:
         raise InputError(f"{source}: unknown layout; looked, at any depth, for {layout}")
     if outside := [original for original, _ in plan if not _lies_in(original, source)]:
@@ -90,37 +91,31 @@ def arrange(
     return dict(Counter(place.parent for place in (*(place for _, place in plan), *pictures)))
 
 
-def _gopro(source: Path, dest: Path, gamma: bool) -> Plan:
+def _gopro(source: Path, dest: Path, gamma: bool) -> Steps:
     parts = {"train": [dest / "train"], "test": [dest / "GoPro" / "test", dest / "val"]}
-    plan: Plan = []
     for scene in sorted(sharp.parent for sharp in source.rglob("sharp") if sharp.is_dir()):
         blur = scene / ("blur_gamma" if gamma else "blur")
         if scene.parent.name in parts and blur.is_dir():
             for blurred, sharp in pair_by_name(blur, scene / "sharp"):
                 for folder in parts[scene.parent.name]:
-                    plan += _pair(blurred, sharp, folder, f"{scene.name}-{blurred.stem}")
-    return plan
+                    yield from _pair(blurred, sharp, folder, f"{scene.name}-{blurred.stem}")
 
 
-def _hide(source: Path, dest: Path) -> Plan:
+def _hide(source: Path, dest: Path) -> Steps:
     truths = {path.name: path for path in _images_below(source, "GT")}
     blurred = _images_below(source, "test") if truths else []
     if missing := [path for path in blurred if path.name not in truths]:
         raise InputError(f"{len(missing)} images of HIDE have no image in GT: {first_few(missing)}")
-    plan: Plan = []
     for path in blurred:
-        plan += _pair(path, truths[path.name], dest / "HIDE/test", path.stem)
-    return plan
+        yield from _pair(path, truths[path.name], dest / "HIDE/test", path.stem)
 
 
-def _realblur(source: Path, dest: Path, camera: str) -> Plan:
-    plan: Plan = []
+def _realblur(source: Path, dest: Path, camera: str) -> Steps:
     for part in ("test", "train"):
         for listing in sorted(source.rglob(f"{camera}_{part}_list.txt")):
             for sharp, blurred in _listed_pairs(listing, source):
                 name = f"{blurred.parent.parent.name}-{blurred.stem}"
-                plan += _pair(blurred, sharp, dest / camera / part, name)
-    return plan
+                yield from _pair(blurred, sharp, dest / camera / part, name)
 
 
 def _listed_pairs(listing: Path, source: Path) -> Iterator[list[Path]]:
@@ -142,23 +137,19 @@ def _listed_pairs(listing: Path, source: Path) -> Iterator[list[Path]]:
         yield found
 
 
-def _rain13k(source: Path, dest: Path) -> Plan:
-    plan: Plan = []
+def _rain13k(source: Path, dest: Path) -> Steps:
     for folder in sorted(part.parent for part in source.rglob("input") if part.is_dir()):
         for name in RAIN_FOLDERS.get(folder.resolve().name.lower(), []):
             if (folder / "target").is_dir():
                 for rainy, clean in pair_by_name(folder / "input", folder / "target"):
-                    plan += _pair(rainy, clean, dest / name, rainy.stem)
-    return plan
+                    yield from _pair(rainy, clean, dest / name, rainy.stem)
 
 
-def _sidd(source: Path, dest: Path) -> Plan:
-    plan: Plan = []
+def _sidd(source: Path, dest: Path) -> Steps:
     for noisy, truth, name in sidd_pairs(source):
-        plan += _pair(noisy, truth, dest / "SIDD" / "train", name)
+        yield from _pair(noisy, truth, dest / "SIDD" / "train", name)
     for blocks in (f"{NOISY_BLOCKS}.mat", f"{CLEAN_BLOCKS}.mat"):
-        plan += [(path, dest / "SIDD" / "test" / blocks) for path in source.rglob(blocks)]
-    return plan
+        yield from ((path, dest / "SIDD" / "test" / blocks) for path in source.rglob(blocks))
 
 
 def _sidd_validation(plan: Plan, dest: Path) -> dict[Path, np.ndarray]:
@@ -176,19 +167,17 @@ def _sidd_validation(plan: Plan, dest: Path) -> dict[Path, np.ndarray]:
     return pictures
 
 
-def _dnd(source: Path, dest: Path) -> Plan:
-    plan: Plan = []
+def _dnd(source: Path, dest: Path) -> Steps:
     for info in source.rglob("info.mat"):
         images = [info.parent / "images_srgb" / f"{n:04d}.mat" for n in range(1, DND_IMAGES + 1)]
         if images[0].parent.is_dir():
             if missing := [path for path in images if not path.is_file()]:
                 raise InputError(f"{len(missing)} files missing of DND: {first_few(missing)}")
-            plan += [(path, dest / "DND/test/images_srgb" / path.name) for path in images]
-            plan.append((info, dest / "DND/test/info.mat"))
-    return plan
+            yield from ((path, dest / "DND/test/images_srgb" / path.name) for path in images)
+            yield info, dest / "DND/test/info.mat"
 
 
-DATASETS: dict[str, tuple[Callable[..., Plan], str]] = {  # name → plan, and what it looks for
+DATASETS: dict[str, tuple[Callable[..., Steps], str]] = {  # name → plan, and what it looks for
     "GoPro": (_gopro, "train/SCENE and test/SCENE with blur (--gamma: blur_gamma) and sharp"),
     "HIDE": (_hide, "a folder test of blurred images and a folder GT"),
     **{

@@ -36,7 +36,7 @@ from dgunet.model.checkpoint import (
 )
 from dgunet.model.network import Network
 from dgunet.model.published_format import published_adam, published_state_dict, unused_entries
-from dgunet.model.registry import MODELS, TASKS
+from dgunet.model.registry import TASKS
 
 SAFETENSORS = ".safetensors"
 PUBLISHED_STAGES = 7
@@ -45,19 +45,15 @@ _LONGEST_VALUE = 70  # characters of a value that are printed
 
 
 def read_network(
-    path: str | os.PathLike, task: str | None = None, model: str | None = None
+    path: str | os.PathLike, task: str | None = None
 ) -> tuple[Network, dict, list[str]]:
     """Return the network of a checkpoint of any format, the checkpoint as `read_checkpoint` does,
     and the tasks that it fits: several for published weights of sizes that tasks share, of which
     the network is the first's. Raises as `read_checkpoint` and `network_from`, and `InputError` for
     values that are not finite."""
     checkpoint = read_checkpoint(path)
-    tasks = [
-        config["task"]
-        for config in identify(checkpoint)
-        if task in (None, config["task"]) and model in (None, config["model"])
-    ]
-    network = network_from(checkpoint, path, tasks[0] if tasks else task, model)
+    tasks = [c["task"] for c in identify(checkpoint) if task in (None, c["task"])]
+    network = network_from(checkpoint, path, tasks[0] if tasks else task)
     state = checkpoint["state_dict"]
     if broken := [name for name, value in state.items() if not value.float().isfinite().all()]:
         raise InputError(
@@ -142,7 +138,6 @@ def convert(
     output: Path | None = None,
     *,
     task: str | None = None,
-    model: str | None = None,
     published: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -163,7 +158,7 @@ def convert(
             raise FileExistsError(
                 f"{output}: exists; --overwrite replaces it, -o FILE names another"
             )
-    network, checkpoint, tasks = read_network(path, task, model)
+    network, checkpoint, tasks = read_network(path, task)
     print(describe(path, network, checkpoint, tasks), flush=True)
     if output is None:
         return
@@ -204,7 +199,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--info", action="store_true", help="describe and check only, write nothing")
     text = "which task, where weights fit several; stop unless they are of this one"
     add("--task", choices=list(TASKS), help=text)
-    add("--model", choices=MODELS, help="stop unless the weights are of this model")
     add("--overwrite", action="store_true", help="replace the file written, if it exists")
     options = vars(parser.parse_args(arguments))
     files, folder, info = (options.pop(name) for name in ("files", "output", "info"))

@@ -63,8 +63,9 @@ def pack(folder: str | Path, path: str | Path, *, jobs: int = -1, overwrite: boo
             for index, images in enumerate(bar):
                 sizes[index] = images[0].shape[:2]
                 for kind, image in zip(kinds, images, strict=True):
-                    name = dataset_name(kind, index)
-                    packed.create_dataset(name, data=image, chunks=_chunks(image))
+                    large = image.size >= 3 * CHUNKED_FROM and min(image.shape[:2]) >= CHUNK
+                    chunks = (CHUNK, CHUNK, 3) if large else None
+                    packed.create_dataset(dataset_name(kind, index), data=image, chunks=chunks)
             packed["names"] = np.array([paths[0].stem.encode() for paths in files])
             packed["sizes"] = sizes
         with partial.open("rb") as written:
@@ -88,13 +89,6 @@ def _read_equal(paths: tuple[Path, ...]) -> list[np.ndarray]:
                 "expected equal sizes"
             )
     return images
-
-
-def _chunks(image: np.ndarray) -> tuple[int, int, int] | None:
-    height, width, channels = image.shape
-    if height * width < CHUNKED_FROM or min(height, width) < CHUNK:
-        return None
-    return CHUNK, CHUNK, channels
 
 
 @command

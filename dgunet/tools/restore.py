@@ -63,7 +63,7 @@ from dgunet.model.pretrained import (
     read_record,
     trained_for,
 )
-from dgunet.model.registry import MODELS, TASKS
+from dgunet.model.registry import TASKS
 from dgunet.scoring.results_folder import ResultsFolder, describe_run
 from dgunet.tools.figure import Row, picture_rows
 
@@ -130,7 +130,12 @@ class Report:
         images = "1 image" if count == 1 else f"{count} images"
         lines = [f"restored {images} in {result_dir} ({seconds:.1f} s)"]
         if self.restored and network.channels == 1:
-            measured = sum(count_measurements(network, shape) for shape in self.restored)
+            side = network.multiple_of
+            blocks = [
+                -(-height // side) * -(-width // side) * math.prod(channels)
+                for height, width, *channels in self.restored
+            ]
+            measured = len(network.A.Phi) * sum(blocks)
             values = sum(map(math.prod, self.restored))
             lines.append(f"measured {measured:,} numbers in place of {values:,} pixel values")
         if self.done_before:
@@ -279,13 +284,6 @@ def describe_weights(path: Path) -> str:
     return f"{text}synthetic {trained_for(record)}; of other degradations expect less"
 
 
-def count_measurements(network: Network, shape: Sequence[int]) -> int:
-    """Return how many numbers compressive sensing measures of an image of that shape (H×W or
-    H×W×C)."""
-    blocks = math.prod(-(-length // network.multiple_of) for length in shape[:2])
-    return len(network.A.Phi) * blocks * math.prod(shape[2:])
-
-
 def restore_images(
     restorer: Restorer, jobs: Sequence[Job], options: argparse.Namespace, report: Report
 ) -> None:
@@ -386,7 +384,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     text = "your own or a published checkpoint, or the name of bundled weights"
     add("--weights", metavar="FILE", help=f"{text} (that of the task)")
     add("--task", choices=TASKS, help="which task; with --weights: if the checkpoint fits several")
-    add("--model", choices=MODELS, help="stop unless the checkpoint is of this model")
     add("--input_dir", nargs="+", required=True, metavar="PATH", help="files, folders, patterns")
     add("--result_dir", type=Path, default=Path("results"), metavar="DIR", help="(%(default)s)")
     add_restorer_options(parser)
@@ -423,7 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = find_images(options.input_dir, options.recursive, options.result_dir, report)
     jobs = plan(images, options.result_dir, report, options.stages)
     restorer = Restorer.from_checkpoint(
-        options.weights, task=options.task, model=options.model, **restorer_options(options)
+        options.weights, task=options.task, **restorer_options(options)
     )
     if text := describe_weights(options.weights):
         print(text, flush=True)

@@ -16,7 +16,6 @@ same weights, bit for bit. Ctrl-C and SIGTERM save first.
 
 import copy
 import math
-import os
 import signal
 import sys
 import time
@@ -42,7 +41,7 @@ from dgunet.inference.device import tf32
 from dgunet.inference.memory import keep_freed_memory
 from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import load_weights, save_checkpoint
-from dgunet.model.registry import build_model
+from dgunet.model.registry import build_model, task_folder
 from dgunet.training.configuration import (
     Recipe,
     help_text,
@@ -94,10 +93,12 @@ class Task:
     remark: Callable[[Mapping], str] = lambda content: ""
 
 
-def main(task: Task, folder: str | os.PathLike, description: str | None = None) -> None:
-    """Run a task's train.py, which lies in `folder`."""
+def main(task: Task, description: str | None = None) -> None:
+    """Run a task's train.py."""
     parser = new_parser(description, epilog=help_text(with_recipe(task.recipe)))
-    parser.add_argument("--config", default=Path(folder) / "training.yml", help="YAML file")
+    parser.add_argument(
+        "--config", default=task_folder(task.name) / "training.yml", help="YAML file"
+    )
     parser.add_argument(
         "--opts", nargs="*", action="extend", default=[], metavar="KEY VALUE", help="override keys"
     )

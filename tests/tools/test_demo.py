@@ -249,7 +249,6 @@ def test_names_may_be_any_bytes_and_do_not_reach_the_terminal_as_they_are(run, t
         ("photos", ["--max_megapixels", "nan"], "--max_megapixels is nan"),
         ("photos", ["--max_megapixels", "-1"], "--max_megapixels is -1.0; expected 0 or more"),
         ("photos", ["--task", "Deraining"], "this is a Denoising DGUNet checkpoint"),
-        ("photos", ["--model", "DGUNet_plus"], "this is a Denoising DGUNet checkpo"),
         ("photos", ["--result_dir", "photos"], "would replace an image"),
         ("photos", ["--result_dir", "photos/a.png"], "is a file; expected a folder"),
         ("photos", ["--weights", "photos/a.png"], "not a readable checkpoint"),
