@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,6 @@ from dgunet.model.checkpoint import is_of_published_size
 SETTINGS_FILE, SCORES_FILE = "settings.json", "scores.csv"
 _RESULT_SUFFIXES = (*IMAGE_SUFFIXES, ".mat")
 _NOT_COMPARED = ("device", "torch", "weights", "unfinished")  # they change no result
-_CLOCK_LAG = 0.02  # seconds by which the time of a file may be behind
 Pair = TypeVar("Pair", bound=tuple[Path, Path])  # an image and its result
 
 
@@ -38,7 +36,7 @@ class ResultsFolder:
     def __init__(self, path: str | Path, settings: Mapping[str, Any]):
         self.path, self.settings = Path(path), dict(settings)
         self.scores = self.path / SCORES_FILE
-        self._overwritten_since: float | None = None
+        self._resumed = False
 
     def claim(self, files: Iterable[Path], overwrite: bool, sources: Iterable[Path]) -> None:
         """Make sure that a run that makes all results anew loses nothing by writing `files`.
@@ -80,7 +78,6 @@ class ResultsFolder:
         settings from the image as it is now; none if `overwrite`. Raises `InputError` if results
         are there without settings, or of other ones."""
         if overwrite:
-            self._overwritten_since = time.time() - _CLOCK_LAG
             return []
         there = read_settings(self.path)
         if there is None:
@@ -100,28 +97,28 @@ class ResultsFolder:
                 f"{self.path}: holds results of other settings: {first_few(differing)}; choose "
                 "another --result_dir, or --overwrite"
             )
-        # Results of an overwriting run that was interrupted may be older, and of other settings.
-        self._overwritten_since = there.get("overwritten_since")
-        return [pair for pair in images if self._is_current(*pair)]
+        self._resumed = True
+        # What is older than the settings of an unfinished run was there before it, and may be of
+        # other settings: that run was to overwrite it.
+        unfinished = there.get("unfinished")
+        begun = (self.path / SETTINGS_FILE).stat().st_mtime if unfinished else -math.inf
 
-    def _is_current(self, image: Path, result: Path) -> bool:
-        """Tell whether a result is there (then it is whole) and older neither than the image nor
-        than the start of a run that overwrites."""
-        try:
-            since = max(self._overwritten_since or -math.inf, image.stat().st_mtime)
-            return result.is_file() and result.stat().st_mtime >= since
-        except OSError:
-            return False
+        def is_current(image: Path, result: Path) -> bool:
+            try:
+                since = max(begun, image.stat().st_mtime)
+                return result.is_file() and result.stat().st_mtime >= since
+            except OSError:
+                return False
+
+        return [pair for pair in images if is_current(*pair)]
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Note the settings, `unfinished` among them until the block ends without an error. Until
         then no other process may write there (`InputError`)."""
-        unfinished: dict = {"unfinished": True}
-        if self._overwritten_since is not None:
-            unfinished["overwritten_since"] = self._overwritten_since
         with OwnedFolder(self.path):
-            write_settings(self.path, {**self.settings, **unfinished})
+            if not self._resumed:
+                write_settings(self.path, {**self.settings, "unfinished": True})
             yield
             write_settings(self.path, self.settings)
 
@@ -163,9 +160,6 @@ def read_settings(*folders: str | Path) -> dict | None:
         settings = read_json(path, "settings of this program")
         if not isinstance(settings, dict):
             raise InputError(f"{path}: holds a {type(settings).__name__}; expected a JSON object")
-        since = settings.get("overwritten_since")
-        if not isinstance(since, (int, float, type(None))):
-            raise InputError(f"{path}: overwritten_since is no number of seconds")
         return settings
     return None
 

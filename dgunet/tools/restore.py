@@ -46,7 +46,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dgunet.base.errors import InputError, command, first_few, printable
 from dgunet.base.options import new_parser
-from dgunet.base.threads import overlapped
+from dgunet.base.threads import overlapped, thread_count
 from dgunet.images.files import IMAGE_SUFFIXES, to_uint8, write_image
 from dgunet.images.noise import noise_level
 from dgunet.images.photographs import MAX_PIXELS, read_photo, write_photo
@@ -351,20 +351,16 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def choose_weights(weights: str | None, task: str | None) -> Path:
-    """Return the file that --weights says, or else the task's default. Raises `InputError` where
-    neither is given, `FileNotFoundError` where the default is not there."""
+    """Return the file that --weights says, or else the task's default."""
     if weights is not None:
         return find_weights(weights)
-    others = f"--weights FILE: your own checkpoint, or a published one from {PUBLISHED_WEIGHTS}"
-    if task is None:
-        raise InputError(
-            f"--task or --weights is missing; expected --task {'|'.join(TASKS)}, for its bundled "
-            f"pretrained weights, or {others}"
-        )
-    try:
+    if task is not None:
         return default_weights(task)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; expected them, or {others}") from error
+    raise InputError(
+        f"--task or --weights is missing; expected --task {'|'.join(TASKS)}, for its bundled "
+        "pretrained weights, or --weights FILE: your own checkpoint, or a published one from "
+        f"{PUBLISHED_WEIGHTS}"
+    )
 
 
 def other_commands() -> str:
@@ -398,10 +394,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--max_megapixels", type=float, default=MAX_PIXELS / 1e6, metavar="N", help=text)
     options = parser.parse_args(arguments)
     options.weights = choose_weights(options.weights, options.task)
-    for name in ("jobs", "max_megapixels"):
-        least = 1 if name == "jobs" else 0
-        if not least <= getattr(options, name) < math.inf:
-            raise InputError(f"--{name} is {getattr(options, name)}; expected {least} or more")
+    options.jobs = thread_count(options.jobs)
+    if not 0 <= options.max_megapixels < math.inf:
+        raise InputError(f"--max_megapixels is {options.max_megapixels}; expected 0 or more")
     return options
 
 

@@ -217,7 +217,7 @@ def write_npz(path, content):
 
 
 def notes():
-    made = {"program": "demo.py", "tile": 0, "sizes": {"width": 20}, "overwritten_since": 1.5}
+    made = {"program": "demo.py", "tile": 0, "sizes": {"width": 20}}
     record = {"trained_for": "x", "training": {"degradation": "fog"}, "cs_ratio": 10, "scores": {}}
     return [(".json", made), (".json", record)]
 
