@@ -22,7 +22,7 @@ from dgunet.model.checkpoint import is_of_published_size
 
 SETTINGS_FILE, SCORES_FILE = "settings.json", "scores.csv"
 _RESULT_SUFFIXES = (*IMAGE_SUFFIXES, ".mat")
-_NOT_COMPARED = ("device", "torch", "weights", "unfinished")  # they change no result
+_NOT_COMPARED = ("device", "torch", "weights")  # they change no result
 Pair = TypeVar("Pair", bound=tuple[Path, Path])  # an image and its result
 
 

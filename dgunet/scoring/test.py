@@ -249,7 +249,8 @@ def _restore_set(
         target, name = images.target(item), images.label(item)
         if target is None:
             return
-        target, result = without_alpha(target), to_uint8(restored) if images.in_8_bits else restored
+        target = without_alpha(target)
+        result = to_uint8(restored) if images.in_8_bits else restored
         of_results[name] = score_image(name, images.protocol, result, target)
         if images.scores_inputs:
             degraded = without_alpha(degraded)
