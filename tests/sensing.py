@@ -1,10 +1,7 @@
-"""What the tests of compressive sensing share: small networks, pictures, running a program."""
-
-import sys
+"""What the tests of compressive sensing share."""
 
 import networks
 import numpy as np
-import pytest
 import torch
 
 SMALL = {**networks.SMALL, "last_extra": 4}
@@ -12,14 +9,6 @@ SMALL = {**networks.SMALL, "last_extra": 4}
 
 def network(ratio: int = 10):
     return networks.small("Compressive_Sensing", **SMALL, cs_ratio=ratio)
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Return a smooth uint8 picture with some noise."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:height, :width]
-    waves = np.sin(rows * rng.uniform(0.05, 0.3) + columns * rng.uniform(0.05, 0.3))
-    return (127 + 90 * waves + rng.normal(0, 6, (height, width))).clip(0, 255).astype(np.uint8)
 
 
 def alone(model, image: np.ndarray, tile: int = 0) -> np.ndarray:
@@ -34,14 +23,3 @@ def alone(model, image: np.ndarray, tile: int = 0) -> np.ndarray:
             with torch.no_grad():
                 part[:] = model(torch.from_numpy(part.copy())[None, None])[0][0, 0]
     return padded[: image.shape[0], : image.shape[1]]
-
-
-def run(module, *arguments) -> int:
-    """Run a program in this process and return its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        try:
-            module.main()
-        except SystemExit as end:
-            return end.code
-    return 0

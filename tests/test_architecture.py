@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 TASKS = ("Deblurring", "Deraining", "Denoising", "Compressive_Sensing")
 DIRECT = {  # room → the rooms right below it
@@ -20,11 +22,7 @@ DIRECT = {  # room → the rooms right below it
 
 
 def below(room: str) -> set[str]:
-    """Return all rooms that a room may import, itself included.
-
-    >>> sorted(below("data"))
-    ['base', 'data', 'images']
-    """
+    """Return all rooms that a room may import, itself included."""
     return {room}.union(*(below(lower) for lower in DIRECT[room]))
 
 
@@ -36,21 +34,6 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
-
-
-def complaint(own: str, name: str) -> str:
-    """Return why a room of `dgunet` or a task folder may not import a module; "" if it may."""
-    if name.startswith("."):
-        return "relative imports hide the room"
-    top, _, rest = name.partition(".")
-    other = rest.partition(".")[0] if top == "dgunet" else top
-    if other in TASKS:
-        if other == own:
-            return "" if top == "dgunet" else f"write dgunet.{name}, or the module exists twice"
-        return "only the registry knows the tasks" if own in DIRECT else "task imports task"
-    if own in DIRECT and other in DIRECT and top == "dgunet" and other not in below(own):
-        return f"{own} may import {', '.join(sorted(below(own)))} only"
-    return ""
 
 
 def files() -> list[tuple[str, Path]]:
@@ -77,21 +60,16 @@ def test_every_room_and_task_is_in_the_wheel():
 
 
 def test_imports_point_one_way():
-    found = [
-        f"{path.relative_to(ROOT)}:{line}: imports {name}: {why}"
-        for own, path in files()
-        for line, name in imports(path)
-        if (why := complaint(own, name))
-    ]
-    assert not found, "\n".join(found)
-
-
-def test_only_the_registry_imports_by_name():
-    users = {
-        path.relative_to(ROOT).as_posix()
-        for room in DIRECT
-        for path in (ROOT / "dgunet" / room).rglob("*.py")
-        for _, name in imports(path)
-        if name.startswith("importlib")
-    }
-    assert users == {"dgunet/model/registry.py"}
+    for own, path in files():
+        for line, name in imports(path):
+            where = f"{path}:{line}: imports {name}"
+            assert not name.startswith("."), f"{where}: relative imports hide the room"
+            top, other = f"{name}.".split(".")[:2]
+            if top in TASKS:
+                pytest.fail(f"{where}: write dgunet.{name}, or the module exists twice")
+            if top == "dgunet" and other in TASKS:
+                assert other == own, f"{where}: only the registry knows the tasks"
+            if top == "dgunet" and own in DIRECT and other in DIRECT:
+                assert other in below(own), f"{where}: {own} may import {sorted(below(own))} only"
+            if top == "importlib" and own in DIRECT:
+                assert path.name == "registry.py", f"{where}: only the registry imports by name"

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import baselines
@@ -11,21 +10,17 @@ import pytest
 import report
 import results
 import torch
+from sensing import network
 from skimage import data
 
 from dgunet.base.files import sha256
 from dgunet.data.degradations import blur_in_linear_light
+from dgunet.Deraining import test
 from dgunet.images.files import to_uint8, write_image
 from dgunet.model.checkpoint import save_checkpoint
-from dgunet.model.registry import build_model
 from dgunet.tools.synthesize import synthesize
 
-
-@pytest.fixture(scope="module")
-def sensing():
-    torch.manual_seed(0)
-    sizes = {"cs_ratio": 25, "width": 8, "width_step": 4, "last_extra": 4, "stages": 2}
-    return build_model("Compressive_Sensing", "DGUNet", sizes).eval()
+RAIN = "Deraining/CBSD68/rain_medium"
 
 
 @pytest.fixture
@@ -45,8 +40,15 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(project: Path, *arguments: str) -> None:
+def measure(project: Path, *arguments: str) -> None:
     results.main(["--data", str(project), "--jobs", "1", *arguments])
+
+
+@pytest.fixture
+def measured(project) -> Path:
+    """The folder with the scores of rain written."""
+    measure(project, "--only", RAIN, "--write")
+    return project
 
 
 def scores() -> dict:
@@ -74,54 +76,44 @@ def test_a_network_makes_no_image_worse():
         assert name.rpartition("/")[2] not in networks or row["least_gain"] > 0, name
 
 
-def test_scores_are_written_checked_and_measured_again(project, capsys):
-    rain = "Deraining/CBSD68/rain_medium"
-    opening, network = f"{rain}/opening", f"{rain}/small_rain_medium"
-    run(project, "--only", rain, "--write")
+def test_scores_are_written_checked_and_measured_again(measured, capsys):
+    opening, ours = f"{RAIN}/opening", f"{RAIN}/small_rain_medium"
     rows = scores()
-    assert {f"{rain}/input", opening, network} <= rows.keys()
-    assert rows[opening]["images"] == 2
+    assert {f"{RAIN}/input", opening, ours} <= rows.keys() and rows[opening]["images"] == 2
     text = report.REPORT.read_text(encoding="utf-8")
     assert results.figures(rows[opening]) in text and text.endswith("The end.\n")
-    record = json.loads((project / "small_rain_medium.json").read_text(encoding="utf-8"))
-    assert record["scores"]["CBSD68, rain_medium"]["psnr"] == rows[network]["psnr"]
+    record = json.loads((measured / "small_rain_medium.json").read_text(encoding="utf-8"))
+    assert record["scores"]["CBSD68, rain_medium"]["psnr"] == rows[ours]["psnr"]
 
     capsys.readouterr()
-    run(project, "--only", rain)  # what is written is right
-    assert f"{network}: " in capsys.readouterr().out
+    measure(measured, "--only", RAIN)  # what is written is right
+    assert f"{ours}: " in capsys.readouterr().out
 
-    right = rows[network]
     wrong = {
         opening: {**rows[opening], "psnr": rows[opening]["psnr"] + 0.03},
-        network: {**right, "sha256": "0" * 64},
+        ours: {**rows[ours], "sha256": "0" * 64},
     }
     results.SCORES.write_text(json.dumps(rows | wrong))
     with pytest.raises(SystemExit) as failure:
-        run(project, "--only", rain)
+        measure(measured, "--only", RAIN)
     assert "RESULTS.md: its tables are not those of scores.json" in failure.value.code
     assert f"{opening}: psnr is {rows[opening]['psnr']:.4f}, expected " in failure.value.code
     assert "is not the file that was scored" in failure.value.code
 
-    run(project, "--only", network, "--write")
-    assert scores()[network]["psnr"] == right["psnr"]
+    measure(measured, "--only", ours, "--write")
+    assert scores()[ours]["psnr"] == rows[ours]["psnr"]
 
 
-def test_scores_are_those_of_the_tasks_test_program(project, monkeypatch):
-    from dgunet.Deraining import test
-
-    rain = "Deraining/CBSD68/rain_medium"
-    run(project, "--only", rain, "--write")
+def test_scores_are_those_of_the_tasks_test_program(measured, run):
     rows = scores()
-    synthesize("rain_medium", project / "pairs", sorted((project / "CBSD68").iterdir()))
-    weights = str(report.ROOT / rows[f"{rain}/small_rain_medium"]["weights"])
-    arguments = ["--weights", weights, "--input_dir", "pairs", "--result_dir", "out"]
-    monkeypatch.chdir(project)
-    monkeypatch.setattr(sys, "argv", ["test.py", *arguments, "--device", "cpu", "--jobs", "1"])
-    test.main()
-    with open(project / "out" / "pairs" / "scores.csv", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
+    pairs, out = measured / "pairs", measured / "out"
+    synthesize("rain_medium", pairs, sorted((measured / "CBSD68").iterdir()))
+    weights = report.ROOT / rows[f"{RAIN}/small_rain_medium"]["weights"]
+    arguments = ["--weights", weights, "--input_dir", pairs, "--result_dir", out]
+    run(test, *arguments, "--device", "cpu", "--jobs", 1)
+    lines = list(csv.DictReader((out / "pairs" / "scores.csv").read_text("utf-8").splitlines()))
     for name, method in (("pairs", "small_rain_medium"), ("pairs input", "input")):
-        row = rows[f"{rain}/{method}"]
+        row = rows[f"{RAIN}/{method}"]
         for key, tolerance in (("psnr", 1e-3), ("ssim", 1e-4)):
             mean = np.mean([float(line[key]) for line in lines if line["set"] == name])
             assert row[key] == pytest.approx(mean, abs=tolerance)
@@ -135,9 +127,9 @@ def test_true_kernels_are_those_that_blurred_the_samples(project):
         assert np.array_equal(to_uint8(again), to_uint8(sample.degraded))
 
 
-def test_total_variation_is_better_than_the_linear_reconstruction(project, sensing):
+def test_total_variation_is_better_than_the_linear_reconstruction(project):
     weights = project / "any.safetensors"
-    save_checkpoint(weights, sensing)
+    save_checkpoint(weights, network(25))
     case = results.Case("Compressive_Sensing", "CBSD68", "25%", (weights,))
     samples = list(case.samples(project))
     assert samples[0].target.shape == (64, 80)
@@ -146,8 +138,8 @@ def test_total_variation_is_better_than_the_linear_reconstruction(project, sensi
     assert results.summary(found["total variation"], found["linear"])["least_gain"] > 0
 
 
-def test_least_norm_image_is_the_pseudo_inverse_and_has_the_measurements(sensing):
-    image = torch.rand(1, 1, 64, 32)
+def test_least_norm_image_is_the_pseudo_inverse_and_has_the_measurements():
+    image, sensing = torch.rand(1, 1, 64, 32), network(25)
     Phi = sensing.A.Phi.detach()
     with torch.no_grad():
         y = sensing.measure(image)

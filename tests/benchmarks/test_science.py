@@ -6,10 +6,10 @@ import numpy as np
 import protocols
 import pytest
 import torch
+from sensing import network as small_sensing
 
 from dgunet.images.files import write_image
 from dgunet.model.checkpoint import save_checkpoint
-from dgunet.model.registry import build_model
 
 
 def problem(name: str) -> ablations.Problem:
@@ -27,7 +27,7 @@ def changed(name: str, label: str):
     network = of.network(variant)
     if variant.change:
         variant.change(of, network)
-    image = torch.rand(1, network.channels, 64, 64)
+    image = torch.rand(1, network.channels, 32, 32)
     network(of.degrade(image, torch.Generator()))[0].square().mean().backward()
     moved = {
         key
@@ -92,9 +92,8 @@ def test_psnr_over_the_set_is_that_of_all_errors_together(tmp_path):
         image = (128 + contrast * rng.standard_normal((64, 96))).clip(0, 255).astype(np.uint8)
         files.append(tmp_path / f"{number}.png")
         write_image(files[-1], image)
-    sizes = {"cs_ratio": 10, "width": 8, "width_step": 4, "stages": 2}
     weights = tmp_path / "any.safetensors"
-    save_checkpoint(weights, build_model("Compressive_Sensing", "DGUNet", sizes))
+    save_checkpoint(weights, small_sensing())
     found = protocols.run(weights, "the grey files", files, 32)
     alone = [protocols.run(weights, "the grey files", [file], 32)["float"][0] for file in files]
     assert found["images"] == 2 and found["float"][0] == pytest.approx(np.mean(alone), abs=1e-3)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pictures import noise
 
 from dgunet.images.files import read_rgb, to_uint8
 from dgunet.images.noise import noise_level
@@ -20,8 +21,7 @@ BLIND, SIGMA25, RAIN = (
 @pytest.mark.parametrize("shape", [(300, 200), (200, 300, 3), (1400, 900)])
 def test_noise_on_a_slope_is_found(sigma, shape):
     slope = np.linspace(0.3, 0.7, shape[1], dtype=np.float32).reshape(-1, *[1] * (len(shape) - 2))
-    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-    image = slope + sigma / 255 * noise
+    image = slope + sigma / 255 * np.random.default_rng(0).standard_normal(shape, np.float32)
     assert noise_level(image) == pytest.approx(sigma, rel=0.03)
     if sigma == 15:  # little is clipped
         assert noise_level(to_uint8(image)) == pytest.approx(sigma, rel=0.05)
@@ -38,10 +38,10 @@ def test_photographs_like_those_of_training_are_not_warned_of_and_others_are():
     for photo in bundled_photos():
         clean = read_rgb(photo)[:512, :512]
         seen = {s: to_uint8(clean / 255 + s / 255 * rng.normal(size=clean.shape)) for s in (25, 50)}
-        noise = {0: noise_level(clean), **{s: noise_level(image) for s, image in seen.items()}}
-        assert fits(RAIN, noise[0]) and not fits(RAIN, noise[25]) and not fits(RAIN, noise[50])
-        assert all(fits(BLIND, level) for level in noise.values())
-        assert fits(SIGMA25, noise[25]) and not fits(SIGMA25, noise[0])
+        found = {0: noise_level(clean), **{s: noise_level(image) for s, image in seen.items()}}
+        assert fits(RAIN, found[0]) and not fits(RAIN, found[25]) and not fits(RAIN, found[50])
+        assert all(fits(BLIND, level) for level in found.values())
+        assert fits(SIGMA25, found[25]) and not fits(SIGMA25, found[0])
 
 
 def test_weights_of_unknown_noise_fit_everything():
@@ -62,7 +62,7 @@ def test_advice_names_weights_that_fit(monkeypatch, tmp_path):
 
 
 def test_the_first_image_is_warned_of_in_full_and_all_are_counted(capsys):
-    noisy = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    noisy = noise(64, 64)
     record, report = {**RAIN, "task": "Deraining", "trained_for": "rain"}, Report()
     for name in ("a.png", "b.png"):
         report.note_noise(name, noisy, record)

@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from pictures import noise
 from PIL import Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from dgunet.base.errors import InputError
 from dgunet.images.photographs import read_photo, write_photo
@@ -15,18 +17,18 @@ GREY = SRGB[:16] + b"GRAY" + SRGB[20:]  # by its colour space
 
 def pixels(*shape, dtype=np.uint8):
     """Smooth, so that lossy formats keep them nearly."""
-    height, width = shape[:2]
+    height, width, *channels = shape
     ramp = np.linspace(0, 200, height)[:, None] + np.linspace(0, 55, width)
-    image = np.stack([ramp, ramp[::-1], ramp[:, ::-1], ramp[::-1, ::-1]], axis=2)
-    image = image[..., 0] if len(shape) == 2 else image[..., : shape[2]]
+    turned = [ramp, ramp[::-1], ramp[:, ::-1], ramp[::-1, ::-1]]
+    image = np.dstack(turned[: channels[0]]) if channels else ramp
     return np.rint(image * (np.iinfo(dtype).max / 255)).astype(dtype)
 
 
-def written(path, photo, made):
-    """The result as its own photo, and as Pillow opens it."""
-    result = path.with_name(f"result{path.suffix}")
-    write_photo(result, photo, made)
-    return read_photo(result), Image.open(result)
+def round_trip(path):
+    """Return a photo, the photo written again, and that as Pillow opens it."""
+    photo, result = read_photo(path), path.with_name(f"result{path.suffix}")
+    write_photo(result, photo, photo.pixels)
+    return photo, read_photo(result), Image.open(result)
 
 
 def save(path, array, **options):
@@ -45,83 +47,53 @@ def save(path, array, **options):
         Image.fromarray(array).save(path, **{"quality": 95, **options})
 
 
+TILES = {"tile": (16, 16), "compression": "zlib"}
+DEPTHS = (np.uint8, np.uint16)
 KINDS = [
-    *((suffix, shape, np.uint8) for suffix in (".png", ".tif") for shape in (2, 3, 4)),
-    *((suffix, shape, np.uint16) for suffix in (".png", ".tif") for shape in (2, 3, 4)),
-    *((suffix, shape, np.uint8) for suffix in (".jpg", ".bmp") for shape in (2, 3)),
-    (".webp", 3, np.uint8),
-    (".webp", 4, np.uint8),
+    *((kind, n, depth, {}) for kind in (".png", ".tif") for n in (1, 3, 4) for depth in DEPTHS),
+    *((".tif", channels, depth, TILES) for channels in (1, 3, 4) for depth in DEPTHS),
+    *((suffix, channels, np.uint8, {}) for suffix in (".jpg", ".bmp") for channels in (1, 3)),
+    *((".webp", channels, np.uint8, {}) for channels in (3, 4)),
 ]
 
 
-@pytest.mark.parametrize("suffix, shape, dtype", KINDS)
-def test_depth_and_channels_stay(tmp_path, suffix, shape, dtype):
-    shape = (12, 17) if shape == 2 else (12, 17, shape)
-    stored = pixels(*shape, dtype=dtype)
+@pytest.mark.parametrize("suffix, channels, dtype, options", KINDS)
+def test_depth_and_channels_stay(tmp_path, suffix, channels, dtype, options):
+    stored = pixels(40, 50, *[channels] * (channels > 1), dtype=dtype)
     path = tmp_path / f"photo{suffix}"
-    save(path, stored)
-    photo = read_photo(path)
-    colours = stored if stored.ndim == 2 else stored[..., :3]
-    alpha = stored[..., 3] if stored.ndim == 3 and stored.shape[2] == 4 else None
-    lossy = suffix in (".jpg", ".webp")
-    assert photo.pixels.dtype == dtype and photo.pixels.shape == colours.shape
-    np.testing.assert_allclose(photo.pixels, colours, atol=24 if lossy else 0)
-    assert (photo.alpha is None) == (alpha is None)
-
-    made = photo.pixels[::-1, ::-1]
-    write_photo(tmp_path / "result", photo, made)
-    again = read_photo(tmp_path / "result")
-    assert again.pixels.dtype == dtype and again.pixels.shape == made.shape
-    np.testing.assert_allclose(
-        again.pixels.astype(float), made.astype(float), atol=24 if lossy else 0
-    )
-    if alpha is not None:
-        assert np.array_equal(photo.alpha, alpha) and np.array_equal(again.alpha, alpha)
-    assert again.format == photo.format
+    save(path, stored, **options)
+    photo, again, _ = round_trip(path)
+    colours = (stored[..., :3] if channels > 1 else stored).astype(float)
+    for image in (photo, again):
+        assert image.pixels.dtype == dtype and image.format == photo.format
+        lossy = suffix in (".jpg", ".webp")
+        np.testing.assert_allclose(image.pixels, colours, atol=24 if lossy else 0)
+        assert (image.alpha is None) == (channels != 4)
+        assert channels != 4 or np.array_equal(image.alpha, stored[..., 3])
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_grey_with_alpha(tmp_path, suffix):
-    stored = np.dstack([pixels(5, 7), 255 - pixels(5, 7)])
-    Image.fromarray(stored, "LA").save(tmp_path / f"photo{suffix}")
-    photo = read_photo(tmp_path / f"photo{suffix}")
-    assert np.array_equal(photo.pixels, stored[..., 0])
-    again, picture = written(tmp_path / f"photo{suffix}", photo, photo.pixels)
-    assert picture.mode == "LA" and np.array_equal(np.asarray(picture), stored)
-    assert np.array_equal(again.alpha, stored[..., 1])
-
-
-def test_colours_under_transparency_stay(tmp_path):
-    stored = np.dstack([pixels(9, 9, 3), np.zeros((9, 9), np.uint8)])
-    for name, options in [
-        ("a.png", {}),
-        ("a.webp", {"lossless": True, "exact": True}),
-        ("a.tif", {}),
-    ]:
-        save(tmp_path / name, stored, **options)
-        photo = read_photo(tmp_path / name)
-        assert np.array_equal(photo.pixels, stored[..., :3])
-        again, _ = written(tmp_path / name, photo, photo.pixels)
-        assert np.array_equal(again.pixels, stored[..., :3]) and not again.alpha.any()
-
-
-def test_lossless_webp_stays_lossless(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.webp", lossless=True)
-    Image.fromarray(noise).save(tmp_path / "b.webp", quality=50)
-    for name, equal in (("a.webp", True), ("b.webp", False)):
-        photo = read_photo(tmp_path / name)
-        again, _ = written(tmp_path / name, photo, photo.pixels)
-        assert np.array_equal(again.pixels, photo.pixels) == equal
+@pytest.mark.parametrize(
+    ("name", "channels", "options"),
+    [
+        *((name, channels, {}) for name in ("a.png", "a.tif") for channels in (2, 4)),
+        ("a.webp", 3, {"lossless": True}),
+        ("a.webp", 4, {"lossless": True, "exact": True}),
+    ],
+)
+def test_colours_stay_to_the_bit_under_transparency_too(tmp_path, name, channels, options):
+    stored = noise(9, 9, channels)
+    if channels != 3:
+        stored[:5, :, -1] = 0
+    save(tmp_path / name, stored, **options)
+    photo, again, picture = round_trip(tmp_path / name)
+    assert np.array_equal(photo.pixels, stored[..., 0] if channels == 2 else stored[..., :3])
+    assert np.array_equal(np.asarray(picture), stored)
+    assert channels == 3 or np.array_equal(again.alpha, stored[..., -1])
 
 
 def test_jpeg_keeps_its_quality(tmp_path):
-    texture = cv2.GaussianBlur(
-        np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 1
-    )
-    save(tmp_path / "a.jpg", texture, quality=90)
-    photo = read_photo(tmp_path / "a.jpg")
-    again, picture = written(tmp_path / "a.jpg", photo, photo.pixels)
+    save(tmp_path / "a.jpg", cv2.GaussianBlur(noise(64, 64, 3), (0, 0), 1), quality=90)
+    photo, again, picture = round_trip(tmp_path / "a.jpg")
     error = again.pixels.astype(float) - photo.pixels
     assert 10 * np.log10(255**2 / np.mean(error**2)) > 40
     assert picture.layer[0][1:3] == picture.layer[1][1:3]  # no colour subsampling
@@ -145,14 +117,11 @@ def test_colour_profile_stays(tmp_path, name, grey):
         path.write_bytes(data[:33] + chunk.getvalue()[start : start + length] + data[33:])
     else:
         save(path, image, **{"iccprofile" if path.suffix == ".tif" else "icc_profile": profile})
-    photo = read_photo(path)
-    again, picture = written(path, photo, photo.pixels)
+    _, again, picture = round_trip(path)
     assert picture.info["icc_profile"] == profile and again.pixels.dtype == dtype
     # A profile for other colours than the pixels' is none of the result's.
-    wrong = tmp_path / "wrong.png"
-    save(wrong, pixels(8, 9, 3), icc_profile=GREY)
-    _, picture = written(wrong, read_photo(wrong), pixels(8, 9, 3))
-    assert "icc_profile" not in picture.info
+    save(tmp_path / "wrong.png", pixels(8, 9, 3), icc_profile=GREY)
+    assert "icc_profile" not in round_trip(tmp_path / "wrong.png")[2].info
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -165,51 +134,37 @@ def test_photos_are_upright_and_stored_as_they_were(tmp_path, suffix, orientatio
     image.save(path, exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
     stored = Image.open(path)
     upright = np.asarray(ImageOps.exif_transpose(stored))
-    photo = read_photo(path)
-    np.testing.assert_allclose(photo.pixels, upright, atol=16 if suffix == ".jpg" else 0)
-    again, picture = written(path, photo, photo.pixels)
-    np.testing.assert_allclose(again.pixels, upright, atol=16 if suffix == ".jpg" else 0)
+    photo, again, picture = round_trip(path)
+    for image in (photo, again):
+        np.testing.assert_allclose(image.pixels, upright, atol=16 if suffix == ".jpg" else 0)
     if suffix != ".tif":  # which decoders turn themselves
         assert picture.size == (24, 16)
         assert dict(picture.getexif()) == dict(exif)
 
 
 def test_resolution_and_text_stay(tmp_path):
-    from PIL.PngImagePlugin import PngInfo
-
     text = PngInfo()
     text.add_text("Author", "somebody")
-    Image.fromarray(pixels(8, 9, 3)).save(tmp_path / "a.png", pnginfo=text, dpi=(300, 300))
+    save(tmp_path / "a.png", pixels(8, 9, 3), pnginfo=text, dpi=(300, 300))
     save(tmp_path / "a.jpg", pixels(8, 9, 3), dpi=(300, 300))
     save(tmp_path / "a.tif", pixels(8, 9, 3), resolution=(300, 300), resolutionunit="INCH")
     for name in ("a.png", "a.jpg", "a.tif"):
-        photo = read_photo(tmp_path / name)
-        _, picture = written(tmp_path / name, photo, photo.pixels)
+        _, _, picture = round_trip(tmp_path / name)
         assert np.allclose(picture.info["dpi"], 300, atol=0.1)
         if name == "a.png":
             assert picture.info["Author"] == "somebody"
 
 
-def test_metadata_that_no_encoder_takes_is_left_out(tmp_path):
-    save(tmp_path / "a.tif", pixels(8, 9, 4))
-    photo = read_photo(tmp_path / "a.tif")
-    photo.metadata["resolution"], photo.metadata["resolution_unit"] = (1, 0), 77
-    again, _ = written(tmp_path / "a.tif", photo, photo.pixels)
-    assert np.array_equal(again.pixels, photo.pixels) and again.metadata["alpha_kind"] == 2
-    save(tmp_path / "a.jpg", pixels(8, 9, 3))
-    photo = read_photo(tmp_path / "a.jpg")
-    photo.metadata["exif"] = bytes(70_000)
-    written(tmp_path / "a.jpg", photo, photo.pixels)
-
-
-def test_palette_and_one_bit_become_colour_and_grey(tmp_path):
-    Image.fromarray(pixels(8, 9, 3)).quantize(16).save(tmp_path / "a.png")
-    Image.fromarray(pixels(8, 9) > 100).save(tmp_path / "b.png")
-    for name, mode in (("a.png", "RGB"), ("b.png", "L")):
-        photo = read_photo(tmp_path / name)
-        _, picture = written(tmp_path / name, photo, photo.pixels)
-        assert picture.format == "PNG" and picture.mode == mode
-        assert np.array_equal(photo.pixels, Image.open(tmp_path / name).convert(mode))
+@pytest.mark.parametrize(
+    ("name", "metadata"),
+    [("a.tif", {"resolution": (1, 0), "resolution_unit": 77}), ("a.jpg", {"exif": bytes(70_000)})],
+)
+def test_metadata_that_no_encoder_takes_is_left_out(tmp_path, name, metadata):
+    save(tmp_path / name, pixels(8, 9, 3))
+    photo = read_photo(tmp_path / name)
+    photo.metadata.update(metadata)
+    write_photo(tmp_path / "result", photo, photo.pixels)
+    assert read_photo(tmp_path / "result").format == photo.format
 
 
 def test_transparent_palette(tmp_path):
@@ -233,17 +188,15 @@ def test_white_is_zero(tmp_path):
 def test_a_phone_photo_of_several_pictures_is_its_first(tmp_path):
     first, second = (Image.fromarray(pixels(16, 16, 3)[::step]) for step in (1, -1))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
-    photo = read_photo(tmp_path / "a.jpg")
+    photo, _, picture = round_trip(tmp_path / "a.jpg")
     np.testing.assert_allclose(photo.pixels, pixels(16, 16, 3), atol=16)
-    _, picture = written(tmp_path / "a.jpg", photo, photo.pixels)
     assert picture.format == "JPEG"
 
 
 def test_the_content_tells_the_format(tmp_path):
     save(tmp_path / "a.png", pixels(8, 9, 4))
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
-    photo = read_photo(tmp_path / "a.jpg")
-    again, picture = written(tmp_path / "a.jpg", photo, photo.pixels)
+    _, again, picture = round_trip(tmp_path / "a.jpg")
     assert picture.format == "PNG" and np.array_equal(again.alpha, pixels(8, 9, 4)[..., 3])
 
 
@@ -252,8 +205,8 @@ def animation(path, **options):
     frames[0].save(path, save_all=True, append_images=frames[1:], **options)
 
 
-def bad_tiff(path, dtype, value):
-    tifffile.imwrite(path, np.full((4, 5), value, dtype), metadata=None)
+def wide_tiff(path):
+    tifffile.imwrite(path, np.full((4, 5), 5, np.int16), metadata=None)
 
 
 def transparent_grey(path):
@@ -266,14 +219,11 @@ def grey_with_alpha(path):
 
 REFUSED = [
     ("a.webp", animation, "is an animation of 2 images; expected one"),
-    ("a.png", animation, "is an animation of 2 images"),
     ("a.tif", animation, "has 2 pages; expected one"),
-    ("a.tif", lambda p: bad_tiff(p, np.int16, 5), "int16; expected 8 or 16 bits"),
-    ("a.tif", lambda p: bad_tiff(p, np.uint32, 5), "expected 8 or 16 bits"),
+    ("a.tif", wide_tiff, "int16; expected 8 or 16 bits"),
     ("a.tif", grey_with_alpha, "expected PNG, JPEG, TIFF"),  # it would be read with 8 bits
     ("a.tif", lambda p: p.write_bytes(b"II*\0\0\0\0\0"), ""),
     ("a.png", transparent_grey, "one of its grey values is transparent; expected alpha"),
-    ("a.png", lambda p: p.write_bytes(b""), r"is empty \(0 bytes\); expected PNG"),
 ]
 
 
@@ -292,45 +242,13 @@ def test_a_thumbnail_is_no_page(tmp_path):
     assert np.array_equal(read_photo(tmp_path / "a.tif").pixels, pixels(8, 9))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, suffix):
-    path = tmp_path / f"bomb{suffix}"
-    if suffix == ".tif":
-        tifffile.imwrite(path, np.zeros((40, 50), np.uint8), metadata=None)
-    else:
-        Image.new("L", (50, 40)).save(path)
-    with pytest.raises(
-        InputError, match=r"50×40 pixels; expected at most 0\.001 megapixels"
-    ) as error:
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.png"
+    save(path, noise(40, 50))
+    message = r"50×40 pixels; expected at most 0\.001 megapixels \(--max_megapixels"
+    with pytest.raises(InputError, match=message):
         read_photo(path, max_pixels=1000)
-    assert "--max_megapixels" in str(error.value)
     assert read_photo(path, max_pixels=None).pixels.shape == (40, 50)
-
-
-def test_pillows_own_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    Image.new("L", (50, 40)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="--max_megapixels lifts"):
-        read_photo(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (3, 5000, 3), (5000, 3)])
-def test_odd_sizes(tmp_path, shape):
-    for suffix in (".png", ".tif", ".jpg", ".bmp"):
-        save(tmp_path / f"a{suffix}", pixels(*shape))
-        photo = read_photo(tmp_path / f"a{suffix}")
-        again, _ = written(tmp_path / f"a{suffix}", photo, photo.pixels)
-        assert again.pixels.shape == shape
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_tiff_in_tiles(tmp_path, dtype, channels):
-    array = pixels(40, 50, 4, dtype=dtype)[..., :channels]
-    array = array[..., 0] if channels == 1 else array
-    save(tmp_path / "a.tif", array, tile=(16, 16), compression="zlib")
-    photo = read_photo(tmp_path / "a.tif")
-    if channels == 4:
-        assert np.array_equal(photo.alpha, array[..., -1])
-        array = array[..., :3]
-    assert np.array_equal(photo.pixels, array)
+        read_photo(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import noisy_pair
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
@@ -27,15 +28,6 @@ TOLERANCES = {  # dB, SSIM
 }
 
 
-def random_pair(*shape: int) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth random picture (uint8) and a noisy copy."""
-    random = np.random.default_rng(7)
-    smooth = gaussian_filter(random.random(shape), (3, 3, 0)[: len(shape)], mode="wrap")
-    target = np.rint(255 * (smooth - smooth.min()) / np.ptp(smooth))
-    restored = np.clip(target + random.integers(-12, 13, shape), 0, 255)
-    return restored.astype(np.uint8), target.astype(np.uint8)
-
-
 def fixture_pair(name: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(read_image(FIXTURES / f"{name}_{kind}.png") for kind in ("restored", "target"))
 
@@ -51,14 +43,14 @@ def test_scores_equal_those_of_the_published_scripts(name, protocol):
 
 
 def test_gaussian_rgb_equals_skimage():
-    restored, target = random_pair(150, 97, 3)
+    restored, target = noisy_pair(150, 97, 3)
     options = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": 255}
     expected = structural_similarity(restored, target, channel_axis=2, **options)
     assert protocols.gaussian_rgb(restored, target)[1] == pytest.approx(expected, abs=1e-12)
 
 
 def test_compressive_sensing_y_is_neither_rounded_nor_left_unclipped():
-    restored, target = random_pair(90, 75)
+    restored, target = noisy_pair(90, 75)
     restored = restored / 255 * 1.2 - 0.1
     levels = np.clip(restored, 0, 1) * 255
     psnr, ssim = protocols.compressive_sensing_y(restored, target)
@@ -72,7 +64,7 @@ def test_matlab_ssim_is_gaussian_over_all_axes(shape, as_float):
     def blur(image):
         return gaussian_filter(image, 1.5, radius=5, mode="nearest")
 
-    restored, target = random_pair(*shape)
+    restored, target = noisy_pair(*shape)
     x, y = restored / 255, target / 255
     mean_x, mean_y = blur(x), blur(y)
     variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2

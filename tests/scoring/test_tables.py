@@ -1,6 +1,5 @@
-"""Tables and CSV files of scores; how results were made."""
+"""Tables of scores; how results were made."""
 
-import csv
 import math
 import re
 
@@ -39,20 +38,6 @@ def test_published_scores_are_consistent(model):
         ]
         assert by_ratio == sorted(by_ratio)
     assert COMPRESSIVE_SENSING_SETS["Set11_30"].published == {}
-
-
-def test_csv_keeps_full_precision(tmp_path):
-    sets = {
-        "Rain100L": [Score("a,b", 31.123456789012345, 0.1 + 0.2), Score("c", math.inf, 1.0)],
-        "ähnlich": [Score("d", 20.0, 0.5)],
-    }
-    path = tmp_path / "new" / "scores.csv"
-    tables.write_csv(path, sets, "deraining_y", "settings: self_ensemble on, x off")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    read = [(r["set"], Score(r["image"], float(r["psnr"]), float(r["ssim"]))) for r in rows]
-    assert read == [(name, score) for name in sets for score in sets[name]]
-    assert rows[0]["settings"] == "settings: self_ensemble on, x off"
 
 
 def test_settings_are_read_and_described(tmp_path):

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
+from pictures import noise
 from scipy.io import savemat
 
 from dgunet.base.errors import InputError
@@ -15,15 +16,35 @@ from dgunet.tools import arrange as arranging
 from dgunet.tools.arrange import arrange
 
 SCENE = "0001_001_S6_00100_00060_3200_L"
-
-
+REALBLUR = "RealBlur-J_ECC_IMCORR_centroid_itensity_ref"
 SEEDS = itertools.count(1)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def dest(tmp_path):
+    return tmp_path / "dest"
+
+
+@pytest.fixture
+def refused(source, tmp_path, run):
+    """Arrange a dataset by the program; return the line of its refusal."""
+
+    def refused(dataset, source=source, dest=tmp_path / "refused"):
+        line = run(arranging, dataset, source, dest)
+        assert line.startswith("error: ") and not (tmp_path / "refused").exists()
+        return line
+
+    return refused
 
 
 def picture(path):
     """Write a small image that no other file equals."""
-    pixels = np.random.default_rng(next(SEEDS)).integers(0, 256, (24, 30, 3), np.uint8)
-    write_image(path, pixels)
+    write_image(path, noise(24, 30, 3, seed=next(SEEDS)))
     return path
 
 
@@ -32,93 +53,16 @@ def is_copy(first, second):
 
 
 def gopro(source):
-    for part, scene in (("train", "GOPR0372_07_00"), ("train", "GOPR0374_11_00"), ("test", "G3")):
-        for number in (1, 2):
-            for kind in ("blur", "blur_gamma", "sharp"):
-                picture(source / "GOPRO_Large" / part / scene / kind / f"00000{number}.png")
+    for scene in ("train/GOPR0372_07_00", "train/GOPR0374_11_00", "test/G3"):
+        for kind in ("blur", "blur_gamma", "sharp"):
+            for number in (1, 2):
+                picture(source / "GOPRO_Large" / scene / kind / f"00000{number}.png")
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture
-def refused(tmp_path, refusal):
-    """Arrange a dataset from `tmp_path/source` by the program; return the line of its refusal."""
-
-    def refused(dataset, source=tmp_path / "source", dest=tmp_path / "refused"):
-        line = refusal(arranging.main, dataset, source, dest)
-        assert not (tmp_path / "refused").exists()
-        return line
-
-    return refused
-
-
-@pytest.mark.parametrize("kind", ["blur", "blur_gamma"])
-def test_gopro(tmp_path, kind):
-    source, dest = tmp_path / "source", tmp_path / "dest"
-    gopro(source)
-    counts = arrange("GoPro", source, dest, gamma=kind == "blur_gamma")
-    parts = {"train": 4, "GoPro/test": 2, "val": 2}
-    assert counts == {
-        dest / part / kind: count for part, count in parts.items() for kind in ("input", "target")
-    }
-    for part, original in (("input", kind), ("target", "sharp")):
-        for folder, scene in (
-            ("train", "train/GOPR0374_11_00"),
-            ("val", "test/G3"),
-            ("GoPro/test", "test/G3"),
-        ):
-            placed = dest / folder / part / f"{scene.partition('/')[2]}-000002.png"
-            assert placed.samefile(source / "GOPRO_Large" / scene / original / "000002.png")
-
-
-def test_nothing_is_overwritten_and_a_second_run_goes_on(tmp_path):
-    source, dest = tmp_path / "source", tmp_path / "dest"
-    gopro(source)
-    placed = dest / "GoPro" / "test" / "target" / "G3-000001.png"
-    picture(placed)
-    precious = placed.read_bytes()
-    with pytest.raises(InputError, match=r"1 files with other content .*G3-000001\.png"):
-        arrange("GoPro", source, dest)
-    assert placed.read_bytes() == precious and not (dest / "train").exists()
-
-    placed.unlink()
-    counts = arrange("GoPro", source, dest, copy=True)
-    placed.unlink()
-    assert arrange("GoPro", source, dest) == counts
-    assert len(names(dest / "train" / "input")) == 4
-
-
-def test_copies_are_made_where_links_cannot_be(tmp_path, monkeypatch):
-    def no_links(*_):
-        raise OSError("no hard links here")
-
-    source, dest = tmp_path / "source", tmp_path / "dest"
-    gopro(source)
-    monkeypatch.setattr("os.link", no_links)
-    arrange("GoPro", source, dest)
-    original = source / "GOPRO_Large" / "test" / "G3" / "sharp" / "000001.png"
-    placed = dest / "GoPro" / "test" / "target" / "G3-000001.png"
-    assert is_copy(original, placed) and not placed.samefile(original)
-
-
-def test_hide(tmp_path):
-    source, dest = tmp_path / "HIDE_dataset", tmp_path / "dest"
+def hide(source):
     for place in ("test/test-close-ups/1from.png", "test/test-long-shot/2from.png", "train/9.png"):
         picture(source / place)
         picture(source / "GT" / place.rpartition("/")[2])
-    arrange("HIDE", source, dest)
-    for part, original in (("input", "test/test-close-ups"), ("target", "GT")):
-        folder = dest / "HIDE" / "test" / part
-        assert names(folder) == ["1from.png", "2from.png"]
-        assert is_copy(folder / "1from.png", source / original / "1from.png")
-    (source / "GT" / "2from.png").unlink()
-    with pytest.raises(InputError, match=r"1 images of HIDE have no image in GT: .*2from\.png"):
-        arrange("HIDE", source, tmp_path / "other")
-
-
-REALBLUR = "RealBlur-J_ECC_IMCORR_centroid_itensity_ref"
 
 
 def realblur(source):
@@ -133,24 +77,112 @@ def realblur(source):
         (source / f"RealBlur_J_{part}_list.txt").write_text("\n".join(listing) + "\n\n")
 
 
-def test_realblur(tmp_path, refused):
-    source, dest, base = tmp_path / "source", tmp_path / "dest", REALBLUR
-    realblur(source)
-    counts = arrange("RealBlur_J", source, dest)
-    assert counts[dest / "RealBlur_J" / "test" / "input"] == 4
-    assert counts[dest / "RealBlur_J" / "train" / "target"] == 2
-    for part, kind in (("input", "blur"), ("target", "gt")):
-        placed = dest / "RealBlur_J" / "test" / part / "scene002-blur_1.png"
-        assert is_copy(placed, source / base / "scene002" / kind / f"{kind}_1.png")
+def rain13k(source):
+    for folder in ("train/Rain13K", "test/Rain100L", "test/Test1200"):
+        for part, suffix in (("input", "jpg"), ("target", "JPG")):
+            for number in (1, 2):
+                picture(source / folder / part / f"{number}.{suffix}")
 
-    assert "unknown layout; looked, at any depth, for RealBlur_R_test_l" in refused("RealBlur_R")
-    (source / base / "scene003" / "gt" / "gt_1.png").unlink()
-    assert "RealBlur_J_train_list.txt: lists 'RealBlur" in refused("RealBlur_J")
+
+def sidd(source):
+    for kind in ("NOISY", "GT"):
+        for number in ("010", "011"):
+            picture(source / "Data" / SCENE / f"0001_{kind}_SRGB_{number}.PNG")
+        picture(source / "Data" / "0002_001_S6" / f"{kind}_SRGB_010.PNG")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "make", "count", "places"),
+    [
+        ("GoPro", gopro, 16, {
+            "train/input/GOPR0374_11_00-000002.png": "train/GOPR0374_11_00/blur/000002.png",
+            "val/target/G3-000002.png": "test/G3/sharp/000002.png",
+            "GoPro/test/input/G3-000001.png": "test/G3/blur/000001.png",
+        }),
+        ("HIDE", hide, 4, {
+            "HIDE/test/input/1from.png": "test/test-close-ups/1from.png",
+            "HIDE/test/input/2from.png": "test/test-long-shot/2from.png",
+            "HIDE/test/target/1from.png": "GT/1from.png",
+        }),
+        ("RealBlur_J", realblur, 12, {
+            "RealBlur_J/test/input/scene002-blur_1.png": f"{REALBLUR}/scene002/blur/blur_1.png",
+            "RealBlur_J/test/target/scene002-blur_1.png": f"{REALBLUR}/scene002/gt/gt_1.png",
+            "RealBlur_J/train/target/scene003-blur_2.png": f"{REALBLUR}/scene003/gt/gt_2.png",
+        }),
+        ("Rain13k", rain13k, 16, {
+            "train/target/2.jpg": "train/Rain13K/target/2.JPG",
+            "val/target/1.jpg": "test/Rain100L/target/1.JPG",
+            "Test1200/input/1.jpg": "test/Test1200/input/1.jpg",
+        }),
+        ("SIDD", sidd, 6, {
+            f"SIDD/train/input/{SCENE}-0001_011.png": f"Data/{SCENE}/0001_NOISY_SRGB_011.PNG",
+            f"SIDD/train/target/{SCENE}-0001_011.png": f"Data/{SCENE}/0001_GT_SRGB_011.PNG",
+            "SIDD/train/target/0002_001_S6-010.png": "Data/0002_001_S6/GT_SRGB_010.PNG",
+        }),
+    ],
+)  # fmt: skip
+def test_images_are_linked_to_where_the_programs_read_them(
+    source, dest, dataset, make, count, places
+):
+    make(source)
+    counts = arrange(dataset, source, dest)
+    placed = [path for path in dest.rglob("*") if path.is_file()]
+    assert len(placed) == sum(counts.values()) == count
+    release = source / "GOPRO_Large" if dataset == "GoPro" else source
+    for place, original in places.items():
+        assert (dest / place).samefile(release / original)
+
+
+def test_gopro_has_two_kinds_of_blur(source, dest):
+    gopro(source)
+    arrange("GoPro", source, dest, gamma=True)
+    original = source / "GOPRO_Large/test/G3/blur_gamma/000001.png"
+    assert original.samefile(dest / "GoPro/test/input/G3-000001.png")
+
+
+def test_nothing_is_overwritten_and_a_second_run_goes_on(source, dest):
+    gopro(source)
+    placed = picture(dest / "GoPro/test/target/G3-000001.png")
+    precious = placed.read_bytes()
+    with pytest.raises(InputError, match=r"1 files with other content .*G3-000001\.png"):
+        arrange("GoPro", source, dest)
+    assert placed.read_bytes() == precious and not (dest / "train").exists()
+
+    placed.unlink()
+    counts = arrange("GoPro", source, dest, copy=True)
+    placed.unlink()
+    assert arrange("GoPro", source, dest) == counts and placed.exists()
+
+
+def test_copies_are_made_where_links_cannot_be(source, dest, monkeypatch):
+    def no_links(*_):
+        raise OSError("no hard links here")
+
+    gopro(source)
+    monkeypatch.setattr("os.link", no_links)
+    arrange("GoPro", source, dest)
+    original = source / "GOPRO_Large/test/G3/sharp/000001.png"
+    placed = dest / "GoPro/test/target/G3-000001.png"
+    assert is_copy(original, placed) and not placed.samefile(original)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "make", "lost", "message"),
+    [
+        ("HIDE", hide, "GT/2from.png", "1 images of HIDE have no image in GT: "),
+        ("RealBlur_J", realblur, f"{REALBLUR}/scene003/gt/gt_1.png", "list.txt: lists 'RealBlur"),
+        ("SIDD", sidd, f"Data/{SCENE}/0001_GT_SRGB_010.PNG", "1 files missing, each ground truth"),
+    ],
+)
+def test_missing_files_are_named(source, refused, dataset, make, lost, message):
+    make(source)
+    (source / lost).unlink()
+    assert message in refused(dataset)
 
 
 @pytest.mark.parametrize("way", ["relative", "absolute", "linked list", "linked image"])
-def test_nothing_outside_the_source_is_read(tmp_path, refused, way):
-    source, secret = tmp_path / "source", picture(tmp_path / "outside" / "secret.png")
+def test_nothing_outside_the_source_is_read(source, tmp_path, refused, way):
+    secret = picture(tmp_path / "outside" / "secret.png")
     realblur(source)
     listing = source / "RealBlur_J_test_list.txt"
     first = source / listing.read_text().split()[0]
@@ -168,16 +200,15 @@ def test_nothing_outside_the_source_is_read(tmp_path, refused, way):
     assert expected in line
 
 
-def test_links_out_of_the_source_are_refused_without_a_list_too(tmp_path, refused):
-    source, secret = tmp_path / "source", picture(tmp_path / "outside" / "secret.png")
+def test_links_out_of_the_source_are_refused_without_a_list_too(source, tmp_path, refused):
+    secret = picture(tmp_path / "outside" / "secret.png")
     picture(source / "Rain100L" / "target" / "1.png")
     (source / "Rain100L" / "input").mkdir()
     (source / "Rain100L" / "input" / "1.png").symlink_to(secret)  # for Rain100L and val
     assert f"2 files are links out of {source}: " in refused("Rain13k")
 
 
-def test_lists_and_blocks_that_are_damaged_are_named(tmp_path, refused):
-    source = tmp_path / "source"
+def test_lists_and_blocks_that_are_damaged_are_named(source, refused):
     realblur(source)
     (source / "RealBlur_J_test_list.txt").write_bytes(b"\xff\xfe a\x00")
     assert "RealBlur_J_test_list.txt: is not UTF-8" in refused("RealBlur_J")
@@ -194,54 +225,18 @@ def test_lists_and_blocks_that_are_damaged_are_named(tmp_path, refused):
     assert "ValidationNoisyBlocksSrgb.mat: cannot be read as a MAT file" in refused("SIDD")
 
 
-def test_rain13k(tmp_path):
-    source, dest = tmp_path / "source", tmp_path / "dest"
-    for folder in ("train/Rain13K", "test/Rain100L", "test/Test1200"):
-        for part, suffix in (("input", "jpg"), ("target", "JPG")):
-            for number in (1, 2):
-                picture(source / folder / part / f"{number}.{suffix}")
-    counts = arrange("Rain13k", source, dest)
-    assert set(counts.values()) == {2} and len(counts) == 8
-    assert (dest / "val/target/1.jpg").samefile(dest / "Rain100L/target/1.jpg")
-    assert is_copy(dest / "train/target/2.jpg", source / "train/Rain13K/target/2.JPG")
-    assert is_copy(dest / "Test1200/input/1.jpg", source / "test/Test1200/input/1.jpg")
-
-
-def sidd(source):
-    for number in ("010", "011"):
-        for kind in ("NOISY", "GT"):
-            picture(source / "Data" / SCENE / f"0001_{kind}_SRGB_{number}.PNG")
-    for kind in ("NOISY", "GT"):
-        picture(source / "Data" / "0002_001_S6" / f"{kind}_SRGB_010.PNG")
-
-
-def test_sidd(tmp_path, refused):
-    source, dest = tmp_path / "source", tmp_path / "dest"
+def test_blocks_of_sidd_are_validated_on(source, dest):
     sidd(source)
-    blocks = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3), np.uint8)
+    blocks = noise(2, 3, 8, 8, 3)
     for number, name in enumerate(["ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"]):
         savemat(source / f"{name}.mat", {name: blocks + number})
     counts = arrange("SIDD", source, dest)
-    train = dest / "SIDD" / "train"
-    assert names(train / "input") == names(train / "target")
-    assert names(train / "input") == [
-        "0001_001_S6_00100_00060_3200_L-0001_010.png",
-        "0001_001_S6_00100_00060_3200_L-0001_011.png",
-        "0002_001_S6-010.png",
-    ]
-    for part, kind in (("input", "NOISY"), ("target", "GT")):
-        placed = train / part / f"{SCENE}-0001_011.png"
-        assert is_copy(placed, source / "Data" / SCENE / f"0001_{kind}_SRGB_011.PNG")
     assert counts[dest / "SIDD" / "test"] == 2 and counts[dest / "val" / "input"] == 6
     assert np.array_equal(read_rgb(dest / "val" / "input" / "0002_03.png"), blocks[1, 2])
     assert np.array_equal(read_rgb(dest / "val" / "target" / "0001_02.png"), blocks[0, 1] + 1)
 
-    (source / "Data" / SCENE / "0001_GT_SRGB_010.PNG").unlink()
-    assert "1 files missing, each ground truth: " in refused("SIDD")
 
-
-def test_dnd(tmp_path, refused):
-    source, dest = tmp_path / "source", tmp_path / "dest"
+def test_dnd(source, dest, refused):
     images = source / "dnd_2017" / "images_srgb"
     images.mkdir(parents=True)
     (source / "dnd_2017" / "info.mat").write_text("info")
@@ -255,30 +250,34 @@ def test_dnd(tmp_path, refused):
 
 
 @pytest.mark.parametrize("dataset", arranging.DATASETS)
-def test_an_unknown_layout_is_one_line(dataset, tmp_path, refused):
-    picture(tmp_path / "source" / "something" / "else.png")
-    message = f"{tmp_path}/source: unknown layout; looked, at any depth, for "
-    assert refused(dataset).startswith(message)
+def test_an_unknown_layout_is_one_line(dataset, source, refused):
+    picture(source / "something" / "else.png")
+    assert f"{source}: unknown layout; looked, at any depth, for " in refused(dataset)
 
 
-def test_wrong_arguments_are_refused(tmp_path, refused):
-    gopro(tmp_path / "source")
+def test_wrong_arguments_are_refused(source, tmp_path, refused):
+    gopro(source)
     assert "does not exist" in refused("GoPro", tmp_path / "missing")
-    assert "apart" in refused("GoPro", dest=tmp_path / "source" / "dest")
+    assert "apart" in refused("GoPro", dest=source / "dest")
 
 
-def cut(source, target, *options):
-    arguments = ["--src_dir", source / "Data", "--tar_dir", target, "--ps", 8, "--num_patches", 5]
-    generate_patches_SIDD.main([str(word) for word in (*arguments, "--num_cores", 1, *options)])
+@pytest.fixture
+def cut(run, source):
+    """Cut patches of SIDD; return what the program prints."""
+
+    def cut(target, *options, source=source):
+        arguments = ["--src_dir", source / "Data", "--tar_dir", target, "--ps", 8]
+        arguments += ["--num_patches", 5, "--num_cores", 1, *options]
+        return run(generate_patches_SIDD, *arguments)
+
+    return cut
 
 
-def test_patches_of_sidd(tmp_path, capsys):
-    sidd(tmp_path / "SIDD")
-    target = tmp_path / "train"
-    cut(tmp_path / "SIDD", target)
-    assert "15 pairs from 3 images" in capsys.readouterr().out
+def test_patches_of_sidd(source, dest, cut):
+    sidd(source)
+    assert "15 pairs from 3 images" in cut(dest)
     originals = [
-        [read_rgb(tmp_path / "SIDD" / "Data" / name.format(kind)) for kind in ("NOISY", "GT")]
+        [read_rgb(source / "Data" / name.format(kind)) for kind in ("NOISY", "GT")]
         for name in (
             f"{SCENE}/0001_{{}}_SRGB_010.PNG",
             f"{SCENE}/0001_{{}}_SRGB_011.PNG",
@@ -286,7 +285,7 @@ def test_patches_of_sidd(tmp_path, capsys):
         )
     ]
     places = set()
-    for paths in pair_by_name(target / "input", target / "target"):
+    for paths in pair_by_name(dest / "input", dest / "target"):
         noisy, truth = map(read_rgb, paths)
         number = int(paths[0].stem.split("_")[0])
         whole, whole_truth = originals[number - 1]
@@ -296,55 +295,46 @@ def test_patches_of_sidd(tmp_path, capsys):
         places.add((number, top, left))
     assert 10 < len(places) <= 15
 
-    before = {path: path.read_bytes() for path in target.rglob("*.png")}
-    with pytest.raises(SystemExit):
-        cut(tmp_path / "SIDD", target)
-    assert "holds 30 images already" in capsys.readouterr().err
-    cut(tmp_path / "SIDD", target, "--overwrite")
-    assert before == {path: path.read_bytes() for path in target.rglob("*.png")}
+    before = {path: path.read_bytes() for path in dest.rglob("*.png")}
+    assert "holds 30 images (--overwrite replaces patches)" in cut(dest)
+    cut(dest, "--overwrite", "--num_patches", 4)
+    after = {path: path.read_bytes() for path in dest.rglob("*.png")}
+    assert len(after) == 24 and after.items() < before.items()
 
-    precious = picture(target / "input" / "precious.png")
-    with pytest.raises(SystemExit):
-        cut(tmp_path / "SIDD", target, "--overwrite")
-    assert (
-        "1 images that this run would not replace" in capsys.readouterr().err and precious.exists()
-    )
-    assert len(list(target.rglob("*.png"))) == 31
+    precious = picture(dest / "input" / "precious.png")
+    line = cut(dest, "--overwrite")
+    assert "that this script did not make" in line and precious.exists()
+    assert len(list(dest.rglob("*.png"))) == 25
 
 
-def test_patches_from_the_arranged_images_and_several_cores_are_the_same(tmp_path):
-    sidd(tmp_path / "SIDD")
-    arrange("SIDD", tmp_path / "SIDD", tmp_path / "dest")
-    cut(tmp_path / "SIDD", tmp_path / "one")
-    (tmp_path / "dest" / "SIDD" / "train").rename(tmp_path / "dest" / "Data")
-    cut(tmp_path / "dest", tmp_path / "two", "--num_cores", 2)
+def test_patches_from_the_arranged_images_and_several_cores_are_the_same(
+    source, dest, tmp_path, cut
+):
+    sidd(source)
+    arrange("SIDD", source, dest)
+    cut(tmp_path / "one")
+    (dest / "SIDD" / "train").rename(dest / "Data")
+    cut(tmp_path / "two", "--num_cores", 2, source=dest)
     for path in (tmp_path / "one").rglob("*.png"):
         assert is_copy(path, tmp_path / "two" / path.relative_to(tmp_path / "one"))
 
 
-def test_unfit_images_are_refused_before_anything_is_cut(tmp_path, capsys):
-    sidd(tmp_path / "SIDD")
-
-    def refusal(*options):
-        with pytest.raises(SystemExit) as exit_:
-            cut(tmp_path / "SIDD", tmp_path / "train", *options)
-        assert exit_.value.code == 2 and not (tmp_path / "train").exists()
-        return capsys.readouterr().err
-
-    line = refusal("--ps", 25)
+def test_unfit_images_are_refused_before_anything_is_cut(source, dest, cut):
+    sidd(source)
+    line = cut(dest, "--ps", 25)
     assert "smaller than a patch of 25×25 pixels" in line and " (30×24)" in line
-    write_image(next((tmp_path / "SIDD").rglob("*GT*")), np.zeros((20, 20, 3), np.uint8))
-    assert "differ in size" in refusal()
-    assert "found no *NOISY*.PNG" in refusal("--src_dir", tmp_path / "empty")
+    write_image(next(source.rglob("*GT*")), noise(20, 20, 3))
+    assert "differ in size" in cut(dest)
+    assert "found no *NOISY*.PNG" in cut(dest, source=source / "empty")
+    assert not dest.exists()
 
 
-def test_patches_leave_out_the_last_row_and_column_as_published(tmp_path):
-    source = tmp_path / "SIDD" / "Data" / "scene"
+def test_patches_leave_out_the_last_row_and_column_as_published(source, dest, tmp_path, cut):
     for kind in ("NOISY", "GT"):
         pixels = np.zeros((10, 12, 3), np.uint8)
         pixels[-1], pixels[:, -1] = 255, 255
-        write_image(source / f"{kind}_SRGB_010.PNG", pixels)
-    cut(tmp_path / "SIDD", tmp_path / "train", "--num_patches", 60)
-    assert not any(read_rgb(path).any() for path in (tmp_path / "train").rglob("*.png"))
-    cut(tmp_path / "SIDD", tmp_path / "whole", "--ps", 10)  # the only place there is
+        write_image(source / "Data" / "scene" / f"{kind}_SRGB_010.PNG", pixels)
+    cut(dest, "--num_patches", 60)
+    assert not any(read_rgb(path).any() for path in dest.rglob("*.png"))
+    cut(tmp_path / "whole", "--ps", 10)  # the only place there is
     assert all(read_rgb(path).any() for path in (tmp_path / "whole").rglob("*.png"))

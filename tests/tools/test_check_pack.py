@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from pictures import noise
 from PIL import Image
 
 from dgunet.base.errors import InputError
@@ -11,16 +12,14 @@ from dgunet.images.files import write_image
 from dgunet.tools import check
 from dgunet.tools import pack as packing
 
-
-def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+SIZES = [(40, 50), (600, 500), (30, 20)]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for number, size in enumerate([(40, 50), (600, 500), (30, 20)]):
-        for part in ("input", "target"):
-            image = photograph(*size, seed=number + (part == "input") * 10)
+    for number, size in enumerate(SIZES):
+        for part, seed in (("target", number), ("input", number + 10)):
+            image = noise(*size, 3, seed=seed)
             write_image(tmp_path / "data" / part / f"picture {number}.png", image)
     return tmp_path / "data"
 
@@ -30,24 +29,20 @@ def cut_in_half(file):
     file.write_bytes(data[: len(data) // 2])
 
 
-def test_a_good_folder_has_no_problems(folder, capsys):
+def test_a_good_folder_has_no_problems(folder, run):
     folder.rename(folder.with_name("\x1b[2J"))
-    check.main([str(folder.parent), "--jobs", "2"])  # found below the folder given
-    out = capsys.readouterr().out
-    assert (
-        rf"{folder.parent}/\x1b[2J: 3 pairs (2 of 50×40 RGB, 8 bits, 2 of 500×600 RGB, 8 bits"
-        in out
-    )
+    out = run(check, folder.parent, "--jobs", 2)  # found below the folder given
+    assert rf"{folder.parent}/\x1b[2J: 3 pairs (2 of 50×40 RGB, 8 bits, 2 of 500×600" in out
     assert "0 problems" in out
 
 
 def test_every_kind_of_problem_is_listed(folder, capsys):
     cut_in_half(folder / "input" / "picture 0.png")
-    write_image(folder / "target" / "picture 1.png", photograph(600, 499))
-    write_image(folder / "target" / "picture 2.jpg", photograph(30, 20))
-    write_image(folder / "input" / "picture 3.png", photograph(8, 8))
-    write_image(folder / "target" / "picture 4.png", photograph(8, 8))
-    for part, image in {"input": photograph(8, 8), "target": photograph(8, 8)[..., 0]}.items():
+    write_image(folder / "target" / "picture 1.png", noise(600, 499, 3))
+    write_image(folder / "target" / "picture 2.jpg", noise(30, 20, 3))
+    write_image(folder / "input" / "picture 3.png", noise(8, 8, 3))
+    write_image(folder / "target" / "picture 4.png", noise(8, 8, 3))
+    for part, image in {"input": noise(8, 8, 3), "target": noise(8, 8, 3)[..., 0]}.items():
         write_image(folder / part / "picture 5.png", image)
     Image.new("I;16", (8, 8)).save(folder / "input" / "picture 6.png")
     Image.new("L", (8, 8)).save(folder / "target" / "picture 6.png")
@@ -87,30 +82,28 @@ def test_a_missing_part_is_a_problem(folder):
     assert len(report.problems) == 4
 
 
-def test_a_packed_file_holds_the_pixels(folder, tmp_path, capsys):
+def test_a_packed_file_holds_the_pixels(folder, tmp_path, run):
     file = tmp_path / "new" / "pairs.h5"
-    packing.main([str(folder), str(file), "--jobs", "2"])
-    assert "3 pairs, 2 MiB" in capsys.readouterr().out
+    assert "3 pairs, 2 MiB" in run(packing, folder, file, "--jobs", 2)
     names, sizes, paired = packed.read_index(file)
-    assert names == ["picture 0", "picture 1", "picture 2"]
-    assert sizes == [(40, 50), (600, 500), (30, 20)] and paired
+    assert names == ["picture 0", "picture 1", "picture 2"] and sizes == SIZES and paired
     with h5py.File(file) as content:
         assert content.attrs["format"] == b"dgunet-pairs" and content.attrs["version"] == 1
         for number, (height, width) in enumerate(sizes):
             for kind, seed in (("target", number), ("degraded", number + 10)):
                 stored = content[f"{kind}/{number:06d}"]
-                assert np.array_equal(stored[...], photograph(height, width, seed))
+                assert np.array_equal(stored[...], noise(height, width, 3, seed=seed))
                 assert stored.compression is None
         assert content["target/000001"].chunks == (64, 64, 3)
     assert [path.name for path in file.parent.iterdir()] == ["pairs.h5"]
 
 
-def test_an_existing_file_is_kept(folder, tmp_path, refusal):
+def test_an_existing_file_is_kept(folder, tmp_path, run):
     file = tmp_path / "pairs.h5"
     file.write_bytes(b"\x89HDF precious")
-    assert "exists already" in refusal(packing.main, folder, file)
+    assert "exists already" in run(packing, folder, file)
     assert file.read_bytes() == b"\x89HDF precious"
-    packing.main([str(folder), str(file), "--overwrite"])
+    run(packing, folder, file, "--overwrite")
     assert len(packed.read_index(file)[0]) == 3
 
 
@@ -118,7 +111,7 @@ def test_a_failed_run_leaves_nothing(folder, tmp_path):
     cut_in_half(folder / "input" / "picture 2.png")
     with pytest.raises(InputError, match=r"picture 2\.png.*cut short"):
         packing.pack(folder, tmp_path / "out" / "pairs.h5")
-    write_image(folder / "input" / "picture 2.png", photograph(30, 21))
+    write_image(folder / "input" / "picture 2.png", noise(30, 21, 3))
     with pytest.raises(InputError, match=r"picture 2\.png: 21×30 pixels.*20×30"):
         packing.pack(folder, tmp_path / "out" / "pairs.h5")
     (folder / "input" / "picture 2.png").unlink()
@@ -129,10 +122,10 @@ def test_a_failed_run_leaves_nothing(folder, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("jobs", ["0", "-2"])
-def test_jobs_are_at_least_one(folder, tmp_path, jobs, refusal):
-    assert f"jobs is {jobs}" in refusal(check.main, folder, "--jobs", jobs)
-    assert f"jobs is {jobs}" in refusal(packing.main, folder, tmp_path / "a.h5", "--jobs", jobs)
+@pytest.mark.parametrize("jobs", [0, -2])
+def test_jobs_are_at_least_one(folder, tmp_path, jobs, run):
+    assert f"jobs is {jobs}" in run(check, folder, "--jobs", jobs)
+    assert f"jobs is {jobs}" in run(packing, folder, tmp_path / "a.h5", "--jobs", jobs)
 
 
 def test_foreign_and_truncated_files_are_refused(folder, tmp_path):

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 import zlib
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import small
+from pictures import noise
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -24,28 +25,13 @@ from dgunet.images.files import read_image, read_rgb, write_image
 from dgunet.inference.restorer import Restorer
 from dgunet.model import pretrained as shipped
 from dgunet.model.checkpoint import load_model, save_checkpoint
-from dgunet.model.registry import build_model
-from dgunet.tools import showcase
-
-SMALL = {"width": 8, "width_step": 4, "stages": 2}
-ROOT = Path(demo.__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Small random networks by task."""
-    folder, paths = tmp_path_factory.mktemp("weights"), {}
-    torch.manual_seed(0)
-    for task in ("Denoising", "Compressive_Sensing"):
-        paths[task] = folder / f"{task}.pth"
-        save_checkpoint(paths[task], build_model(task, "DGUNet", SMALL))
-    return paths
+from dgunet.tools import figure, showcase
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, weights, tmp_path):
-    """Run the program on inputs (one, or a list); return its exit code, output and errors. Results
-    go to `out` in tmp_path. No network is to be had."""
+    """Run the program on inputs (one, or a list), which must end with that exit code; return its
+    errors and output. Results go to `out` in tmp_path. No network is to be had."""
 
     def no_network(*_):
         raise AssertionError("the network was asked for")
@@ -54,18 +40,18 @@ def run(monkeypatch, capsys, weights, tmp_path):
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # set back
 
-    def run(inputs, *options, out="out", task="Denoising"):
-        code = 0
+    def run(inputs, *options, code=0, out="out", task="Denoising") -> str:
         arguments = ["--weights", weights[task]] if task else []
         arguments += ["--input_dir", *(inputs if isinstance(inputs, list) else [inputs])]
         arguments += ["--result_dir", tmp_path / out, "--device", "cpu", *options]
+        ended = 0
         try:
             demo.main(list(map(str, arguments)))
         except SystemExit as end:
-            code = end.code
+            ended = end.code
         printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return code, printed.out, printed.err
+        assert "Traceback" not in printed.err and ended == code
+        return printed.err + printed.out
 
     return run
 
@@ -75,21 +61,31 @@ def refused(run):
     """Run the program, which must end with a line; return it."""
 
     def refused(*arguments, **options):
-        code, _, err = run(*arguments, **options)
-        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
-        return err
+        line = run(*arguments, code=2, **options)
+        assert line.startswith("error: ") and line.count("\n") == 1
+        return line
 
     return refused
 
 
-def pixels(*shape, seed=0, dtype=np.uint8):
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
-
-
 def save(path, array=None, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels(9, 12, 3) if array is None else array).save(path, **options)
+    Image.fromarray(noise(9, 12, 3) if array is None else array).save(path, **options)
     return path
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Write images of these names into a folder; return it."""
+
+    def album(*names):
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        for name in names:
+            save(folder / name)
+        return folder
+
+    return album
 
 
 def files(folder):
@@ -100,11 +96,10 @@ def files(folder):
 
 
 def test_a_photo_is_restored_as_by_the_network_alone(run, weights, tmp_path):
-    save(tmp_path / "my photo.png", pixels(21, 30, 3))
-    code, out, _ = run(tmp_path / "my photo.png")
-    assert code == 0 and out.startswith(f"restored 1 image in {tmp_path}/out (")
+    save(tmp_path / "my photo.png", noise(21, 30, 3))
+    assert run(tmp_path / "my photo.png").startswith(f"restored 1 image in {tmp_path}/out (")
     network, _ = load_model(weights["Denoising"])
-    padded = np.pad(pixels(21, 30, 3), ((0, 3), (0, 2), (0, 0)), mode="reflect") / np.float32(255)
+    padded = np.pad(noise(21, 30, 3), ((0, 3), (0, 2), (0, 0)), mode="reflect") / np.float32(255)
     with torch.no_grad():
         image = network(torch.from_numpy(padded).permute(2, 0, 1)[None].contiguous())[0]
     expected = np.rint(image[0, :, :21, :30].clamp(0, 1).permute(1, 2, 0).numpy() * 255)
@@ -114,16 +109,14 @@ def test_a_photo_is_restored_as_by_the_network_alone(run, weights, tmp_path):
     assert "unfinished" not in settings
 
 
-def test_folders_keep_their_structure(run, tmp_path):
-    photos = tmp_path / "photos"
-    for name in ("10.png", "2.PNG", "sub/deep/a.jpg", "sub/b.bmp", ".hidden/c.png", ".d.png"):
-        save(photos / name)
+def test_folders_keep_their_structure(run, album, tmp_path):
+    photos = album("10.png", "2.PNG", "sub/deep/a.jpg", "sub/b.bmp", ".hidden/c.png", ".d.png")
     (photos / "notes.txt").write_text("no image")
     (photos / "photo.heic").write_bytes(b"....ftypheic")
-    code, out, _ = run(photos)
-    assert code == 0 and files(tmp_path / "out") == ["10.png", "2.PNG"]
+    out = run(photos)
+    assert files(tmp_path / "out") == ["10.png", "2.PNG"]
     assert "left out 2 of no known image format: " in out and ".heic 1" in out
-    code, out, _ = run(photos, "--recursive")
+    out = run(photos, "--recursive")
     assert "restored 2 images" in out and "skipped 2 that were restored before" in out
     assert files(tmp_path / "out") == ["10.png", "2.PNG", "sub/b.bmp", "sub/deep/a.jpg"]
 
@@ -150,12 +143,12 @@ def test_patterns_name_images(run, refused, tmp_path, monkeypatch):
 
 
 def animation(path):
-    frames = [Image.fromarray(pixels(8, 9, 3, seed=seed)) for seed in (0, 1)]
+    frames = [Image.fromarray(noise(8, 9, 3, seed=seed)) for seed in (0, 1)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
 def cut(path):
-    data = save(path, pixels(64, 64, 3)).read_bytes()
+    data = save(path, noise(64, 64, 3)).read_bytes()
     path.write_bytes(data[: len(data) // 2])
 
 
@@ -164,61 +157,55 @@ BAD = [
     ("empty.jpg", lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
     ("cut.jpg", cut, "cut short"),
     ("moving.png", animation, "is an animation of 2 images"),
-    ("large.png", lambda path: save(path, pixels(1001, 1000)), "1000×1001 pixels; expected at"),
+    ("large.png", lambda path: save(path, noise(1001, 1000)), "1000×1001 pixels; expected at"),
     ("round.png", lambda path: path.symlink_to("round.png"), "symbolic links"),
     ("lost.png", lambda path: path.symlink_to("nowhere.png"), "does not exist; expected an image"),
 ]
 
 
-def test_bad_files_do_not_stop_the_others(run, tmp_path):
-    photos = tmp_path / "photos"
-    for good in ("a.png", "z.png"):
-        save(photos / good)
+def test_bad_files_do_not_stop_the_others(run, album, tmp_path):
+    photos = album("a.png", "z.png")
     for name, make, _ in BAD:
         make(photos / name)
-    code, out, err = run(photos, "--max_megapixels", "1")
-    assert code == 1 and files(tmp_path / "out") == ["a.png", "z.png"]
-    lines = dict(re.findall(rf"^failed: {photos}/(.*?): (.*)$", err, re.M))
-    assert len(lines) == len(BAD) == err.count("\n")
+    out = run(photos, "--max_megapixels", "1", code=1)
+    assert files(tmp_path / "out") == ["a.png", "z.png"]
+    lines = dict(re.findall(rf"^failed: {photos}/(.*?): (.*)$", out, re.M))
+    assert len(lines) == len(BAD)
     assert all(reason in lines[name] for name, _, reason in BAD)
     assert "restored 2 images" in out and f"failed {len(BAD)}: {photos}/" in out
-    code, out, err = run(photos / "empty.jpg")  # alone, nothing could be done
-    assert code == 2 and "is empty" in err and "restored 0 images" in out
+    out = run(photos / "empty.jpg", code=2)  # alone, nothing could be done
+    assert "is empty" in out and "restored 0 images" in out
 
 
 def test_too_large_images_are_refused_with_the_way_out(run, tmp_path):
-    path = save(tmp_path / "large.png", pixels(1001, 1000))
+    path = save(tmp_path / "large.png", noise(1001, 1000))
     for limit, words in (("1", "1 megapixels (--max_megapixels lifts"), ("1e-9", "1e-09 megap")):
-        code, _, err = run(path, "--max_megapixels", limit)
-        assert code == 2 and f"1000×1001 pixels; expected at most {words}" in err
+        out = run(path, "--max_megapixels", limit, code=2)
+        assert f"1000×1001 pixels; expected at most {words}" in out
     header = bytearray(path.read_bytes())
     header[16:24] = (60_000).to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
     path.write_bytes(header)
-    assert "60000×60000 pixels; expected at most 250 megapixels" in run(path)[2]
+    assert "60000×60000 pixels; expected at most 250 megapixels" in run(path, code=2)
 
 
 GOOD = {
-    "palette.png": lambda path: Image.fromarray(pixels(8, 9, 3)).quantize(8).save(path),
-    "bit.png": lambda path: Image.fromarray(pixels(8, 9) > 99).save(path),
-    "one.png": lambda path: save(path, pixels(1, 1, 3)),
-    "thin.png": lambda path: save(path, pixels(3, 5000, 3)),
-    "strip.png": lambda path: save(path, pixels(30_000, 8)),
-    "deep.tif": lambda path: write_image(path, pixels(8, 9, dtype=np.uint16)),
-    "clear.png": lambda path: save(path, pixels(8, 9, 4)),
-    "it's ünïcödé – 写真 🙂.png": save,
-    "x" * 251 + ".png": save,
+    "palette.png": lambda path: Image.fromarray(noise(8, 9, 3)).quantize(8).save(path),
+    "bit.png": lambda path: Image.fromarray(noise(8, 9) > 99).save(path),
+    "one.png": lambda path: save(path, noise(1, 1, 3)),
+    "thin.png": lambda path: save(path, noise(3, 5000, 3)),
+    "strip.png": lambda path: save(path, noise(30_000, 8)),
+    "deep.tif": lambda path: write_image(path, noise(8, 9, dtype=np.uint16)),
+    "clear.png": lambda path: save(path, noise(8, 9, 4)),
 }
 
 
-def test_results_keep_depth_and_alpha(run, tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
+def test_results_keep_depth_and_alpha(run, album, tmp_path):
+    photos = album("it's ünïcödé – 写真 🙂.png", "x" * 251 + ".png")
     for name, make in GOOD.items():
         make(photos / name)
-    code, _, err = run(photos)
-    assert code == 0 and err == "" and files(tmp_path / "out") == sorted(GOOD)
-    for name in GOOD:
+    assert run(photos).startswith("restored") and files(tmp_path / "out") == files(photos)
+    for name in files(photos):
         before, after = (read_image(folder / name) for folder in (photos, tmp_path / "out"))
         assert (after.dtype, after.shape) == (before.dtype, before.shape)
         assert before.shape[2:] != (4,) or np.array_equal(before[..., 3], after[..., 3])
@@ -231,10 +218,10 @@ def test_names_may_be_any_bytes_and_do_not_reach_the_terminal_as_they_are(run, t
     for name in (b"\xff\n.png", b"\x1b]0;title\x07\n.png", b"\xfe.png"):
         with open(photos + b"/" + name, "wb") as file:
             if name.startswith(b"\xff"):
-                Image.fromarray(pixels(8, 9)).save(file, "PNG")
-    code, out, err = run(tmp_path / "photos")
-    assert code == 1 and os.listdir(os.fsencode(tmp_path / "out")) != []
-    assert all(map(str.isprintable, (out + err).splitlines())) and r"\x1b]0;title\x07\n.png" in err
+                Image.fromarray(noise(8, 9)).save(file, "PNG")
+    out = run(tmp_path / "photos", code=1)
+    assert os.listdir(os.fsencode(tmp_path / "out")) != []
+    assert all(map(str.isprintable, out.splitlines())) and r"\x1b]0;title\x07\n.png" in out
 
 
 @pytest.mark.parametrize(
@@ -256,10 +243,10 @@ def test_names_may_be_any_bytes_and_do_not_reach_the_terminal_as_they_are(run, t
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(
-    refused, tmp_path, monkeypatch, inputs, options, message
+    refused, album, tmp_path, monkeypatch, inputs, options, message
 ):
     monkeypatch.chdir(tmp_path)
-    save(tmp_path / "photos/a.png")
+    album("a.png")
     (tmp_path / "empty").mkdir()
     assert message in refused(inputs, *options)
     assert files(tmp_path) == ["photos/a.png"]
@@ -273,21 +260,21 @@ def release(monkeypatch, tmp_path):
     monkeypatch.setitem(shipped.DEFAULT_WEIGHTS, "Denoising", "small_gaussian25")
     for task, name in shipped.DEFAULT_WEIGHTS.items():
         if task != "Deblurring":
-            network = build_model(task, "DGUNet", SMALL | {"stages": 3})
+            network = small(task, stages=3)
             network.zero_image_convolutions()
             save_checkpoint(root / task / f"pretrained_models/{name}.safetensors", network)
-    records = {
-        "Denoising/pretrained_models/small_gaussian25": {
-            "trained_for": "Gaussian noise, σ = 25 of 255",
-            "training": {"degradation": "gaussian25"},
-        },
-        "Deraining/pretrained_models/small_rain_medium": {
-            "training": {"degradation": "rain_medium"}
-        },
-        "Compressive_Sensing/pretrained_models/DGUNet_25": {"cs_ratio": 25},
-    }
-    for name, record in records.items():
-        (root / f"{name}.json").write_text(json.dumps(record))
+    noise_record = {"trained_for": "Gaussian noise, σ = 25 of 255"}
+    for task, name, record in (
+        (
+            "Denoising",
+            "small_gaussian25",
+            noise_record | {"training": {"degradation": "gaussian25"}},
+        ),
+        ("Deraining", "small_rain_medium", {"training": {"degradation": "rain_medium"}}),
+        ("Compressive_Sensing", "DGUNet_25", {"cs_ratio": 25}),
+    ):
+        file = root / task / "pretrained_models" / f"{name}.json"
+        file.write_text(json.dumps(record))
     return root
 
 
@@ -299,17 +286,17 @@ def test_a_task_has_default_weights(run, release, tmp_path):
         "name": ["--weights", "small_gaussian25"],
         "path": ["--weights", release / "Denoising/pretrained_models/small_gaussian25.safetensors"],
     }.items():
-        code, text, _ = run(tmp_path / "a.png", *choice, out=name, task=None)
-        assert code == 0 and text.splitlines()[0] == (
+        text = run(tmp_path / "a.png", *choice, out=name, task=None)
+        assert (
             "weights small_gaussian25: trained for synthetic Gaussian noise, σ = 25 of 255; of "
-            "other degradations expect less"
-        )
+            "other degradations expect less\n"
+        ) in text
         results[name] = read_image(tmp_path / name / "a.png")
         settings = json.loads((tmp_path / name / "settings.json").read_text())
         assert settings["weights"] == "small_gaussian25.safetensors"
     assert all(np.array_equal(result, results["task"]) for result in results.values())
     sensing = ("--task", "Compressive_Sensing")
-    _, text, _ = run(tmp_path / "a.png", *sensing, out="sensed", task=None)
+    text = run(tmp_path / "a.png", *sensing, out="sensed", task=None)
     assert "trained for compressive sensing ratio 25 %" in text
 
 
@@ -326,9 +313,10 @@ def test_missing_weights_are_named(refused, release, tmp_path, options, message)
     assert message in refused(save(tmp_path / "a.png"), *options, task=None)
 
 
-def test_the_showcase(release, tmp_path, capsys):
+def test_the_showcase(release, tmp_path, capsys, monkeypatch):
     """Networks that change nothing restore what they are given."""
-    photos = [save(tmp_path / f"{name}.png", pixels(70, 90, 3)) for name in ("one", "chelsea")]
+    monkeypatch.setattr(figure, "WIDTH", 3.0)
+    photos = [save(tmp_path / f"{name}.png", noise(70, 90, 3)) for name in ("one", "chelsea")]
     out, copy = tmp_path / "out", tmp_path / "stages.jpg"
     showcase.showcase(out, photos, 64, [copy])
     text = capsys.readouterr().out
@@ -338,7 +326,7 @@ def test_the_showcase(release, tmp_path, capsys):
     assert list(rows)[-3:] == ["Deraining", "Denoising", "Compressive_Sensing"]
     for task in ("Deraining", "Denoising"):
         target = read_rgb(out / task / "target/one.png")
-        assert np.array_equal(target, pixels(70, 90, 3)[3:67, 13:77])
+        assert np.array_equal(target, noise(70, 90, 3)[3:67, 13:77])
         degraded = read_rgb(out / task / "input/one.png")
         assert np.array_equal(read_rgb(out / task / "restored/one.png"), degraded)
         scores = [
@@ -349,11 +337,10 @@ def test_the_showcase(release, tmp_path, capsys):
         assert rows[task][1:2] + rows[task][4:] == ["2", "+0.00"]
     assert rows["Compressive_Sensing"][0] == "compressive sensing ratio 25 %"
     assert read_image(out / "Compressive_Sensing/restored/one.png").shape == (64, 64)
-    figure, small = read_rgb(out / "stages.png"), read_rgb(copy)
-    assert figure.shape == small.shape and copy.stat().st_size <= 400_000
-    assert np.abs(figure.astype(int) - small).mean() < 16
-    showcase.showcase(out, photos, 64)  # again: over what is there, the same
-    assert np.array_equal(read_rgb(out / "stages.png"), figure)
+    drawn, jpeg = read_rgb(out / "stages.png"), read_rgb(copy)
+    assert drawn.shape == jpeg.shape and copy.stat().st_size <= 400_000
+    assert np.abs(drawn.astype(int) - jpeg).mean() < 16
+    showcase.restore_task("Denoising", photos, out / "Denoising", 64)  # over what is there
 
 
 def test_a_showcase_of_nothing(monkeypatch, tmp_path, capsys):
@@ -366,126 +353,93 @@ def test_a_showcase_of_nothing(monkeypatch, tmp_path, capsys):
 def test_of_two_images_with_one_result_the_second_fails(run, tmp_path):
     x, y = tmp_path / "x", tmp_path / "y"
     for path in (x / "a.png", y / "a.png", y / "b.png"):
-        save(path, pixels(8, 9))
-    code, out, err = run([x, y])
-    assert code == 1 and files(tmp_path / "out") == ["a.png", "b.png"]
-    assert f"failed: {y}/a.png: its result, " in err and "failed 1: " in out
-    assert f"would replace that of {x}/a.png" in err
-    code, out, _ = run([x, x / "a.png"], out="twice")  # an image named twice is one image
-    assert code == 0 and "restored 1 image " in out
+        save(path, noise(8, 9))
+    out = run([x, y], code=1)
+    assert files(tmp_path / "out") == ["a.png", "b.png"]
+    assert f"failed: {y}/a.png: its result, " in out and "failed 1: " in out
+    assert f"would replace that of {x}/a.png" in out
+    out = run([x, x / "a.png"], out="twice")  # an image named twice is one image
+    assert "restored 1 image " in out
 
 
 def test_results_inside_the_input_folder_are_no_inputs(run, tmp_path):
     save(tmp_path / "a.png")
     for name, *options in ([tmp_path, "--recursive"], [f"{tmp_path}/**/*.png"], [f"{tmp_path}/*"]):
-        code, _, _ = run(name, *options)
-        assert code == 0 and files(tmp_path / "out") == ["a.png"]
+        run(name, *options)
+        assert files(tmp_path / "out") == ["a.png"]
 
 
-def test_results_cannot_leave_their_folder(run, tmp_path, monkeypatch):
-    save(tmp_path / "photos/sub/a.png")
-    save(tmp_path / "photos/sub/b.png")
+def test_results_cannot_leave_their_folder(run, album, tmp_path, monkeypatch):
+    photos = album("sub/a.png", "sub/b.png")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out/sub").symlink_to(tmp_path / "elsewhere")
-    code, _, err = run(tmp_path / "photos", "--recursive")
-    assert code == 2 and "would lie outside" in err and files(tmp_path / "elsewhere") == []
-    monkeypatch.chdir(tmp_path / "photos")
+    assert "would lie outside" in run(photos, "--recursive", code=2)
+    assert files(tmp_path / "elsewhere") == []
+    monkeypatch.chdir(photos)
     save(tmp_path / "x/1.png")
-    code, _, err = run("su*/../../x/*.png", out="deep/up")
-    assert code == 2 and "would lie outside" in err and files(tmp_path / "deep") == []
+    assert "would lie outside" in run("su*/../../x/*.png", out="deep/up", code=2)
+    assert files(tmp_path / "deep") == []
     # A link in a result's place is replaced, what it points to stays.
     precious = save(tmp_path / "precious.png")
     before = precious.read_bytes()
     (tmp_path / "link").mkdir()
     (tmp_path / "link/a.png").symlink_to(precious)
-    code, _, _ = run("sub/a.png", "--overwrite", out="link")
-    assert code == 0 and precious.read_bytes() == before
+    run("sub/a.png", "--overwrite", out="link")
+    assert precious.read_bytes() == before
     assert not (tmp_path / "link/a.png").is_symlink()
 
 
-def test_a_run_goes_on_where_it_stopped(run, tmp_path):
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    for name in ("a.png", "b.png", "c.png"):
-        save(photos / name)
+def test_a_run_goes_on_where_it_stopped(run, refused, album, tmp_path):
+    photos, out = album("a.png", "b.png", "c.png"), tmp_path / "out"
     run(photos)
     first = {name: (out / name).stat().st_mtime_ns for name in files(out)}
     (out / "b.png").unlink()
-    code, text, _ = run(photos)
-    assert code == 0 and "restored 1 image " in text and "skipped 2 that" in text
+    text = run(photos)
+    assert "restored 1 image " in text and "skipped 2 that" in text
     assert (out / "a.png").stat().st_mtime_ns == first["a.png"] and (out / "b.png").exists()
     # An image that was edited since is restored again.
     later = time.time() + 10
     os.utime(photos / "c.png", (later, later))
-    assert "restored 1 image " in run(photos)[1]
+    assert "restored 1 image " in run(photos)
     os.utime(photos / "c.png", (0, 0))
-    code, text, _ = run(photos)
-    assert code == 0 and "restored 0 images" in text and "skipped 3 that" in text
-    code, text, _ = run(photos, "--overwrite")
-    assert "restored 3 images" in text
-    code, _, err = run(photos, "--self_ensemble")
-    assert code == 2 and "self_ensemble False (now True)" in err and "--overwrite" in err
+    text = run(photos)
+    assert "restored 0 images" in text and "skipped 3 that" in text
+    assert "restored 3 images" in run(photos, "--overwrite")
+    line = refused(photos, "--self_ensemble")
+    assert "self_ensemble False (now True)" in line and "--overwrite" in line
     (out / "settings.json").unlink()
-    code, _, err = run(photos)
-    assert code == 2 and "exist, without the settings.json of this program" in err
+    assert "exist, without the settings.json of this program" in refused(photos)
 
 
-def test_an_interrupted_run_goes_on(run, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(run, album, tmp_path, monkeypatch, request):
     """… also one that overwrites: it takes no result for done that is from before."""
-    photos, out, restore = tmp_path / "photos", tmp_path / "out", Restorer.__call__
-    for name in "abcd":
-        save(photos / f"{name}.png")
-    assert run(photos, "--self_ensemble")[0] == 0
-    before = {name: (out / name).read_bytes() for name in files(out)}
+    # Where the tests run in a shell's background, the signal is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    photos, out = album("a.png", "b.png", "c.png", "d.png"), tmp_path / "out"
+    restore = Restorer.__call__
+    run(photos, "--self_ensemble")
+    contents = {name: (out / name).read_bytes() for name in files(out)}
     time.sleep(0.1)
     images = iter("ab")
 
     def interrupted(self, image):
         if next(images) == "b":
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return restore(self, image)
 
     monkeypatch.setattr(Restorer, "__call__", interrupted)
-    code, text, err = run(photos, "--overwrite")
-    assert code == 130 and "restored 1 image " in text
-    assert "the same command, without --overwrite, goes on from here" in err
+    text = run(photos, "--overwrite", code=130)
+    assert "restored 1 image " in text
+    assert "the same command, without --overwrite, goes on from here" in text
     assert json.loads((out / "settings.json").read_text())["unfinished"] is True
     monkeypatch.setattr(Restorer, "__call__", restore)
-    code, text, _ = run(photos)
-    assert code == 0 and "restored 3 images" in text and "skipped 1 " in text
-    assert all((out / name).read_bytes() != content for name, content in before.items())
-    assert "skipped 4 " in run(photos)[1]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_control_c_leaves_whole_results(weights, tmp_path):
-    """The real program, stopped by the real signal while it works."""
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    for index in range(100):
-        save(photos / f"{index}.png", pixels(64, 64, 3))
-    command = [sys.executable, ROOT / "demo.py", "--weights", weights["Denoising"]]
-    command += ["--input_dir", photos, "--result_dir", out, "--device", "cpu"]
-    process = subprocess.Popen(
-        list(map(str, command)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # Where the tests run in a shell's background, the signal is ignored, by children too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        while process.poll() is None and len(files(out) if out.exists() else []) < 3:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        text, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130 and "Traceback" not in err
-    done = files(out)
-    assert 3 <= len(done) < 100 and all(name.endswith(".png") for name in done)
-    assert all(read_image(out / name).shape == (64, 64, 3) for name in done)
-    assert f"restored {len(done)} images" in text
+    text = run(photos)
+    assert "restored 3 images" in text and "skipped 1 " in text
+    assert all((out / name).read_bytes() != content for name, content in contents.items())
+    assert "skipped 4 " in run(photos)
+    assert "overwritten_since" not in json.loads((out / "settings.json").read_text())
 
 
 def full_disk(monkeypatch, module, name, is_full):
@@ -500,16 +454,14 @@ def full_disk(monkeypatch, module, name, is_full):
     monkeypatch.setattr(module, name, write_or_fail)
 
 
-def test_a_full_disk_stops_the_run(run, tmp_path, monkeypatch):
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    for index in range(9):
-        save(photos / f"{index}.png")
+def test_a_full_disk_stops_the_run(run, album, tmp_path, monkeypatch):
+    photos, out = album(*(f"{index}.png" for index in range(9))), tmp_path / "out"
     full_disk(
         monkeypatch, dgunet.images.photographs, "write_bytes", lambda _, path: path.stem != "0"
     )
-    code, text, err = run(photos, "--jobs", "1")
-    assert code == 1 and "No space left on device" in err and "restored 1 image " in text
-    failed = err.count("failed: ")
+    text = run(photos, "--jobs", "1", code=1)
+    assert "No space left on device" in text and "restored 1 image " in text
+    failed = text.count("failed: ")
     assert 1 <= failed <= 4 and files(out) == ["0.png"] and f"not tried: {8 - failed}" in text
 
 
@@ -520,16 +472,14 @@ def test_a_disk_that_is_full_before_or_after_is_told_in_a_line(
     save(tmp_path / "a.png")
     module = dgunet.scoring.results_folder
     full_disk(monkeypatch, module, "write_settings", lambda number, _: number == restored)
-    code, text, err = run(tmp_path / "a.png")
-    assert code == 2 and text.startswith(f"restored {restored} image")
-    assert err == f"error: {tmp_path}/out: {os.strerror(errno.ENOSPC)}\n"
+    line, text = run(tmp_path / "a.png", code=2).split("\n", 1)
+    assert line == f"error: {tmp_path}/out: {os.strerror(errno.ENOSPC)}"
+    assert text.startswith(f"restored {restored} image")
 
 
-def test_a_denied_file_fails_alone_and_a_denied_folder_ends_the_run(run, tmp_path, monkeypatch):
+def test_a_denied_file_fails_alone_and_a_denied_folder_ends_the_run(run, album, monkeypatch):
     """As told by the system; a test that runs as root could not be denied anything."""
-    photos = tmp_path / "photos"
-    for name in ("a.png", "b.png"):
-        save(photos / name)
+    photos = album("a.png", "b.png")
     read, make = Path.read_bytes, Path.mkdir
 
     def denied(path, *arguments, **options):
@@ -538,42 +488,38 @@ def test_a_denied_file_fails_alone_and_a_denied_folder_ends_the_run(run, tmp_pat
         return (read if path.suffix else make)(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    code, _, err = run(photos)
-    assert code == 1 and f"failed: {photos}/a.png: Permission denied" in err
+    assert f"failed: {photos}/a.png: Permission denied" in run(photos, code=1)
     monkeypatch.setattr(Path, "mkdir", denied)
-    code, _, err = run(photos, out="locked")
-    assert code == 2 and err.startswith("error: ") and "Permission denied" in err
+    line = run(photos, out="locked", code=2)
+    assert line.startswith("error: ") and "Permission denied" in line
 
 
 def test_stages_are_written_with_a_contact_sheet(run, weights, tmp_path):
-    save(tmp_path / "a.png", pixels(40, 56, 3))
+    save(tmp_path / "a.png", noise(40, 56, 3))
     out = tmp_path / "out"
-    code, _, _ = run(tmp_path / "a.png", "--stages")
+    run(tmp_path / "a.png", "--stages")
     folder = "a.png.stages"
-    assert code == 0
     assert files(out) == ["a.png", *(f"{folder}/{n}.png" for n in ("1", "2", "contact_sheet"))]
     first, last = (read_image(out / folder / f"{number}.png") for number in (1, 2))
     assert np.array_equal(last, read_image(out / "a.png")) and not np.array_equal(first, last)
     restorer = Restorer.from_checkpoint(weights["Denoising"], device="cpu")
-    assert np.array_equal(first, restorer.stages(pixels(40, 56, 3))[0])
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (tmp_path / "link").mkdir()
-    (tmp_path / "link" / folder).symlink_to(outside)
-    code, _, err = run(tmp_path / "a.png", "--stages", out="link")
-    assert code == 2 and "is a link" in err and files(tmp_path / "outside") == []
+    assert np.array_equal(first, restorer.stages(noise(40, 56, 3))[0])
+    for name in ("outside", "link"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link" / folder).symlink_to(tmp_path / "outside")
+    assert "is a link" in run(tmp_path / "a.png", "--stages", out="link", code=2)
+    assert files(tmp_path / "outside") == []
     sheet = read_image(out / folder / "contact_sheet.png")
     assert sheet.shape[1] == 1500 and sheet[-100:].std() > 30  # three pictures below a caption
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_compressive_sensing_measures_each_channel(run, weights, tmp_path, mode):
-    picture = Image.fromarray(pixels(40, 70, 3)).convert(mode)
+    picture = Image.fromarray(noise(40, 70, 3)).convert(mode)
     picture.save(tmp_path / "a.png")
-    code, out, _ = run(tmp_path / "a.png", task="Compressive_Sensing")
+    out = run(tmp_path / "a.png", task="Compressive_Sensing")
     channels = len(picture.getbands())
     values, numbers = channels * 40 * 70, channels * 2 * 3 * 256  # 25 % of six blocks of 32×32
-    assert code == 0
     assert f"measured {numbers:,} numbers in place of {values:,} pixel values" in out
     result = np.asarray(Image.open(tmp_path / "out/a.png"))
     restorer = Restorer.from_checkpoint(weights["Compressive_Sensing"], device="cpu")
@@ -581,12 +527,12 @@ def test_compressive_sensing_measures_each_channel(run, weights, tmp_path, mode)
         each = [restorer(np.asarray(channel)) for channel in picture.split()]
         np.testing.assert_allclose(result, np.dstack(each), atol=1)
     assert result.shape == np.asarray(picture).shape
-    code, _, err = run(tmp_path / "a.png", "--self_ensemble", task="Compressive_Sensing")
-    assert code == 2 and "would measure every image eight times" in err
+    out = run(tmp_path / "a.png", "--self_ensemble", task="Compressive_Sensing", code=2)
+    assert "would measure every image eight times" in out
 
 
 def test_options_reach_the_network(run, tmp_path):
-    save(tmp_path / "a.png", pixels(40, 200, 3))
+    save(tmp_path / "a.png", noise(40, 200, 3))
     results = {}
     for name, options in {
         "plain": [],
@@ -596,55 +542,38 @@ def test_options_reach_the_network(run, tmp_path):
         "local": ["--local_statistics", "64"],
         "bf16": ["--precision", "bf16"],
     }.items():
-        code, _, _ = run(tmp_path / "a.png", *options, out=name)
-        assert code == 0
+        run(tmp_path / "a.png", *options, out=name)
         results[name] = read_image(tmp_path / name / "a.png").astype(int)
     for name, result in results.items():
         difference = np.abs(result - results["plain"])
         assert (difference.max() > 0) == (name != "plain") and difference.mean() < 10
 
 
-def test_other_files_in_the_result_folder_stay(run, tmp_path):
-    save(tmp_path / "a.png")
-    (tmp_path / "out").mkdir()
-    for name in ("scores.csv", "b.png"):
-        (tmp_path / "out" / name).write_text("mine")
-    code, _, _ = run(tmp_path / "a.png")
-    assert code == 0 and files(tmp_path / "out") == ["a.png", "b.png", "scores.csv"]
-    assert (tmp_path / "out/scores.csv").read_text() == "mine"
-
-
-def test_no_result_lies_among_the_stages_of_another(run, tmp_path):
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    save(photos / "a.png")
-    save(photos / "a.png.stages" / "1.png", pixels(7, 8, 3))
-    code, text, err = run(photos, "--recursive", "--stages")
-    assert code == 1 and "restored 1 image" in text
-    assert f"would lie among the stages of {photos}/a.png" in err
+def test_no_result_lies_among_the_stages_of_another(run, refused, album, tmp_path):
+    photos, out = album("a.png"), tmp_path / "out"
+    save(photos / "a.png.stages" / "1.png", noise(7, 8, 3))
+    text = run(photos, "--recursive", "--stages", code=1)
+    assert "restored 1 image" in text
+    assert f"would lie among the stages of {photos}/a.png" in text
     assert read_image(out / "a.png.stages" / "1.png").shape == (9, 12, 3)
     before = files(photos)
-    code, _, err = run(photos / "a.png.stages", out="photos/x")
-    assert code == 0
-    code, _, err = run([out / "a.png", out / "a.png.stages"], "--stages")
-    assert code == 2 and err.count("\n") == 1
-    code, _, err = run([photos / "a.png", photos / "a.png.stages"], out="photos/y")
-    assert code == 0 and set(before) <= set(files(photos))
+    run(photos / "a.png.stages", out="photos/x")
+    refused([out / "a.png", out / "a.png.stages"], "--stages")
+    run([photos / "a.png", photos / "a.png.stages"], out="photos/y")
+    assert set(before) <= set(files(photos))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes with a name")
-def test_only_regular_files_are_opened(run, tmp_path):
-    photos = tmp_path / "photos"
-    save(photos / "a.png")
+def test_only_regular_files_are_opened(run, album):
+    photos = album("a.png")
     os.mkfifo(photos / "pipe.png")
     (photos / "full.png").symlink_to("/dev/full")
     (photos / "again.png").symlink_to("a.png")
-    code, text, err = run(photos)
-    assert code == 1 and "restored 1 image" in text
+    text = run(photos, code=1)
+    assert "restored 1 image" in text
     for name in ("pipe", "full"):
-        assert f"failed: {photos}/{name}.png: is no regular file" in err
-    assert f"left out other names of the same files: {photos}/again.png" in text or (
-        f"left out other names of the same files: {photos}/a.png" in text
-    )
+        assert f"failed: {photos}/{name}.png: is no regular file" in text
+    assert re.search(f"left out other names of the same files: {photos}/(again|a).png", text)
 
 
 @pytest.mark.parametrize(

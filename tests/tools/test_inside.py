@@ -3,19 +3,19 @@
 import json
 
 import inside
-import numpy as np
 import pytest
 import torch
+from networks import small
+from pictures import noise
 
 from dgunet.images.files import read_rgb, write_image
 from dgunet.model.checkpoint import save_checkpoint
-from dgunet.model.registry import build_model
+from dgunet.tools import figure
 
 
 def small_network(task: str, model: str = "DGUNet", **sizes: int):
     """A network whose step sizes are 0.1, 0.2, … in the order of its modules."""
-    torch.manual_seed(0)
-    network = build_model(task, model, {"width": 8, "width_step": 4, **sizes}).eval()
+    network = small(task, model, **sizes)
     for number, fgdm in enumerate(network.fgdm, 1):
         fgdm.step_size.data.fill_(number / 10)
     return network
@@ -38,6 +38,7 @@ def test_stages_are_those_of_the_forward_pass(model, stages, expected):
 
 
 def test_draws_its_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(figure, "WIDTH", 3.0)
     monkeypatch.delitem(inside.SHOWN, "Deblurring")
     monkeypatch.delitem(inside.SHOWN, "Deraining")
     networks = {"Denoising": small_network("Denoising", stages=2)}
@@ -48,8 +49,8 @@ def test_draws_its_figures(tmp_path, monkeypatch):
         save_checkpoint(tmp_path / f"{name}.safetensors", network)
     record = {"cs_ratio": 25, "config": {"TRAINING": {"HOLD_OUT": 1, "TRAIN_PS": 32}}}
     (tmp_path / "DGUNet_25.json").write_text(json.dumps(record))
-    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (3, 40, 50), "u1")):
-        write_image(tmp_path / "photos" / f"{number}.png", image)
+    for seed in range(3):
+        write_image(tmp_path / "photos" / f"{seed}.png", noise(40, 50, seed=seed))
     files = {name: tmp_path / f"{name}.safetensors" for name in networks}
     files["Compressive_Sensing"] = files["DGUNet_25"]
     monkeypatch.setattr(inside, "find_weights", files.get)

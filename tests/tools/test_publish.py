@@ -2,7 +2,7 @@
 
 import json
 import sys
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -29,25 +29,23 @@ def test_folder_restores_as_the_weights_do(folder):
     assert json.loads((folder / "config.json").read_text())["task"] == restorer.network.task
 
 
-def test_name_on_the_hub_is_downloaded_at_its_revision(folder, monkeypatch):
-    asked = []
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the library of the hub."""
+    library = Mock()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)
+    return library.snapshot_download
 
-    def snapshot_download(name, *, revision, allow_patterns):
-        asked.append((name, revision, allow_patterns))
-        return str(folder)
 
-    hub = SimpleNamespace(snapshot_download=snapshot_download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+def test_name_on_the_hub_is_downloaded_at_its_revision(folder, hub):
+    hub.return_value = str(folder)
     Restorer.from_pretrained("someone/denoiser", revision="v1", device="cpu")
-    assert asked == [("someone/denoiser", "v1", ["config.json", "model.safetensors"])]
+    files = ["config.json", "model.safetensors"]
+    hub.assert_called_once_with("someone/denoiser", revision="v1", allow_patterns=files)
 
 
-def test_what_the_hub_does_not_have_is_an_error_of_one_line(monkeypatch):
-    def snapshot_download(*_, **__):
-        raise OSError("404 Client Error.\n\nRepository Not Found")
-
-    hub = SimpleNamespace(snapshot_download=snapshot_download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+def test_what_the_hub_does_not_have_is_an_error_of_one_line(hub, monkeypatch):
+    hub.side_effect = OSError("404 Client Error.\n\nRepository Not Found")
     with pytest.raises(InputError, match=r"^someone/nothing: .*404 Client Error") as error:
         Restorer.from_pretrained("someone/nothing")
     assert "\n" not in str(error.value)
