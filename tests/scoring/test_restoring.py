@@ -408,7 +408,7 @@ def test_dnd_files_that_are_not_as_expected_are_refused(restore, tmp_path):
     assert "1 of the 2 images" in restore(*arguments)
     with h5py.File(tmp_path / "info.mat", "w") as file:
         file["info/boundingboxes"] = np.zeros((1, 2))
-    assert "info.mat: holds no info.boundingboxes" in restore(*arguments)
+    assert "info.mat: no info.boundingboxes" in restore(*arguments)
     savemat(tmp_path / "info.mat", {"info": 1})
     assert "info.mat: is no MAT v7.3 (HDF5) file" in restore(*arguments)
 

@@ -118,7 +118,7 @@ def test_published_to_ours_and_back(tmp_path, run, task, model):
     file = save_published(tmp_path / "a.pkl", network)
     original = torch.load(file, weights_only=True)
 
-    text = run(convert, file, "--task", task, "--model", model)
+    text = run(convert, file, "--task", task)
     ours = tmp_path / "a.safetensors"
     assert text.endswith(f"written: {ours}, {ours.stat().st_size / 1e6:.1f} MB\n")
     assert ("training state: yes, left out" in text) == (not bare)
