@@ -11,7 +11,6 @@ import pytest
 
 from dgunet.base.errors import InputError, first_few, printable
 from dgunet.base.memory import require_memory
-from dgunet.model.registry import TASKS
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -45,7 +44,6 @@ def run(end: str, **options) -> subprocess.CompletedProcess:
 def test_a_program_ends_with_a_line_even_if_stdout_is_closed(end, code, err):
     for options in (
         {"stdout": subprocess.DEVNULL},
-        {"preexec_fn": lambda: os.close(1)},
         {"preexec_fn": lambda: (os.close(0), os.close(1))},
     ):
         done = run(end, **options)
@@ -56,20 +54,14 @@ def test_a_program_ends_with_a_line_even_if_stdout_is_closed(end, code, err):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(
     "program",
-    [
-        ["demo.py"],
-        ["-m", "dgunet.tools.convert"],
-        *([f"Compressive_Sensing/{name}.py"] for name in ("train", "measure", "reconstruct")),
-        *([f"{task}/{name}.py"] for task in TASKS for name in ("test", "evaluate")),
-    ],
-    ids=" ".join,
+    ["demo.py", "-m dgunet.tools.convert", "Compressive_Sensing/measure.py", "Deraining/test.py"],
 )
 def test_control_c_while_torch_is_imported_ends_in_a_line(program, tmp_path):
     (tmp_path / "torch.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\ntime.sleep(9)"
     )
     done = subprocess.run(
-        [sys.executable, *program, "--help"],
+        [sys.executable, *program.split(), "--help"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         stderr=subprocess.PIPE,

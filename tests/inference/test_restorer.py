@@ -8,7 +8,6 @@ from torch import nn
 from dgunet.base.errors import InputError
 from dgunet.images.files import to_tensor
 from dgunet.inference.restorer import Restorer
-from dgunet.model.checkpoint import save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +64,6 @@ def test_the_input_is_not_changed_and_views_are_taken(restorer):
     assert np.array_equal(restored, restorer(np.ascontiguousarray(view)))
 
 
-def test_compressive_sensing_takes_each_channel_on_its_own():
-    network, image = small("Compressive_Sensing"), pixels(40, 70, 3)
-    restorer = Restorer(network, device="cpu")
-    restored = restorer(image)
-    for channel in range(3):
-        np.testing.assert_allclose(restored[..., channel], restorer(image[..., channel]), atol=1)
-    expected = by_network(network, image[..., 1])
-    np.testing.assert_allclose(restored[..., 1], expected * 255, atol=0.51)
-
-
 def test_tiles_keep_the_blocks_of_compressive_sensing():
     """The blocks of a tile are the image's, so what is measured is the same."""
     network = small("Compressive_Sensing")
@@ -103,15 +92,6 @@ def test_stages_end_with_the_result(restorer):
         levels = tensor[0, :, :30].clamp(0, 1).permute(1, 2, 0).numpy() * 255
         np.testing.assert_allclose(stage, levels, atol=0.51)
     assert np.array_equal(stages[-1], restorer(image))
-
-
-def test_half_precision_stays_near():
-    network = small("Denoising")
-    image = pixels(24, 32, 3, dtype=np.float32)
-    plain = Restorer(network, device="cpu")(image)
-    for precision, limit in (("bf16", 0.1), ("fp16", 0.02)):
-        reduced = Restorer(network, device="cpu", precision=precision)(image)
-        assert 0 < np.abs(reduced - plain).max() < limit
 
 
 # Tensors as they are: `restore` of a network used itself
@@ -206,28 +186,6 @@ def test_self_ensemble_is_the_mean_over_the_symmetries_of_the_square():
     assert torch.allclose(restored, expected, atol=1e-6)
 
 
-def test_self_ensemble_turns_with_the_image():
-    network = small("Deblurring")
-    image, restore = torch.rand(1, 3, 13, 22), live(network, self_ensemble=True).restore
-    restored = restore(image)
-    assert (restored - live(network).restore(image)).abs().max() > 1e-5
-    flipped = restore(image.flip(-1)).flip(-1)
-    turned = torch.rot90(restore(torch.rot90(image, 1, (-2, -1))), -1, (-2, -1))
-    assert torch.allclose(flipped, restored, atol=1e-5)
-    assert torch.allclose(turned, restored, atol=1e-5)
-
-
-def test_measurements_are_reconstructed():
-    network = small("Compressive_Sensing")
-    restorer, image = Restorer(network, device="cpu"), torch.rand(1, 1, 64, 32)
-    with torch.no_grad():
-        y, expected = network.measure(image), network(image)
-    for found, stage in zip(restorer.reconstruct(y), expected, strict=True):
-        torch.testing.assert_close(found, stage, rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="not finite"):
-        restorer.reconstruct(y * torch.inf)
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -272,10 +230,3 @@ def test_a_result_that_is_not_finite():
         Restorer(network, device="cpu")(pixels(16, 16, 3))
     with pytest.raises(InputError, match="not finite in bf16; try float32"):
         Restorer(network, device="cpu", precision="bf16")(pixels(16, 16, 3))
-
-
-def test_the_file_says_what_it_is_of(tmp_path):
-    save_checkpoint(tmp_path / "a.pth", small("Deraining"))
-    assert Restorer.from_checkpoint(tmp_path / "a.pth").network.config["task"] == "Deraining"
-    with pytest.raises(InputError, match="this is a Deraining DGUNet checkpoint"):
-        Restorer.from_checkpoint(tmp_path / "a.pth", task="Deblurring")

@@ -2,31 +2,26 @@
 
 import pytest
 import torch
+from networks import small
 
-from dgunet import Restorer, build_model, load_model
+from dgunet import Restorer, load_model
 from dgunet.model.pretrained import find_weights
 
 deepinv = pytest.importorskip("deepinv")
 
 
-@pytest.fixture(scope="module")
-def sensing():
-    torch.manual_seed(0)
-    sizes = {"width": 8, "width_step": 4, "stages": 3, "cs_ratio": 10}
-    return build_model("Compressive_Sensing", "DGUNet", sizes).eval()
-
-
-def test_operator_passes_deepinvs_test_of_adjointness(sensing):
+def test_operator_passes_deepinvs_test_of_adjointness():
     from dgunet.integrations.deepinv import CompressiveSensing
 
-    physics = CompressiveSensing(sensing, (1, 64, 96))
+    physics = CompressiveSensing(small("Compressive_Sensing"), (1, 64, 96))
     assert physics.adjointness_test(torch.rand(1, 1, 64, 96), num_samples=4) < 1e-5
     assert physics.A_dagger(physics(torch.rand(1, 1, 64, 96))).shape == (1, 1, 64, 96)
 
 
-def test_reconstructor_reconstructs_what_the_operator_measures(sensing):
+def test_reconstructor_reconstructs_what_the_operator_measures():
     from dgunet.integrations.deepinv import CompressiveSensing, Reconstructor
 
+    sensing = small("Compressive_Sensing")
     physics = CompressiveSensing(sensing, (1, 64, 32))
     image = torch.rand(2, 1, 64, 32)
     with torch.no_grad():
@@ -50,11 +45,10 @@ def test_denoiser_and_reconstructor_restore_images_of_any_size():
 def test_denoiser_is_a_prior_of_deepinvs_algorithms():
     from dgunet.integrations.deepinv import Denoiser
 
-    network = build_model("Denoising", "DGUNet", {"width": 8, "width_step": 4, "stages": 2}).eval()
     physics = deepinv.physics.Inpainting((3, 16, 24), mask=0.5)
     model = deepinv.optim.optim_builder(
         "PGD",
-        prior=deepinv.optim.PnP(Denoiser(network)),
+        prior=deepinv.optim.PnP(Denoiser(small("Denoising"))),
         data_fidelity=deepinv.optim.L2(),
         max_iter=2,
         params_algo={"stepsize": 1.0, "g_param": 0.1},

@@ -115,11 +115,6 @@ def test_own_checkpoints(tmp_path, task, model, suffix):
         assert (read["epoch"], read["psnr"], read["notes"]) == (5, 31.25, {"seed": [1, 2]})
 
 
-def test_config_and_weights_cannot_be_shadowed(tmp_path):
-    save_checkpoint(tmp_path / "a.pth", small(), config="mine", state_dict=0)
-    assert_same_weights(load_model(tmp_path / "a.pth")[0], small())
-
-
 def test_safetensors_holds_shared_slopes_once(tmp_path):
     from safetensors import safe_open
 
@@ -275,7 +270,6 @@ def test_own_files_of_other_networks_are_told_apart(tmp_path):
     ("config", "message"),
     [
         ({"task": "Dehazing"}, "a.pth: unknown task 'Dehazing', expected one of Deblurring, "),
-        ({"task": ["Deraining"]}, "unknown task \\['Deraining'\\]"),
         ({"model": "UNet"}, "unknown model 'UNet', expected one of DGUNet"),
         ({"sizes": {"width": 10**9}}, "a.pth: Deraining DGUNet: .*width is 1000000000, must be"),
         ({"sizes": {"stages": 10**9}}, "stages is 1000000000, must be"),
@@ -303,13 +297,10 @@ def test_configs_that_do_not_fit_take_no_memory(tmp_path, config, message):
 # Entries that do not fit
 
 
-def damaged(tmp_path, change, own: bool) -> str:
-    """The error for a checkpoint whose state dict went through `change`; the model stays as it
-    was."""
-    model = small()
-    state = model.state_dict() if own else published_state_dict(model)
-    state = {name: value.clone() for name, value in state.items()}
-    change(state)
+def damaged(tmp_path, own: bool, changes: dict) -> str:
+    """The error for a checkpoint with these entries (None: without); the model stays as it was."""
+    state = small().state_dict() if own else published_state_dict(small())
+    state = {name: value for name, value in (state | changes).items() if value is not None}
     torch.save({"state_dict": state}, tmp_path / "a.pth")
     target = small(seed=1)
     message = error_of(load_weights, target, tmp_path / "a.pth")
@@ -321,60 +312,28 @@ def damaged(tmp_path, change, own: bool) -> str:
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "published"])
 def test_missing_left_over_and_misshapen_entries_are_named(tmp_path, own):
-    prefix = "" if own else "module."
-    image = "last.image.weight" if own else "tail.weight"
-    step = "fgdm.2.step_size" if own else "r6"
+    image, step, slope = "last.image.weight", "fgdm.2.step_size", "last.shallow.1.slope.weight"
+    if not own:
+        image, step, slope = (published_names(small())[name] for name in (image, step, slope))
 
-    def remove(state):
-        del state[prefix + image]
+    def told(**changes):
+        prefix = "" if own else "module."
+        return damaged(tmp_path, own, {prefix + name: value for name, value in changes.items()})
 
-    assert damaged(tmp_path, remove, own) == f"1 missing: {image}"
-
-    def add(state):
-        state[prefix + "extra"] = torch.zeros(1)
-        state[prefix + "more"] = torch.zeros(1)
-
-    assert damaged(tmp_path, add, own) == "2 left over: extra, more"
-
-    def reshape(state):
-        state[prefix + step] = torch.zeros(2)
-        state[prefix + image] = state[prefix + image].transpose(0, 1)
-
-    message = damaged(tmp_path, reshape, own)
-    assert message.startswith("2 of another shape: ")
-    assert f"{step} is (2,), expected (1,)" in message
-    assert f"{image} is (24, 3, 1, 1), expected (3, 24, 3, 3)"[:20] in message
-
-    def untie(state):
-        names = published_names(small())
-        slope = "last.shallow.1.slope.weight"
-        state[prefix + (slope if own else names[slope])] += 1
-
-    message = damaged(tmp_path, untie, own)
+    assert told(**{image: None}) == f"1 missing: {image}"
+    assert told(extra=torch.zeros(1), more=torch.zeros(1)) == "2 left over: extra, more"
+    assert told(**{step: torch.zeros(2), image: torch.zeros(24, 3, 3, 3)}) == (
+        f"2 of another shape: {step} is (2,), expected (1,), "
+        f"{image} is (24, 3, 3, 3), expected (3, 24, 3, 3)"
+    )
+    message = told(**{slope: torch.ones(1)})
     assert message.startswith("1 one parameter, but of different values: ")
-    assert " and " in message
-
-    def integers(state):
-        state[prefix + step] = torch.ones(1, dtype=torch.int64)
-
-    assert damaged(tmp_path, integers, own) == f"1 not floating-point of 16 to 64 bits: {step}"
+    message = told(**{step: torch.ones(1, dtype=torch.int64)})
+    assert message == f"1 not floating-point of 16 to 64 bits: {step}"
 
 
 def test_one_prefixed_name_among_others_is_left_over(tmp_path):
-    def add(state):
-        state["module.r0"] = torch.zeros(1)
-
-    assert damaged(tmp_path, add, own=True) == "1 left over: module.r0"
-
-
-def test_a_stranger(tmp_path):
-    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "a.pth")
-    message = error_of(load_model, tmp_path / "a.pth")
-    assert message.endswith("does not say which network it is of; its entries: weight, bias")
-    message = error_of(load_weights, small(), tmp_path / "a.pth")
-    assert re.search(
-        r"does not fit Deraining DGUNet; entries \d+ missing: .*; 2 left over", message
-    )
+    assert damaged(tmp_path, True, {"module.r0": torch.zeros(1)}) == "1 left over: module.r0"
 
 
 # Files that are no checkpoints
@@ -448,33 +407,12 @@ def test_unreadable_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        [1, 2],
-        torch.zeros(3),
-        {},
-        7,
-        {"state_dict": 3},
-        {"state_dict": {}},
-        {"state_dict": {"a": 1}},
-        {"epoch": 3},
-    ],
-    ids=repr,
+    "content", [[1], torch.zeros(3), {}, {"state_dict": {}}, {"a": 3}], ids=repr
 )
 def test_files_without_a_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     message = error_of(read_checkpoint, tmp_path / "a.pth")
     assert message == f"{tmp_path}/a.pth: holds no state dict, expected names and tensors"
-
-
-def test_missing_files_and_folders(tmp_path):
-    message = error_of(read_checkpoint, tmp_path / "no.pth", kind=FileNotFoundError)
-    assert message == f"{tmp_path}/no.pth: does not exist; expected a checkpoint file"
-    message = error_of(read_checkpoint, tmp_path, kind=IsADirectoryError)
-    assert message == f"{tmp_path}: is a folder; expected a checkpoint file"
-    os.mkfifo(tmp_path / "pipe.pth")
-    message = error_of(load_model, tmp_path / "pipe.pth")
-    assert message == f"{tmp_path}/pipe.pth: is no regular file; expected a checkpoint file"
 
 
 # Files whose few bytes stand for more than memory or time suffice for
@@ -571,15 +509,4 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (full.value.filename, full.value.strerror) == (str(file), "File too large")
-    assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
-
-
-def test_what_cannot_be_saved_leaves_the_old_file(tmp_path):
-    file = tmp_path / "a.pth"
-    save_checkpoint(file, small())
-    before = file.read_bytes()
-    with pytest.raises(Exception, match="pickle"):
-        save_checkpoint(file, small(seed=1), bad=lambda: None)
-    with pytest.raises(TypeError, match="JSON"):
-        save_checkpoint(tmp_path / "a.safetensors", small(), bad=torch.zeros(1))
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]

@@ -16,22 +16,17 @@ from dgunet.tools.convert import main as convert
 MANIFESTS = Path(__file__).parents[1] / "fixtures" / "manifests"
 
 
-def published_parameters(network):
-    """The parameters in the order of the published `model.parameters()`, as the manifest of the
-    published code has it; None for what is not used here."""
+def published_adam(network):
+    """Adam as the published training makes it: of the parameters in the order of the manifest. One
+    that is not used here has no gradient."""
     manifest = json.loads((MANIFESTS / f"Denoising.{type(network).__name__}.json").read_text())
     later = {name for group in manifest["tied"] for name in group[1:]}
     ours = {theirs: name for name, theirs in published_names(network).items()}
     entries = network.state_dict(keep_vars=True)
     names = [entry["name"] for entry in manifest["entries"] if entry["name"] not in later]
-    return [entries[ours[name]] if name in ours else None for name in names]
-
-
-def published_adam(network):
-    """Adam as the published training makes it; a parameter that is not used has no gradient."""
-    parameters = published_parameters(network)
     unused = torch.nn.Parameter(torch.zeros(3))
-    return torch.optim.Adam([unused if p is None else p for p in parameters], lr=1e-4)
+    used = (entries[ours[name]] if name in ours else unused for name in names)
+    return torch.optim.Adam(list(used), lr=1e-4)
 
 
 def take_step(adam, network, seed):

@@ -213,6 +213,8 @@ def test_mixed_precision_trains_and_resumes(precision, data, tmp_path, capsys):
     assert_same(state(resumed.folder), state(expected.folder))
     scaler = state(resumed.folder)["training"]["scaler"]
     assert scaler.get("_growth_tracker") == (6 if precision == "fp16" else None)  # steps
+    keys["TRAINING__PRECISION"] = "float32" if precision == "fp16" else "fp16"
+    trainer_for(data, tmp_path / "b", **keys, **RESUME).run_epoch(NO_BAR)  # may be another
 
 
 def test_the_threads_of_data_parallel_keep_the_precision(data, tmp_path):
@@ -246,14 +248,6 @@ def test_float32_is_not_tf32(precision, data, tmp_path):
     trainer.step(batches(trainer)[0])
     trainer.validate()
     assert len(seen) >= 3 and set(seen) == {(precision == "tf32", False)}
-
-
-def test_a_run_may_go_on_in_another_precision(data, tmp_path):
-    trainer_for(data, tmp_path, **NO_VALIDATION).run_epoch(NO_BAR)
-    for precision in ("fp16", "bf16"):
-        keys = {"TRAINING__PRECISION": precision, **RESUME, **NO_VALIDATION}
-        trainer_for(data, tmp_path, **keys).run_epoch(NO_BAR)
-    assert state(tmp_path / "Denoising/models/DGUNet")["training"]["epoch"] == 4
 
 
 def test_with_another_batch_size_the_epoch_begins_again(data, tmp_path, capsys):
