@@ -46,6 +46,7 @@ def one_thread():
 @pytest.fixture
 def one_process(monkeypatch):
     """What would have a process of its own has none: starting one takes seconds."""
+    monkeypatch.setitem(bench_inference.TINY, "stages", 2)
     for module in (bench_inference, bench_training):
         monkeypatch.setattr(module, "run_alone", lambda function, *given: function(*given))
 

@@ -11,7 +11,6 @@ import dgunet.base.memory
 from dgunet.base.errors import InputError
 from dgunet.images.files import (
     list_images,
-    pad_bottom_right,
     pair_by_name,
     read_gray,
     read_image,
@@ -34,18 +33,6 @@ def test_list_images_in_natural_order(tmp_path):
     assert [path.name for path in list_images(tmp_path)] == ["2.PNG", "10.png"]
     found = [path.name for path in list_images(tmp_path, recursive=True)]
     assert found == ["2.PNG", "10.png", "1.jpg"]
-
-
-def test_list_images_errors(tmp_path):
-    (tmp_path / "notes.txt").write_text("no image")
-    for folder, found in [
-        (tmp_path, "holds no image"),
-        (tmp_path / "missing", "does not exist"),
-        (tmp_path / "notes.txt", "is a file"),
-    ]:
-        with pytest.raises(InputError, match=found) as error:
-            list_images(folder)
-        assert str(folder) in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
@@ -196,28 +183,14 @@ def test_to_uint8_inverts_to_tensor_and_rounds_half_to_even():
         to_uint8(torch.zeros(1, 3, 4, 4))
 
 
-@pytest.mark.parametrize(("size", "length"), [(5, 8), (5, 40), (2, 7), (1, 6), (6, 3)])
-def test_padding_reflects_repeatedly(size, length):
-    row = np.arange(size)
-    period = [*row, *row[-2:0:-1]]  # 0 1 2 1, 0 1 2 1, …
-    expected = (period * length)[: max(size, length)]
-    assert pad_bottom_right(row[None], 1, length).tolist() == [expected]
-    padded = pad_bottom_right(np.tile(row[:, None, None], (1, 3, 2)), length, 3)
-    assert padded[:, 0, 0].tolist() == expected and padded.shape[1:] == (3, 2)
-
-
 def test_pair_by_name(tmp_path):
     names = ("input/10.png", "input/2.png", "target/2.jpg", "target/10.bmp")
     touch(*(tmp_path / name for name in names))
     pairs = pair_by_name(tmp_path / "input", tmp_path / "target")
     assert [(a.name, b.name) for a, b in pairs] == [("2.png", "2.jpg"), ("10.png", "10.bmp")]
-
-
-def test_pair_by_name_errors(tmp_path):
-    for name in ("input/1.png", "input/2.png", "input/3.png", "target/1.png", "target/4.png"):
-        touch(tmp_path / name)
-    with pytest.raises(InputError, match=r"3 images without a partner.*2\.png.*3\.png.*4\.png"):
+    touch(tmp_path / "input/1.png", tmp_path / "target/4.png")
+    with pytest.raises(InputError, match=r"2 images without a partner.*1\.png.*4\.png"):
         pair_by_name(tmp_path / "input", tmp_path / "target")
-    touch(tmp_path / "target/1.jpg")
+    touch(tmp_path / "target/4.jpg")
     with pytest.raises(InputError, match="2 images share their name"):
         pair_by_name(tmp_path / "input", tmp_path / "target")

@@ -222,7 +222,7 @@ REFUSED = [
     ("a.tif", animation, "has 2 pages; expected one"),
     ("a.tif", wide_tiff, "int16; expected 8 or 16 bits"),
     ("a.tif", grey_with_alpha, "expected PNG, JPEG, TIFF"),  # it would be read with 8 bits
-    ("a.tif", lambda p: p.write_bytes(b"II*\0\0\0\0\0"), ""),
+    ("a.tif", lambda p: p.write_bytes(b"II*\0\0\0\0\0"), "no known image format|cannot be read"),
     ("a.png", transparent_grey, "one of its grey values is transparent; expected alpha"),
 ]
 

@@ -1,9 +1,10 @@
-"""Scoring folders of results: evaluate.py of the tasks."""
+"""Scoring folders of results: evaluate.py of the tasks; tables of scores."""
 
 import csv
+import math
+import re
 import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 from pictures import noisy_pair, write_pairs
 from scipy.io import savemat
 
+from dgunet.Compressive_Sensing import evaluate as sensing
 from dgunet.Deblurring import evaluate as deblurring
 from dgunet.Denoising import evaluate as denoising
 from dgunet.Deraining import evaluate as deraining
 from dgunet.images.files import read_image, write_image
-from dgunet.scoring.protocols import gaussian_rgb, matlab_rgb
+from dgunet.scoring.protocols import Score, gaussian_rgb, matlab_rgb
 from dgunet.scoring.results_folder import write_settings
+from dgunet.scoring.tables import format_table
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "metrics"
 
@@ -31,11 +34,10 @@ def places(tmp_path) -> tuple[Path, Path, list]:
 @pytest.fixture
 def few_images(monkeypatch):
     """Let the published scores be those of few images."""
-    for task in ("Deraining", "Deblurring", "Denoising"):
-        sets = import_module(f"dgunet.{task}.evaluate").TEST_SETS
-        for name, known in sets.items():
+    for task in (deraining, deblurring, denoising):
+        for name, known in task.TEST_SETS.items():
             images = {"SIDD": 4, "GoPro": 1}.get(name, 2)
-            monkeypatch.setitem(sets, name, replace(known, images=images))
+            monkeypatch.setitem(task.TEST_SETS, name, replace(known, images=images))
 
 
 def test_folders_are_scored_by_name_in_natural_order(places, run, tmp_path):
@@ -43,8 +45,7 @@ def test_folders_are_scored_by_name_in_natural_order(places, run, tmp_path):
     write_pairs(results, targets, ["2", "10", "1"])
     out = run(denoising, *folders, "--csv", tmp_path / "scores.csv", "--jobs", "2")
     assert "protocol gaussian_rgb" in out and "settings: unknown" in out
-    with open(tmp_path / "scores.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text("utf-8").splitlines()))
     assert [row["image"] for row in rows] == ["1", "2", "10"]
     images = read_image(results / "10.png"), read_image(targets / "10.png")
     assert (float(rows[2]["psnr"]), float(rows[2]["ssim"])) == gaussian_rgb(*images)
@@ -176,3 +177,27 @@ def test_folders_and_mat_files_are_not_mixed(given, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *given])
     with pytest.raises(SystemExit, match="2"):
         denoising.main()
+
+
+def test_table_ends_with_the_mean_of_the_sets():
+    sets = {"Rain100L": [Score("a", 36, 0.96), Score("b", 38, 0.98)], "own": [Score("c", 31, 0.8)]}
+    published = {"Rain100L": (38.25, 0.974), "mean": (33.46, 0.9271)}
+    table = re.sub(" +", " ", format_table(sets, published, "published")).splitlines()
+    assert table[:1] + table[2:] == [
+        "| set | images | PSNR (dB) | SSIM | published |",
+        "| Rain100L | 2 | 37.00 | 0.9700 | 38.25 / 0.974 |",
+        "| own | 1 | 31.00 | 0.8000 | – |",
+        "| mean | 3 | 34.00 | 0.8850 | 33.46 / 0.9271 |",
+    ]
+    assert "published" not in format_table({"own": [Score("a", math.inf, 1)]}, published)
+
+
+@pytest.mark.parametrize("model", ["DGUNet", "DGUNet_plus"])
+def test_published_scores_are_consistent(model):
+    means = np.mean([known.published[model] for known in deraining.TEST_SETS.values()], axis=0)
+    assert means == pytest.approx(deraining.BENCHMARK.published_mean[model], abs=0.01)
+    for name in ("Set11", "BSD68"):
+        sets = [sensing.TEST_SETS[f"{name}_{ratio}"] for ratio in (1, 4, 10, 25, 50)]
+        scores = [known.published[model] for known in sets]
+        assert scores == sorted(scores)
+    assert sensing.TEST_SETS["Set11_30"].published == {}

@@ -1,7 +1,6 @@
 """Restoring test sets and scoring the results: test.py of the image-restoration tasks."""
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from dgunet.images.files import read_image, write_image
 from dgunet.model.checkpoint import load_model, save_checkpoint
 from dgunet.model.registry import build_model
 from dgunet.scoring.protocols import deraining_y, gaussian_rgb
+from dgunet.scoring.results_folder import read_settings
 
 METRICS = Path(__file__).parents[1] / "fixtures" / "metrics"
 
@@ -65,10 +65,6 @@ def rows_of(path, set_name=None):
     return [row for row in rows if set_name in (None, row["set"])]
 
 
-def settings_of(folder):
-    return json.loads((folder / "settings.json").read_text())
-
-
 def test_sets_are_restored_and_scored(weights, restore, run, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     make_pairs(data / "Rain100L", ["1", "2", "10"])
@@ -84,7 +80,7 @@ def test_sets_are_restored_and_scored(weights, restore, run, tmp_path):
     expected = rounded(expected_result(weights["Deraining"], degraded))
     assert np.abs(read_image(out / "Rain100L/10.png").astype(int) - expected).max() <= 1
 
-    settings = settings_of(out / "Test100")
+    settings = read_settings(out / "Test100")
     assert settings["weights_sha256"] == sha256(weights["Deraining"])
     assert (settings["self_ensemble"], settings["tile"]) == (False, 0)
     assert "unfinished" not in settings
@@ -124,7 +120,7 @@ def test_published_scores_stand_beside_those_of_the_published_size(restore, tmp_
     make_pairs(tmp_path / "data/Rain100L", "a", (16, 16))
     printed = restore(deraining_test, tmp_path / "full.pth", tmp_path / "data")
     assert "published DGUNet" in printed and "37.42 / 0.969" in printed
-    assert "sizes" not in settings_of(tmp_path / "out/Rain100L")
+    assert "sizes" not in read_settings(tmp_path / "out/Rain100L")
 
 
 def test_folder_without_targets_is_restored_and_not_scored(restore, tmp_path):
@@ -134,7 +130,7 @@ def test_folder_without_targets_is_restored_and_not_scored(restore, tmp_path):
     assert r"\x1b[2J\x07: 2 images" in printed and all(map(str.isprintable, printed.split("\n")))
     printed = restore(deblurring_test, "Deblurring", mine / "input", "--self_ensemble")
     assert "input: no targets, no scores" in printed
-    assert settings_of(tmp_path / "out/input")["self_ensemble"] is True
+    assert read_settings(tmp_path / "out/input")["self_ensemble"] is True
     assert not (tmp_path / "out/input/scores.csv").exists()
     assert (tmp_path / "out/mine/a.png").read_bytes() != (tmp_path / "out/input/a.png").read_bytes()
 
@@ -228,14 +224,14 @@ def test_an_interrupted_run_says_so_and_can_be_repeated(restore, tmp_path):
     out = tmp_path / "out"
     arguments = (deblurring_test, "Deblurring", mine)
     assert f"{mine}/input/c.png: cannot be read as an image" in restore(*arguments)
-    assert settings_of(out / "mine")["unfinished"] is True
+    assert read_settings(out / "mine")["unfinished"] is True
     written = sorted(path.name for path in (out / "mine").iterdir())
     assert written == ["a.png", "b.png", "settings.json"]
     assert all(read_image(out / "mine" / name).shape == (21, 30, 3) for name in written[:2])
 
     (mine / "input/c.png").write_bytes(whole)
     assert "4 images restored" in restore(*arguments)
-    assert "unfinished" not in settings_of(out / "mine")
+    assert "unfinished" not in read_settings(out / "mine")
 
 
 def test_gaussian_noise_is_added_to_clean_photographs(run, restore, tmp_path):
@@ -245,7 +241,7 @@ def test_gaussian_noise_is_added_to_clean_photographs(run, restore, tmp_path):
     options = ("--sigma", "15", "50", "--dataset", "Photos")
     printed = restore(denoising_test, "identity Denoising", tmp_path / "data", *options)
     assert "protocol gaussian_rgb" in printed and "Photos_sigma50" in printed
-    assert settings_of(out)["sigma"] == 15
+    assert read_settings(out)["sigma"] == 15
     csv_file = tmp_path / "scores.csv"
     run(denoising_evaluate, "--result_dir", out, "--target_dir", clean, "--csv", csv_file)
     parts = [
@@ -387,7 +383,7 @@ def test_dnd_files_are_as_its_server_takes_them(restore, tmp_path, monkeypatch):
             assert np.array_equal(picture, rounded(expected))
     monkeypatch.setattr(denoising_test, "DND_IMAGES", 2)
     assert "DGUNet 40.04 dB" in restore(*arguments)
-    assert settings_of(out / "DND")["self_ensemble"] is True
+    assert read_settings(out / "DND")["self_ensemble"] is True
 
 
 def test_dnd_files_that_are_not_as_expected_are_refused(restore, tmp_path):
@@ -403,7 +399,7 @@ def test_dnd_files_that_are_not_as_expected_are_refused(restore, tmp_path):
         with h5py.File(second, "w") as file:
             file[name] = value
         assert f"0002.mat: {message}" in restore(*arguments)
-    assert settings_of(tmp_path / "out/DND")["unfinished"] is True
+    assert read_settings(tmp_path / "out/DND")["unfinished"] is True
     second.unlink()
     assert "1 of the 2 images" in restore(*arguments)
     with h5py.File(tmp_path / "info.mat", "w") as file:

@@ -1,7 +1,5 @@
 """Compressive sensing: crops, Φ, training, measurement files, scores."""
 
-import functools
-import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from dgunet.images.files import read_image, write_image
 from dgunet.images.psnr import psnr
 from dgunet.model.checkpoint import load_model, read_checkpoint, save_checkpoint
 from dgunet.model.registry import task_folder
+from dgunet.scoring.results_folder import read_settings
 from dgunet.training.configuration import load_config
 from dgunet.training.trainer import Trainer
 
@@ -192,13 +191,13 @@ def test_principal_components_are_those_that_the_blocks_were_made_of():
 
 def test_fast_recipe_starts_at_the_projection_onto_the_components(photos, tmp_path, monkeypatch):
     """With orthonormal rows of Φ every gradient step leaves ΦᵀΦx as it is."""
-    few_blocks = functools.partial(principal_components, blocks=1500)
-    monkeypatch.setattr(train, "principal_components", few_blocks)
+    components = torch.linalg.qr(torch.randn(1024, 256))[0].T
+    monkeypatch.setattr(train, "principal_components", lambda _, count: components[:count])
     keys = {"TRAINING__VAL_DIR": "", "TRAINING__HOLD_OUT": 2}
     trainer = trainer_for(photos, tmp_path, "fast.yml", **keys)
     model = trainer.model.eval()
     phi = model.A.Phi.detach()
-    assert torch.equal(phi, few_blocks(trainer.training_data, len(phi)))
+    assert torch.equal(phi, components)
     blocks = torch.from_numpy(smooth(64, 96)).float().div(255).reshape(2, 32, 3, 32)
     blocks = blocks.transpose(1, 2).reshape(6, 1024)
     expected = (blocks @ phi.T @ phi).reshape(2, 3, 32, 32).transpose(1, 2).reshape(64, 96)
@@ -328,7 +327,7 @@ def test_the_published_flags_and_configuration_are_answered(photos, tmp_path, ru
     flags = ["--input_dir", tmp_path / "data", "--result_dir", tmp_path / "out"]
     flags += ["--test_name", "Set11", "--im_size", 64, "--patch_size", 64]
     run(test, "--weights", weights, *flags, "--device", "cpu")
-    settings = json.loads((tmp_path / "out" / "Set11_17" / "settings.json").read_text())
+    settings = read_settings(tmp_path / "out" / "Set11_17")
     assert (settings["cs_ratio"], settings["tile"]) == (17, 64)
     assert "cuda:99" in run(test, "--weights", weights, *flags, "--gpus", 99)
 

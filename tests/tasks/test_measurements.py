@@ -1,7 +1,6 @@
 """Compressive sensing: measurement files, reconstruction, and test.py's scores."""
 
 import csv
-import json
 import zipfile
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from dgunet.images.files import read_image, write_image
 from dgunet.model.checkpoint import save_checkpoint
 from dgunet.model.registry import build_model
 from dgunet.scoring.protocols import compressive_sensing_y
+from dgunet.scoring.results_folder import read_settings
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (1, 45, 97), (3, 70, 31)])
@@ -194,7 +194,7 @@ def test_scores_are_of_the_unrounded_result(tmp_path, run):
     def scores_of(name, *extra):
         run(test, *common, "--result_dir", tmp_path / name, *extra)
         results = tmp_path / name / "images_50"
-        settings = json.loads((results / "settings.json").read_text())
+        settings = read_settings(results)
         assert settings["cs_ratio"] == 50 and "unfinished" not in settings
         return rows_of(results)
 
@@ -229,6 +229,6 @@ def test_tiles_of_the_published_grid_are_reconstructed_alone(tmp_path, run):
     run(test, *common, "--tile", 64)
     assert rows_of(tmp_path / "out/images_50")["a"] == pytest.approx(expected, abs=1e-4)
     run(test, *common)
-    settings = json.loads((tmp_path / "out/images_50/settings.json").read_text())
+    settings = read_settings(tmp_path / "out/images_50")
     assert settings["tile"] == 128
     assert abs(rows_of(tmp_path / "out/images_50")["a"] - expected) > 1e-3

@@ -25,6 +25,7 @@ from dgunet.images.files import read_image, read_rgb, write_image
 from dgunet.inference.restorer import Restorer
 from dgunet.model import pretrained as shipped
 from dgunet.model.checkpoint import load_model, save_checkpoint
+from dgunet.scoring.results_folder import read_settings
 from dgunet.tools import figure, showcase
 
 
@@ -104,7 +105,7 @@ def test_a_photo_is_restored_as_by_the_network_alone(run, weights, tmp_path):
         image = network(torch.from_numpy(padded).permute(2, 0, 1)[None].contiguous())[0]
     expected = np.rint(image[0, :, :21, :30].clamp(0, 1).permute(1, 2, 0).numpy() * 255)
     assert np.array_equal(read_image(tmp_path / "out/my photo.png"), expected)
-    settings = json.loads((tmp_path / "out/settings.json").read_text())
+    settings = read_settings(tmp_path / "out")
     assert (settings["task"], settings["sizes"]["stages"]) == ("Denoising", 2)
     assert "unfinished" not in settings
 
@@ -292,7 +293,7 @@ def test_a_task_has_default_weights(run, release, tmp_path):
             "other degradations expect less\n"
         ) in text
         results[name] = read_image(tmp_path / name / "a.png")
-        settings = json.loads((tmp_path / name / "settings.json").read_text())
+        settings = read_settings(tmp_path / name)
         assert settings["weights"] == "small_gaussian25.safetensors"
     assert all(np.array_equal(result, results["task"]) for result in results.values())
     sensing = ("--task", "Compressive_Sensing")
@@ -433,7 +434,7 @@ def test_an_interrupted_run_goes_on(run, album, tmp_path, monkeypatch, request):
     text = run(photos, "--overwrite", code=130)
     assert "restored 1 image " in text
     assert "the same command, without --overwrite, goes on from here" in text
-    assert json.loads((out / "settings.json").read_text())["unfinished"] is True
+    assert read_settings(out)["unfinished"] is True
     monkeypatch.setattr(Restorer, "__call__", restore)
     text = run(photos)
     assert "restored 3 images" in text and "skipped 1 " in text
