@@ -74,13 +74,6 @@ def test_work_counts_operations_and_bytes():
     assert done.bytes == product + 4 * 2 * 300  # the view moves nothing
 
 
-def test_floor_is_the_larger_of_both_times():
-    ceilings = {name: {"median": 100.0} for name in ("float32", "copy")}
-    for gigabytes, expected in ((100, [2.0, "arithmetic"]), (300, [3.0, "memory"])):
-        floor = measure.Work(2e11, gigabytes * 1e9).floor(ceilings, "float32")
-        assert list(floor.values()) == expected
-
-
 def test_work_of_a_network_is_the_known_one():
     assert bench_inference.Case("Deraining", shape=(1, 320, 480)).gflop() == pytest.approx(
         909, rel=0.005

@@ -289,11 +289,9 @@ def test_two_steps_and_test_from_the_command_line(photos, tmp_path, run):
     assert "1 of 8 images are smaller than the patch of 32" in printed
     assert "paper: batch 32, 400 epochs of 240,000 samples" in printed
     models = tmp_path / "runs" / "Compressive_Sensing" / "models"
-    resumed, whole = (
-        load_model(models / s / "model_latest.pth")[0] for s in ("DGUNet_10", "whole")
-    )
-    for first, second in zip(resumed.parameters(), whole.parameters(), strict=True):
-        assert torch.equal(first, second)
+    files = (models / session / "model_latest.pth" for session in ("DGUNet_10", "whole"))
+    resumed, whole = (load_model(file)[0].parameters() for file in files)
+    assert all(map(torch.equal, resumed, whole))
     files = sorted(path.name for path in (models / "DGUNet_10").glob("*.pth"))
     assert files == ["model_best.pth", "model_latest.pth"]
 

@@ -4,7 +4,6 @@ import h5py
 import numpy as np
 import pytest
 from pictures import noise
-from PIL import Image
 
 from dgunet.base.errors import InputError
 from dgunet.data import packed
@@ -38,15 +37,17 @@ def test_a_good_folder_has_no_problems(folder, run):
 
 def test_every_kind_of_problem_is_listed(folder, capsys):
     cut_in_half(folder / "input" / "picture 0.png")
-    write_image(folder / "target" / "picture 1.png", noise(600, 499, 3))
-    write_image(folder / "target" / "picture 2.jpg", noise(30, 20, 3))
-    write_image(folder / "input" / "picture 3.png", noise(8, 8, 3))
-    write_image(folder / "target" / "picture 4.png", noise(8, 8, 3))
-    for part, image in {"input": noise(8, 8, 3), "target": noise(8, 8, 3)[..., 0]}.items():
-        write_image(folder / part / "picture 5.png", image)
-    Image.new("I;16", (8, 8)).save(folder / "input" / "picture 6.png")
-    Image.new("L", (8, 8)).save(folder / "target" / "picture 6.png")
-
+    for name, image in (
+        ("target/picture 1.png", noise(600, 499, 3)),
+        ("target/picture 2.jpg", noise(30, 20, 3)),
+        ("input/picture 3.png", noise(8, 8, 3)),
+        ("target/picture 4.png", noise(8, 8, 3)),
+        ("input/picture 5.png", noise(8, 8, 3)),
+        ("target/picture 5.png", noise(8, 8)),
+        ("input/picture 6.png", noise(8, 8, dtype=np.uint16)),
+        ("target/picture 6.png", noise(8, 8)),
+    ):
+        write_image(folder / name, image)
     with pytest.raises(SystemExit):
         check.main([str(folder)])
     captured = capsys.readouterr()
@@ -133,14 +134,10 @@ def test_foreign_and_truncated_files_are_refused(folder, tmp_path):
     cut_in_half(tmp_path / "cut.h5")
     with h5py.File(tmp_path / "foreign.h5", "w") as foreign:
         foreign["data"] = np.zeros(3)
-    packing.pack(folder, tmp_path / "later.h5")
-    with h5py.File(tmp_path / "later.h5", "a") as later:
-        later.attrs["version"] = 2
     (tmp_path / "text.h5").write_text("hello")
     for name, message in (
         ("cut", "not HDF5, or cut short"),
         ("foreign", "expected dgunet-pairs, version 1"),
-        ("later", "version 2"),
         ("text", "not HDF5"),
         ("missing", "does not exist"),
     ):
