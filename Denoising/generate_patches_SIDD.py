@@ -19,7 +19,8 @@ from dgunet.base.threads import in_parallel
 from dgunet.data.sidd import sidd_pairs
 from dgunet.images.files import pair_by_name, read_rgb, write_image
 from dgunet.images.sizes import check_sizes, image_size
-from dgunet.tools.synthesize import PARTS, make_room
+from dgunet.tools.check import PARTS
+from dgunet.tools.synthesize import make_room
 
 
 def cut_patches(

@@ -11,7 +11,6 @@ it finds any of these.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,24 +23,6 @@ from dgunet.images.files import list_images, read_image
 PARTS = ("input", "target")
 
 
-@dataclass
-class Report:
-    """What `check_folder` found: the number of images, of pairs and of each kind of image (such as
-    `1280×720 RGB, 8 bits`), and a line for each problem."""
-
-    folder: Path
-    images: int = 0
-    pairs: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        what = f"{self.pairs} pairs" if self.pairs else f"{self.images} images"
-        kinds = [f"{count} of {kind}" for kind, count in self.kinds.most_common()]
-        found = f"{what} ({first_few(kinds, 4)}), {len(self.problems)} problems"
-        return f"{printable(self.folder)}: {found}"
-
-
 def find_sets(folder: str | Path) -> list[Path]:
     """Return the folders that hold `input/` or `target/`, in or below `folder`; the folder itself
     if there are none."""
@@ -50,11 +31,12 @@ def find_sets(folder: str | Path) -> list[Path]:
     return sorted(parents) or [folder]
 
 
-def check_folder(folder: str | Path, *, jobs: int = -1) -> Report:
+def check_folder(folder: str | Path, *, jobs: int = -1) -> tuple[str, list[str]]:
     """Decode every image of a folder of pairs (`input/`, `target/`) or of photographs, `jobs` at
-    once, and return what was found. Raises `InputError` if it is no such folder."""
-    report = Report(Path(folder))
-    groups = _group(report)
+    once. Return what was found in a line: the number of pairs or images, and of each kind of image,
+    such as `1280×720 RGB, 8 bits`; and a line for each problem. Raises `InputError` if it is no
+    such folder."""
+    groups, problems = _group(Path(folder))
     files = [path for paths in groups for path in paths]
     # Threads suffice: decoding runs outside Python.
     described = tqdm(
@@ -63,43 +45,42 @@ def check_folder(folder: str | Path, *, jobs: int = -1) -> Report:
     kinds = {}
     for path, (kind, problem) in zip(files, described, strict=True):
         if problem:
-            report.problems.append(problem)
+            problems.append(problem)
         else:
             kinds[path] = kind
-            report.kinds[kind] += 1
 
-    report.images = len(files)
-    report.pairs = sum(len(paths) == 2 for paths in groups)
     for paths in groups:
         found = [kinds[path] for path in paths if path in kinds]
         if len(found) == 2 and found[0] != found[1]:
-            report.problems.append(f"{paths[0]}: {found[0]}, but its target {found[1]}")
-    return report
+            problems.append(f"{paths[0]}: {found[0]}, but its target {found[1]}")
+    pairs = sum(len(paths) == 2 for paths in groups)
+    what = f"{pairs} pairs" if pairs else f"{len(files)} images"
+    counts = [f"{count} of {kind}" for kind, count in Counter(kinds.values()).most_common()]
+    return f"{what} ({first_few(counts, 4)}), {len(problems)} problems", problems
 
 
-def _group(report: Report) -> list[list[Path]]:
-    """Return the images of a folder, those of one name together, and report what spoils pairs."""
-    folder = report.folder
+def _group(folder: Path) -> tuple[list[list[Path]], list[str]]:
+    """Return the images of a folder, those of one name together, and what spoils pairs."""
     if not any((folder / part).is_dir() for part in PARTS):
-        return [[path] for path in list_images(folder)]
+        return [[path] for path in list_images(folder)], []
+    problems = []
     by_stem: dict[str, dict[str, Path]] = defaultdict(dict)
     for part in PARTS:
         try:
             paths = list_images(folder / part)
         except InputError as error:
-            report.problems.append(str(error))
+            problems.append(str(error))
             continue
         for path in paths:
             other = by_stem[path.stem].setdefault(part, path)
             if other != path:
-                problem = f"has the same name as {other.name} but for the suffix"
-                report.problems.append(f"{path}: {problem}")
+                problems.append(f"{path}: has the same name as {other.name} but for the suffix")
     for found in by_stem.values():
         if len(found) == 1:
             [(part, path)] = found.items()
             partner = PARTS[part == "input"]
-            report.problems.append(f"{path}: has no partner of this name in {partner}/")
-    return [list(found.values()) for found in by_stem.values()]
+            problems.append(f"{path}: has no partner of this name in {partner}/")
+    return [list(found.values()) for found in by_stem.values()], problems
 
 
 def describe(path: Path) -> tuple[str, str]:
@@ -120,15 +101,15 @@ def main(arguments: list[str] | None = None) -> None:
     text = "images decoded at once (default: one per core)"
     parser.add_argument("--jobs", type=int, default=-1, help=text)
     args = parser.parse_args(arguments)
-    problems = 0
+    count = 0
     for folder in find_sets(args.folder):
-        report = check_folder(folder, jobs=args.jobs)
-        for problem in report.problems:
+        found, problems = check_folder(folder, jobs=args.jobs)
+        for problem in problems:
             print(f"  {printable(problem)}")
-        print(report)
-        problems += len(report.problems)
-    if problems:
-        raise InputError(f"{args.folder}: {problems} problems, listed above")
+        print(f"{printable(folder)}: {found}")
+        count += len(problems)
+    if count:
+        raise InputError(f"{args.folder}: {count} problems, listed above")
 
 
 if __name__ == "__main__":

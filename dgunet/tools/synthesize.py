@@ -41,9 +41,8 @@ from dgunet.data.degradations import PRESETS, degrade, pair_generator, parameter
 from dgunet.images.files import IMAGE_SUFFIXES, list_images, read_rgb, to_uint8, write_image
 from dgunet.images.psnr import psnr
 from dgunet.images.sizes import image_size
-from dgunet.tools.check import describe
+from dgunet.tools.check import PARTS, describe
 
-PARTS = ("input", "target")  # the folders of a pair
 Box = tuple[slice, slice]  # rows, columns
 
 # The right motorcycle picture is the left one seen from 19 cm further on: one scene, one split.
