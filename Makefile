@@ -14,6 +14,7 @@ RUN := demo_output
 FUZZ_MINUTES ?= 10
 PORT ?= 8000
 PHOTOS := astronaut,hubble_deep_field,ihc,motorcycle_left,motorcycle_right
+TEST_PHOTOS := chelsea,coffee,rocket
 
 .PHONY: demo demo-train test results bench bench-full fuzz web web-build web-test lint clean
 
@@ -32,7 +33,7 @@ demo: $(VENV)/installed
 demo-train: $(VENV)/installed
 	rm -rf $(addprefix $(RUN)/,train test checkpoints results)
 	$(BIN)/python -m dgunet.tools.synthesize gaussian25 --images $(PHOTOS) --patch_size 128 --output $(RUN)/train
-	$(BIN)/python -m dgunet.tools.synthesize gaussian25 --split test --output $(RUN)/test
+	$(BIN)/python -m dgunet.tools.synthesize gaussian25 --images $(TEST_PHOTOS) --output $(RUN)/test
 	$(BIN)/python Denoising/train.py --config Denoising/demo.yml --opts \
 		TRAINING.TRAIN_DIR $(RUN)/train TRAINING.VAL_DIR $(RUN)/test TRAINING.SAVE_DIR $(RUN)/checkpoints
 	$(BIN)/python Denoising/test.py --weights $(RUN)/checkpoints/Denoising/models/demo/model_latest.pth \

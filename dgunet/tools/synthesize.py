@@ -194,7 +194,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("preset", metavar="PRESET", help="what to do: " + ", ".join(PRESETS))
     add("--photos", type=Path, help="folder (default: scikit-image's photographs)")
     add("--output", type=Path, required=True, help="folder for input/ and target/")
-    add("--split", choices=(*BUNDLED_PHOTOS, "all"), help="of scikit-image's photographs (all)")
     add("--images", help="only these photographs: names, comma-separated")
     add("--seed", type=int, default=0)
     size = parser.add_mutually_exclusive_group()
@@ -203,10 +202,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--jobs", type=int, default=-1, help="photographs at once (-1: all cores)")
     add("--overwrite", action="store_true", help="replace pairs of the same names")
     options = vars(parser.parse_args(argv))
-    folder, split, names = (options.pop(name) for name in ("photos", "split", "images"))
-    if folder and split:
-        raise InputError("--split chooses among scikit-image's photographs; leave out --photos")
-    photos = list_images(folder) if folder else bundled_photos(split or "all")
+    folder, names = options.pop("photos"), options.pop("images")
+    photos = list_images(folder) if folder else bundled_photos()
     if names:
         photos = _choose(photos, names)
     psnr_of = synthesize(photos=photos, **options)

@@ -246,7 +246,6 @@ def test_the_command_degrades_the_photographs_named(photos, tmp_path, run):
         (["snow"], "unknown preset 'snow'; expected one of rain_light"),
         (["rain_light", "--photos", "PHOTOS", "--images", "cat"], "no photograph 'cat'"),
         (["rain_light", "--photos", "missing_folder"], "missing_folder: does not exist"),
-        (["rain_light", "--photos", "PHOTOS", "--split", "test"], "leave out --photos"),
         (["rain_light", "--photos", "PHOTOS", "--images", ","], "no photograph ''"),
     ],
 )
