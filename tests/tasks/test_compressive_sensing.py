@@ -139,10 +139,9 @@ def test_training_data_takes_any_images_and_reports_small_ones(photos, tmp_path)
     expected = np.pad(smooth(20, 40), ((0, 12), (0, 0)), mode="reflect")[:, :32]
     np.testing.assert_array_equal((padded * 255).round(), expected)
 
-    (tmp_path / "broken").mkdir()
     write_image(tmp_path / "broken" / "a.png", smooth(40, 40))
     (tmp_path / "broken" / "b.png").write_bytes(b"no image")
-    config = config_for(tmp_path / "broken", tmp_path, TRAINING__VAL_DIR="")
+    config = config_for(tmp_path / "broken", tmp_path)
     with pytest.raises(InputError, match=r"b\.png"):
         training_data(config)
     config.TRAINING.SKIP_CORRUPT = True
@@ -156,9 +155,8 @@ def test_luma_of_training_is_bt601_in_studio_range(tmp_path):
     expected = 16 + colours[0] / 255 @ [65.481, 128.553, 24.966]
     luma = read_luma(tmp_path / "a.png")
     np.testing.assert_allclose(luma[0], expected, rtol=1e-6)  # not rounded
-    crops = Photographs([luma, smooth(1, 5)], ["a", "b"], 1).crops(
-        np.arange(2), np.zeros((2, 2)), np.zeros(2, int), 1
-    )
+    photographs = Photographs([luma, smooth(1, 5)], ["a", "b"], 1)
+    crops = photographs.crops(np.arange(2), np.zeros((2, 2)), np.zeros(2, int), 1)
     assert crops.flatten().tolist() == pytest.approx([16 / 255, smooth(1, 5)[0, 0] / 255])
     write_image(tmp_path / "b.png", smooth(9, 9))
     np.testing.assert_array_equal(read_luma(tmp_path / "b.png"), smooth(9, 9))
@@ -230,10 +228,10 @@ def test_fixed_phi_is_not_trained(photos, tmp_path):
     ):
         np.save(tmp_path / f"{name}.npy", values)
         with pytest.raises(InputError, match=f"{name}.npy: {message}"):
-            trainer_for(photos, tmp_path, **{**keys, "MODEL__PHI": tmp_path / f"{name}.npy"})
+            train.read_phi(tmp_path / f"{name}.npy", phi.shape, 10)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "phi.npy").read_bytes()[:999])
     with pytest.raises(InputError, match=r"cut\.npy: not a readable \.npy file"):
-        trainer_for(photos, tmp_path, **{**keys, "MODEL__PHI": tmp_path / "cut.npy"})
+        train.read_phi(tmp_path / "cut.npy", phi.shape, 10)
 
 
 # Training
