@@ -59,7 +59,7 @@ def smoke(run):
 
 def test_peak_memory_is_that_of_the_call():
     def hold(megabytes):
-        with mmap.mmap(-1, megabytes * 10**6) as memory:  # what the C library would keep when freed
+        with mmap.mmap(-1, megabytes * 10**6) as memory:  # given back at once, unlike malloc's
             memory[:: mmap.PAGESIZE] = bytes(len(range(0, len(memory), mmap.PAGESIZE)))
 
     hold(300)  # a higher peak before does not count

@@ -10,6 +10,7 @@ from pictures import noise
 from scipy.io import savemat
 
 from dgunet.base.errors import InputError
+from dgunet.base.files import write_bytes
 from dgunet.Denoising import generate_patches_SIDD
 from dgunet.images.files import pair_by_name, read_rgb, write_image
 from dgunet.tools import arrange as arranging
@@ -91,6 +92,11 @@ def sidd(source):
         picture(source / "Data" / "0002_001_S6" / f"{kind}_SRGB_010.PNG")
 
 
+def dnd(source):
+    for name in ("info", *(f"images_srgb/{number:04d}" for number in range(1, 51))):
+        write_bytes(source / "dnd_2017" / f"{name}.mat", name.encode())
+
+
 @pytest.mark.parametrize(
     ("dataset", "make", "count", "places"),
     [
@@ -118,6 +124,10 @@ def sidd(source):
             f"SIDD/train/input/{SCENE}-0001_011.png": f"Data/{SCENE}/0001_NOISY_SRGB_011.PNG",
             f"SIDD/train/target/{SCENE}-0001_011.png": f"Data/{SCENE}/0001_GT_SRGB_011.PNG",
             "SIDD/train/target/0002_001_S6-010.png": "Data/0002_001_S6/GT_SRGB_010.PNG",
+        }),
+        ("DND", dnd, 51, {
+            "DND/test/info.mat": "dnd_2017/info.mat",
+            "DND/test/images_srgb/0050.mat": "dnd_2017/images_srgb/0050.mat",
         }),
     ],
 )  # fmt: skip
@@ -172,6 +182,7 @@ def test_copies_are_made_where_links_cannot_be(source, dest, monkeypatch):
         ("HIDE", hide, "GT/2from.png", "1 images of HIDE have no image in GT: "),
         ("RealBlur_J", realblur, f"{REALBLUR}/scene003/gt/gt_1.png", "list.txt: lists 'RealBlur"),
         ("SIDD", sidd, f"Data/{SCENE}/0001_GT_SRGB_010.PNG", "1 files missing, each ground truth"),
+        ("DND", dnd, "dnd_2017/images_srgb/0007.mat", "1 files missing of DND"),
     ],
 )
 def test_missing_files_are_named(source, refused, dataset, make, lost, message):
@@ -234,19 +245,6 @@ def test_blocks_of_sidd_are_validated_on(source, dest):
     assert counts[dest / "SIDD" / "test"] == 2 and counts[dest / "val" / "input"] == 6
     assert np.array_equal(read_rgb(dest / "val" / "input" / "0002_03.png"), blocks[1, 2])
     assert np.array_equal(read_rgb(dest / "val" / "target" / "0001_02.png"), blocks[0, 1] + 1)
-
-
-def test_dnd(source, dest, refused):
-    images = source / "dnd_2017" / "images_srgb"
-    images.mkdir(parents=True)
-    (source / "dnd_2017" / "info.mat").write_text("info")
-    for number in range(1, 51):
-        (images / f"{number:04d}.mat").write_text(str(number))
-    counts = arrange("DND", source, dest)
-    assert counts == {dest / "DND/test/images_srgb": 50, dest / "DND/test": 1}
-    assert (dest / "DND/test/images_srgb/0050.mat").read_text() == "50"
-    (images / "0007.mat").unlink()
-    assert "1 files missing of DND" in refused("DND")
 
 
 @pytest.mark.parametrize("dataset", arranging.DATASETS)
