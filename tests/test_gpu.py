@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from networks import small
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from training_runs import trainer_for, write_pairs
@@ -19,13 +20,11 @@ from dgunet.training.trainer import AUTOCAST
 LOSSES = {task: task_module(task, "train").TASK.loss for task in TASKS}
 CASES = [(task, model) for task in TASKS for model in MODELS]
 DESIGNS = ["Deraining", "Compressive_Sensing"]  # the other networks are like these
-SMALL = {"width": 8, "width_step": 4, "stages": 3}
 CUDA = torch.device("cuda")
 
 
 def network_and_image(task: str, model: str = "DGUNet") -> tuple[Network, torch.Tensor]:
-    torch.manual_seed(0)
-    network = build_model(task, model, SMALL)
+    network = small(task, model, stages=3)
     return network, torch.rand(2, network.channels, 64, 96)
 
 

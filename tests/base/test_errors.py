@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dgunet.base.errors import InputError, first_few, printable
-from dgunet.base.memory import require_memory
+from dgunet.base.errors import first_few, printable
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -90,9 +89,3 @@ def test_what_comes_from_a_file_is_printed_escaped_and_cut():
     assert printable(evil) == r"a\x1b]0;title\x07\x9b31m\u202egnp\n\udcff\x00"
     assert printable("写真 – ü 🙂") == "写真 – ü 🙂"
     assert len(first_few(["x" * 10**7] * 9)) < 1000 and "\x1b" not in first_few([evil])
-
-
-def test_what_the_memory_does_not_hold_is_refused():
-    require_memory(1000, "a tile")
-    with pytest.raises(InputError, match="a tile would take about 1,000,000"):
-        require_memory(1e15, "a tile")

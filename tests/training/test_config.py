@@ -260,12 +260,9 @@ def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path):
         load_config(file)
 
 
-def test_the_program_prints_one_line_and_exits_with_2(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train.py", "--opts", "OPTIM.BATCHSIZE", "4"])
-    with pytest.raises(SystemExit) as end:
-        task_module("Deraining", "train").main()
-    expected = "error: --opts: unknown key OPTIM.BATCHSIZE, did you mean OPTIM.BATCH_SIZE?\n"
-    assert (end.value.code, *capsys.readouterr()) == (2, "", expected)
+def test_the_program_prints_one_line_and_exits_with_2(run):
+    line = run(task_module("Deraining", "train"), "--opts", "OPTIM.BATCHSIZE", 4)
+    assert line == "error: --opts: unknown key OPTIM.BATCHSIZE, did you mean OPTIM.BATCH_SIZE?\n"
 
 
 def test_the_larger_model_has_no_last_extra(tmp_path, data):

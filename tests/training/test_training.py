@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,10 +54,6 @@ def batches(trainer: Trainer, epoch: int = 1) -> list[dict]:
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
     return [p.detach().clone() for p in trainer.model.parameters()]
-
-
-def output(capsys) -> str:
-    return capsys.readouterr().out
 
 
 # Schedules
@@ -172,7 +169,7 @@ def test_a_run_stopped_in_its_validation_resumes_exactly(times, data, tmp_path, 
         stopped.run()
     assert stop.value.code == 143
     at = 7 if times == 1 else 2
-    assert f"terminated: saved epoch 1 after batch {at}" in output(capsys)
+    assert f"terminated: saved epoch 1 after batch {at}" in capsys.readouterr().out
     resumed = trainer_for(data, tmp_path / "b", **keys, **RESUME)
     assert (resumed.batch, resumed.validated, resumed.psnr) == (at, 0, None)
     resumed.run()
@@ -203,7 +200,7 @@ def test_mixed_precision_trains_and_resumes(precision, data, tmp_path, capsys):
     convolution.register_forward_hook(lambda *args: types.add(args[-1].dtype))
     for _ in range(2):
         expected.run_epoch(NO_BAR)
-    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+),", output(capsys))]
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+),", capsys.readouterr().out)]
     assert losses[1] < losses[0]
     assert types == {training.AUTOCAST[precision]}
     for epoch in (1, 2):
@@ -253,17 +250,17 @@ def test_float32_is_not_tf32(precision, data, tmp_path):
 def test_with_another_batch_size_the_epoch_begins_again(data, tmp_path, capsys):
     trainer = trainer_for(data, tmp_path)
     trainer.run_epoch(NO_BAR)
-    output(capsys)
+    capsys.readouterr()
     resumed = trainer_for(data, tmp_path, **RESUME, OPTIM__BATCH_SIZE=2)
     assert (resumed.epoch, resumed.batch) == (2, 0)
-    assert output(capsys) == (
+    assert capsys.readouterr().out == (
         f"resumed from {trainer.latest} at epoch 2\nchanged since: OPTIM.BATCH_SIZE 3 → 2\n"
     )
     resumed.step(batches(resumed, 2)[0])
     resumed.save_latest()
     again = trainer_for(data, tmp_path, **RESUME)
     assert (again.epoch, again.batch, again.loss_sum) == (2, 0, 0)
-    assert "its batches are others now: epoch 2 begins again" in output(capsys)
+    assert "its batches are others now: epoch 2 begins again" in capsys.readouterr().out
     assert_same(weights(again), weights(resumed))
     again.run_epoch(NO_BAR)
 
@@ -278,16 +275,16 @@ def test_a_run_may_go_on_with_another_learning_rate(data, tmp_path, capsys):
         [2e-3, 1e-6 + 2.999e-3 * (1 + math.cos(math.pi / 46)) / 2]
     )
     assert resumed.optimizer.param_groups[0]["weight_decay"] == 0.1
-    text = output(capsys)
+    text = capsys.readouterr().out
     assert "OPTIM.LR_INITIAL 0.0001 → 0.003" in text and "OPTIM.NUM_EPOCHS 3 → 9" in text
 
 
 def test_a_finished_run_ends_again_at_once(data, tmp_path, capsys):
     trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=1).run()
     before = state(tmp_path / "Denoising/models/DGUNet")
-    output(capsys)
+    capsys.readouterr()
     trainer_for(data, tmp_path, OPTIM__NUM_EPOCHS=1, **RESUME).run()
-    text = output(capsys)
+    text = capsys.readouterr().out
     assert "model_latest.pth at its end" in text
     assert re.search(r"^best: epoch 1, PSNR \d\d\.\d\d dB$", text, re.M)
     assert_same(state(tmp_path / "Denoising/models/DGUNet"), before)
@@ -328,15 +325,6 @@ def test_written_configuration_gives_the_same_run(data, tmp_path):
 # Runs by minutes
 
 
-class Clock:
-    """Stands in for the module `time` in the training loop; a step takes 3 seconds."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 MINUTES = {
     "TRAINING__MINUTES": 1,
     "TRAINING__VAL_TIMES": 2,
@@ -346,14 +334,15 @@ MINUTES = {
 
 
 def test_a_run_by_minutes_lasts_them_and_goes_on_with_more(data, tmp_path, monkeypatch, capsys):
-    clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    now = 1000.0
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now))
     trainer = trainer_for(data, tmp_path, **MINUTES)
     before = weights(trainer)
     taken, step = [], trainer.step
 
     def counted(samples, rate=None):
-        clock.now += 3
+        nonlocal now
+        now += 3  # seconds
         if rate is None:
             taken.append(trainer.steps_done)
             if len(taken) == 1:  # what the timing did is forgotten
@@ -365,7 +354,7 @@ def test_a_run_by_minutes_lasts_them_and_goes_on_with_more(data, tmp_path, monke
     trainer.run()
     assert taken == list(range(trainer.schedule.steps)) and len(taken) > 10
     assert 45 < trainer.elapsed < 60
-    text = output(capsys)
+    text = capsys.readouterr().out
     assert re.search(r"^\d+ steps timed, .* s each: 1 minutes suffice for \d+ steps", text, re.M)
     rows = (trainer.folder / "log.csv").read_text().splitlines()
     assert rows[0] == "samples,minutes,psnr,learning_rate"
@@ -614,7 +603,7 @@ def test_best_epoch_and_latest_are_kept(data, tmp_path, capsys):
     assert names == {f"model_{n}.pth" for n in ("best", "epoch_2", "epoch_4", "latest")}
     assert read_checkpoint(trainer.folder / "model_best.pth")["epoch"] == 2
     assert read_checkpoint(trainer.latest)["epoch"] == 5
-    lines = [line for line in output(capsys).splitlines() if line.startswith("epoch ")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert ["PSNR" in line for line in lines] == [False, True, False, True, False]
     assert lines[3].endswith("PSNR 19.00 dB (best 20.00 in epoch 2)")
 
@@ -645,7 +634,7 @@ def test_corrupt_images_can_be_left_out_and_are_counted(data, corrupt, tmp_path,
     trainer = trainer_for(data, tmp_path, TRAINING__SKIP_CORRUPT=True, **keys)
     trainer.log.start(trainer)
     trainer.run_epoch(NO_BAR)
-    text = output(capsys)
+    text = capsys.readouterr().out
     assert f"validation: 6 images; 1 left out: {corrupt}/target/photo4.png" in text
     assert re.search(r"^epoch 1: .*, 2 samples left out as unreadable$", text, re.M)
 
@@ -658,7 +647,7 @@ def test_budget_is_told_beside_the_papers(data, tmp_path, capsys):
     keys |= {"OPTIM__ACCUMULATE": 5} | NO_VALIDATION
     trainer = trainer_for(data, tmp_path, "Deraining", **keys)
     trainer.log.start(trainer)
-    assert output(capsys).splitlines()[1:3] == [
+    assert capsys.readouterr().out.splitlines()[1:3] == [
         "budget: batch 100 in 5 parts, 1 epochs of 210 samples = 210 samples in 3 steps",
         "paper:  batch 16, 250 epochs of 13,712 samples = 3,428,000 samples; "
         "this run sees 6.13e-05 of that",
