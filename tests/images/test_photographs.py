@@ -177,11 +177,10 @@ def test_transparent_palette(tmp_path):
 
 
 def test_white_is_zero(tmp_path):
-    for dtype in (np.uint8, np.uint16):
-        tifffile.imwrite(
-            tmp_path / "a.tif", pixels(5, 6, dtype=dtype), photometric="miniswhite", metadata=None
-        )
-        expected = np.iinfo(dtype).max - pixels(5, 6, dtype=dtype)
+    for dtype in DEPTHS:
+        stored = pixels(5, 6, dtype=dtype)
+        tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite", metadata=None)
+        expected = np.iinfo(dtype).max - stored
         assert np.array_equal(read_photo(tmp_path / "a.tif").pixels, expected)
 
 
