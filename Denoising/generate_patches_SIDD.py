@@ -8,6 +8,7 @@ to `input/` and `target/` of `--tar_dir`, PNG files `IMAGE_PATCH.png` numbered f
 gives the same patches, whatever the number of cores.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -23,36 +24,35 @@ from dgunet.tools.check import PARTS
 from dgunet.tools.synthesize import make_room
 
 
-def cut_patches(
-    noisy: Path, truth: Path, number: int, folder: Path, size: int, count: int, seed: int
-) -> None:
-    """Write `count` patches of `size`×`size` pixels, at random places, of pair `number`."""
-    images = read_rgb(noisy), read_rgb(truth)
+def cut_patches(number: int, pair: tuple[Path, Path], args: argparse.Namespace) -> None:
+    """Write the patches of a pair of images, at random places."""
+    images = [read_rgb(path) for path in pair]
     height, width = images[0].shape[:2]
-    rng = np.random.default_rng([seed, number])
-    for patch in range(1, count + 1):
-        top = rng.integers(max(1, height - size))  # as published: never the last row
-        left = rng.integers(max(1, width - size))
+    rng = np.random.default_rng([args.seed, number])
+    for patch in range(1, args.num_patches + 1):
+        top = rng.integers(max(1, height - args.ps))  # as published: never the last row
+        left = rng.integers(max(1, width - args.ps))
         for part, image in zip(PARTS, images, strict=True):
-            crop = image[top : top + size, left : left + size]
-            write_image(folder / part / f"{number}_{patch}.png", crop)
+            crop = image[top : top + args.ps, left : left + args.ps]
+            write_image(args.tar_dir / part / f"{number}_{patch}.png", crop)
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--src_dir", default="SIDD_Medium_Srgb/Data", help="the SIDD images")
-    parser.add_argument("--tar_dir", default="Datasets/train", help="where the patches go")
-    parser.add_argument("--ps", type=int, default=256, help="side of a patch, pixels")
-    parser.add_argument("--num_patches", type=int, default=300, help="patches per image")
-    parser.add_argument("--num_cores", type=int, default=10, help="images worked on at once")
-    parser.add_argument("--seed", type=int, default=1234)
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's patches")
+    add = parser.add_argument
+    add("--src_dir", type=Path, default="SIDD_Medium_Srgb/Data", help="the SIDD images")
+    add("--tar_dir", type=Path, default="Datasets/train", help="where the patches go")
+    add("--ps", type=int, default=256, help="side of a patch, pixels")
+    add("--num_patches", type=int, default=300, help="patches per image")
+    add("--num_cores", type=int, default=10, help="images worked on at once")
+    add("--seed", type=int, default=1234)
+    add("--overwrite", action="store_true", help="replace an earlier run's patches")
     args = parser.parse_args(arguments)
     for name in ("ps", "num_patches", "num_cores"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}; expected 1 or more")
-    source, folder = Path(args.src_dir), Path(args.tar_dir)
+    source, folder = args.src_dir, args.tar_dir
     if (source / "input").is_dir():
         pairs = pair_by_name(source / "input", source / "target")
     else:
@@ -69,11 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     numbered = dict(enumerate(pairs, 1))
     patches = range(1, args.num_patches + 1)
     make_room(folder, {f"{n}_{patch}.png" for n in numbered for patch in patches}, args.overwrite)
-
-    def cut(number: int) -> None:
-        cut_patches(*numbered[number], number, folder, args.ps, args.num_patches, args.seed)
-
-    for _ in tqdm(in_parallel(cut, numbered, args.num_cores), "images", len(pairs), disable=None):
+    done = in_parallel(lambda item: cut_patches(*item, args), numbered.items(), args.num_cores)
+    for _ in tqdm(done, "images", len(pairs), disable=None):
         pass
     print(f"{folder}: {len(pairs) * args.num_patches} pairs from {len(pairs)} images")
 

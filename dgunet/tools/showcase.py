@@ -50,8 +50,6 @@ MAX_SIDE, DETAIL_HEIGHT = 320, 160  # pixels
 STAGES_SHOWN = 4
 BLOCK = 32  # pixels: photographs measured have sides of whole blocks
 COLUMNS = ("task", "degradation", "photographs", "input", "restored", "gain (dB)")
-
-
 Example = list[np.ndarray]  # a photograph: input, all stages, target, uint8
 
 
@@ -71,7 +69,8 @@ def restore_task(
     else:
         for photo in photos:
             pixels = read_gray(photo)
-            target = middle(pixels, *(min(max_side, s) // BLOCK * BLOCK for s in pixels.shape))
+            sides = [min(max_side, side) // BLOCK * BLOCK for side in pixels.shape]
+            target = middle(pixels, *sides)
             measured = restorer.network.measure(to_tensor(target)[None])
             start = to_uint8(restorer.network.A.adjoint(measured)[0])
             examples[photo.stem] = [start, *restorer.stages(target), target]
