@@ -68,18 +68,14 @@ def published_dict(state: dict) -> dict:
     return {"epoch": 3, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
 
 
-def bare(state: dict) -> dict:
-    return state
-
-
 @pytest.mark.parametrize(
     ("suffix", "content", "prefix", "legacy"),
     [
         (".pth", published_dict, "module.", False),
         (".pth", published_dict, "", True),
-        (".pth", bare, "module.", True),
-        (".pkl", bare, "module.", True),
-        (".pkl", bare, "", False),
+        (".pth", dict, "module.", True),
+        (".pkl", dict, "module.", True),
+        (".pkl", dict, "", False),
         (".pkl", published_dict, "_orig_mod.module.", False),
     ],
 )
