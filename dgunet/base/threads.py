@@ -1,8 +1,6 @@
 """Threads: reading and writing while computing, and one function on many items."""
 
 import os
-import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -51,36 +49,5 @@ def in_parallel(function: Callable, items: Iterable, jobs: int) -> Iterator:
     The first error of `function` is raised once the calls that have begun have returned: left
     running, they would be killed in the middle when the program ends.
     """
-    from joblib import Parallel, delayed
-
-    idle, running, stopped = threading.Condition(), 0, False
-
-    def run(item):
-        nonlocal running
-        with idle:
-            if stopped:
-                return None, None
-            running += 1
-        try:
-            return function(item), None
-        except Exception as error:
-            return None, error
-        finally:
-            with idle:
-                running -= 1
-                idle.notify_all()
-
-    parallel = Parallel(n_jobs=thread_count(jobs), prefer="threads", return_as="generator")
-    results = parallel(delayed(run)(item) for item in items)
-    try:
-        for result, error in results:
-            if error:
-                raise error
-            yield result
-    finally:
-        with idle:
-            stopped = True
-            idle.wait_for(lambda: not running)
-        with warnings.catch_warnings():  # joblib's, of calls that were not needed
-            warnings.simplefilter("ignore")
-            results.close()
+    with ThreadPoolExecutor(thread_count(jobs)) as pool:
+        yield from pool.map(function, items)

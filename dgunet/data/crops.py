@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -28,6 +27,7 @@ from dgunet.data.packed import PACKED_SUFFIXES, image, open_packed, read_index
 from dgunet.data.sampler import SampleKey
 from dgunet.images.files import (
     list_images,
+    luma,
     pad_bottom_right,
     pair_by_name,
     read_gray,
@@ -218,7 +218,7 @@ class PackedPairs(CropSource):
         if min(size) < self.patch_size:
             stored = self._pad(stored[...])
         crop = self._crop(stored, top, left)
-        return _gray(crop) if self.grey else crop
+        return luma(crop)[..., None] if self.grey else crop
 
 
 class ValidationImages(Dataset):
@@ -335,8 +335,3 @@ def _options(cfg: CfgNode) -> dict:
         "grey": cfg.DATA.GREY,
         "skip_corrupt": cfg.TRAINING.SKIP_CORRUPT,
     }
-
-
-def _gray(rgb: np.ndarray) -> np.ndarray:
-    """Return H×W×3 uint8 as H×W×1, as `read_gray` does."""
-    return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2YCrCb)[..., :1]

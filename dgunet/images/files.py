@@ -85,9 +85,12 @@ def read_gray(path: str | Path) -> np.ndarray:
     """Return the image as H×W uint8; of a colour image Y of OpenCV's full-range YCrCb, as in the
     compressive sensing benchmarks. Raises as `read_image`."""
     array = to_uint8(read_image(path))
-    if array.ndim == 2:
-        return array
-    return cv2.cvtColor(np.ascontiguousarray(array[..., :3]), cv2.COLOR_RGB2YCrCb)[..., 0].copy()
+    return array if array.ndim == 2 else luma(array[..., :3])
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """Return Y of OpenCV's full-range YCrCb of H×W×3 uint8 pixels, H×W."""
+    return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2YCrCb)[..., 0].copy()
 
 
 def write_image(path: str | Path, array: np.ndarray) -> None:
@@ -101,14 +104,11 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
 
 def encode_image(path: str | Path, array: np.ndarray) -> bytes:
     """Return what `write_image` would write."""
-    path = Path(path)
-    array = np.asarray(array)
-    suffix = path.suffix.lower()
+    suffix = Path(path).suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         raise InputError(f"{path}: cannot be written as {suffix or 'no suffix'}; expected .png")
-    if array.dtype != np.uint8 and not (
-        array.dtype == np.uint16 and suffix in (".png", ".tif", ".tiff")
-    ):
+    deep = array.dtype == np.uint16 and suffix in (".png", ".tif", ".tiff")
+    if array.dtype != np.uint8 and not deep:
         raise InputError(f"{path}: has {array.dtype} pixels; expected uint8 (uint16 for PNG, TIFF)")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise InputError(f"{path}: has shape {array.shape}; expected H×W, H×W×3 or H×W×4")
@@ -255,13 +255,12 @@ def _decode(picture: Image.Image, data: bytes) -> np.ndarray:
     if picture.mode not in _MODES:
         raise ValueError(f"it has {picture.mode} pixels; expected grey or RGB of 8 or 16 bits")
     # OpenCV may fill the missing part of a JPEG with grey without a word.
-    if picture.format in ("JPEG", "MPO") and data.rfind(_JPEG_END) < data.rfind(
-        _JPEG_START_OF_SCAN
-    ):
+    jpeg = picture.format in ("JPEG", "MPO")
+    cut_jpeg = jpeg and data.rfind(_JPEG_END) < data.rfind(_JPEG_START_OF_SCAN)
+    if cut_jpeg or (picture.format == "PNG" and b"IEND" not in data):
         raise ValueError("it is cut short")
-    if picture.format == "PNG" and b"IEND" not in data:
-        raise ValueError("it is cut short")
-    tags = _tiff_tags(picture)
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF
+    tags = {TiffTags.lookup(code).name: value for code, value in tags.items()}
     bits = max(tags.get("BitsPerSample", (8,)))
     samples = tags.get("SamplesPerPixel", 1)
     if samples > 1 and tags.get("PlanarConfiguration") == 2:  # OpenCV and Pillow mistake it
@@ -282,12 +281,6 @@ def _decode(picture: Image.Image, data: bytes) -> np.ndarray:
         white_is_zero = tags.get("PhotometricInterpretation") == 0  # OpenCV inverts 8 bits alone
         return 65535 - array if white_is_zero and array.dtype == np.uint16 else array
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGBA)
-
-
-def _tiff_tags(picture: Image.Image) -> dict:
-    """Return a TIFF's tags by name; none of other formats."""
-    tags = getattr(picture, "tag_v2", {})
-    return {TiffTags.lookup(code).name: value for code, value in tags.items()}
 
 
 def _decode_with_pillow(picture: Image.Image) -> np.ndarray:

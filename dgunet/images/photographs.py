@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -160,10 +161,10 @@ def _metadata(picture: Image.Image, data: bytes, array: np.ndarray) -> dict:
         case "JPEG" | "MPO":
             return {"icc_profile": icc, "exif": exif, "dpi": picture.info.get("dpi")}
         case "TIFF":
-            tags, metadata = picture.tag_v2, {"icc_profile": icc}
+            tags, metadata = picture.tag_v2, {"iccprofile": icc}
             if _X_RESOLUTION in tags and _Y_RESOLUTION in tags:
                 metadata["resolution"] = (float(tags[_X_RESOLUTION]), float(tags[_Y_RESOLUTION]))
-                metadata["resolution_unit"] = tags.get(_RESOLUTION_UNIT, 1)
+                metadata["resolutionunit"] = tags.get(_RESOLUTION_UNIT, 1)
             if tags.get(_EXTRA_SAMPLES):
                 metadata["alpha_kind"] = tags[_EXTRA_SAMPLES][0]
             return metadata
@@ -175,29 +176,17 @@ def _orientation(picture: Image.Image) -> int:
         orientation = picture.getexif().get(0x0112, 1)
     except Exception:  # broken EXIF, of which nothing but this is used
         return 1
-    return orientation if orientation in _TURNS else 1
-
-
-# Orientation → whether the stored pixels are to be transposed, then flipped up-down, left-right.
-_TURNS = {
-    1: (False, False, False),
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _turned(array: np.ndarray, orientation: int, back: bool = False) -> np.ndarray:
-    """Return H×W[×C] pixels turned upright, or `back` to how they are stored; a view."""
-    transposed, *flips = _TURNS[orientation]
-    steps = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
+    """Return H×W[×C] pixels turned upright, or `back` to how they are stored; a view. The stored
+    ones are to be transposed, then flipped."""
+    up_down, left_right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    steps = tuple(slice(None, None, -1 if flip else 1) for flip in (up_down, left_right))
     if back:
         array = array[steps]
-    if transposed:
+    if orientation > 4:
         array = array.swapaxes(0, 1)
     return array if back else array[steps]
 
@@ -223,22 +212,7 @@ def _encode_png(pixels: np.ndarray, chunks: Sequence[bytes] = ()) -> bytes:
     return b"".join([_PNG_SIGNATURE, header, *chunks, *others])
 
 
-def _encode_jpeg(pixels: np.ndarray, **options) -> bytes:
-    return _encode_with_pillow(pixels, "JPEG", quality=QUALITY, subsampling=0, **options)
-
-
-def _encode_webp(pixels: np.ndarray, **options) -> bytes:
-    # exact: colours below full transparency stay too
-    return _encode_with_pillow(pixels, "WEBP", quality=QUALITY, exact=True, **options)
-
-
-def _encode_tiff(
-    pixels: np.ndarray,
-    icc_profile: bytes | None = None,
-    resolution: tuple | None = None,
-    resolution_unit: int | None = None,
-    alpha_kind: int = 2,
-) -> bytes:
+def _encode_tiff(pixels: np.ndarray, alpha_kind: int = 2, **options) -> bytes:
     import tifffile
 
     buffer = io.BytesIO()
@@ -251,10 +225,8 @@ def _encode_tiff(
         extrasamples=[alpha_kind] if channels in (2, 4) else None,
         compression="zlib",
         predictor=True,
-        iccprofile=icc_profile,
-        resolution=resolution,
-        resolutionunit=resolution_unit,
         metadata=None,
+        **options,
     )
     return buffer.getvalue()
 
@@ -268,8 +240,9 @@ def _encode_with_pillow(pixels: np.ndarray, kind: str, **options) -> bytes:
 
 _ENCODERS: dict[str, Callable[..., bytes]] = {
     "PNG": _encode_png,
-    "JPEG": _encode_jpeg,
-    "WEBP": _encode_webp,
+    "JPEG": partial(_encode_with_pillow, kind="JPEG", quality=QUALITY, subsampling=0),
+    # exact: colours below full transparency stay, too
+    "WEBP": partial(_encode_with_pillow, kind="WEBP", quality=QUALITY, exact=True),
     "TIFF": _encode_tiff,
-    "BMP": lambda pixels: encode_image("image.bmp", pixels),
+    "BMP": partial(encode_image, "image.bmp"),
 }

@@ -8,7 +8,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
@@ -130,12 +129,11 @@ class Devices:
 
     def fail_together(self, error: Exception | None) -> None:
         """End all processes if one of them has an error. It raises its own; the others end without
-        a word, a little later, so that the error is what torchrun reports."""
+        a word."""
         if self.sum(error is not None)[0]:
             self.close()
             if error:
                 raise error
-            time.sleep(1)
             sys.exit(2)
 
     def gather(self, share: Tensor, cuts: Sequence[int]) -> Tensor:

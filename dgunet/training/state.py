@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,49 +21,19 @@ if TYPE_CHECKING:
 POSITION = (
     "epochs", "epoch", "batch", "validated", "psnr", "best", "loss_sum", "samples_done", "skipped",
 )  # fmt: skip
-LONGEST = 10**9  # epochs, batches, samples
+LARGEST = 2**63  # of a number
 
 
-def _count(value) -> bool:
-    return type(value) is int and 0 <= value <= LONGEST
-
-
-def _number(value) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
-
-
-def _plain(value) -> bool:
-    """Tell whether JSON can hold this: tensors, for one, cannot be compared with settings."""
-    return bool(json.dumps(value))
-
-
-def _fits(value, like: Mapping | Tensor) -> bool:
-    """Tell whether these are finite tensors of the same names, types and shapes."""
+def _fits(value: Any, like: Any) -> bool:
+    """Tell whether a value is like another: dicts of the same names, finite tensors of one type and
+    shape, numbers of one type from 0 to `LARGEST`."""
     if isinstance(like, Mapping):
         same = isinstance(value, dict) and value.keys() == like.keys()
         return same and all(_fits(value[name], like[name]) for name in like)
-    same = isinstance(value, Tensor) and (value.dtype, value.shape) == (like.dtype, like.shape)
-    return same and bool(value.isfinite().all())
-
-
-# What each part of the state must be like.
-STATE: dict[str, Callable[[Any], bool]] = {
-    "epochs": _number,
-    "epoch": lambda v: _count(v) and v > 0,
-    "batch": _count,
-    "validated": _count,
-    "psnr": lambda v: v is None or isinstance(v, float),  # NaN, if a validation overflowed
-    "best": lambda v: v.keys() == {"epoch", "psnr"} and _count(v["epoch"]) and v["psnr"] <= 100,
-    "loss_sum": _number,
-    "samples_done": _number,
-    "skipped": _number,
-    "optimizer": lambda v: isinstance(v["state"], dict),
-    "scaler": lambda v: isinstance(v, dict) and all(map(_number, v.values())),
-    "random": lambda v: bool(torch.Generator().set_state(v["torch"])),
-    "samples": lambda v: _count(v) and v > 0,
-    "seconds": _number,
-    "config": lambda v: _number(v["TRAINING"]["MINUTES"]) and _plain(v),
-}
+    if isinstance(like, Tensor):
+        same = isinstance(value, Tensor) and (value.dtype, value.shape) == (like.dtype, like.shape)
+        return same and bool(value.isfinite().all())
+    return type(value) is type(like) and 0 <= value < LARGEST
 
 
 def save_state(run: Trainer) -> None:
@@ -148,14 +117,14 @@ def _checked(run: Trainer) -> dict:
         state = _from_published(run, checkpoint)
     if not isinstance(state, dict):
         raise InputError(f"{run.latest}: holds weights only, no state to resume from")
-    if missing := STATE.keys() - state.keys():
-        raise InputError(f"{run.latest}: its training state lacks {', '.join(sorted(missing))}")
     fixed = [(n, p) for n, p in run.model.named_parameters() if not p.requires_grad]
     if other := [name for name, value in fixed if not weights[name].equal(value.cpu())]:
         raise InputError(f"{run.latest}: holds another {', '.join(other)} than is fixed now")
     if (run.average is None) == ("model" in state):
         found, given = ("a", "0") if "model" in state else ("no", "set")
         raise InputError(f"{run.latest}: holds {found} moving average, but OPTIM.EMA is {given}")
+    if missing := _state(run).keys() - state.keys():
+        raise InputError(f"{run.latest}: its training state lacks {', '.join(sorted(missing))}")
     if damaged := _damaged(run, state):
         raise InputError(f"{run.latest}: the {damaged} of its training state does not fit the run")
     run.weights.load_state_dict(weights)
@@ -167,39 +136,43 @@ def _checked(run: Trainer) -> dict:
 
 def _damaged(run: Trainer, state: dict) -> str:
     """Return the name of a part of the state that cannot be gone on from; nothing if all can."""
-    for name, holds in STATE.items():
+    like = _state(run)
+    moments = {
+        number: {"step": torch.zeros(()), "exp_avg": value, "exp_avg_sq": value}
+        for number, value in enumerate(run.model.parameters())
+        if value.requires_grad
+    }
+
+    def random_fits(random: dict) -> bool:
+        torch.Generator().set_state(random["torch"])
+        found, expected = random.get("cuda"), like["random"].get("cuda")
+        return found is None or expected is None or _fits(found, expected)
+
+    def moments_fit(optimizer: dict) -> bool:
+        # There are none before the first step; a scaler may leave out several.
+        early = state["scaler"] or (state["epoch"], state["batch"]) == (1, 0)
+        return bool(early and optimizer["state"] == {}) or _fits(optimizer["state"], moments)
+
+    checks: dict[str, Callable[[Any], bool]] = {  # of what may differ from what the run has now
+        "psnr": lambda v: v is None or isinstance(v, float),  # NaN, if a validation overflowed
+        "best": lambda v: _fits({**v, "psnr": 0.0}, {"epoch": 0, "psnr": 0.0}) and v["psnr"] <= 100,
+        "samples": lambda v: _fits(v, 1) and v > 0,
+        "random": random_fits,
+        "optimizer": moments_fit,
+        "scaler": lambda v: v == {} or _fits(v, torch.amp.GradScaler("cpu").state_dict()),
+        # Tensors, which JSON does not hold, cannot be compared with settings.
+        "config": lambda v: _fits(v["TRAINING"]["MINUTES"], 0.0) and bool(json.dumps(v)),
+    }
+    for name, expected in like.items():
         try:
-            good = bool(holds(state[name]))
+            good = checks[name](state[name]) if name in checks else _fits(state[name], expected)
         except Exception:  # a damaged part can raise nearly anything
             good = False
         if not good:
-            return name
-    if state["epoch"] > max(1, state["epochs"] + 1):
+            return "moving average" if name in ("model", "averaged") else name
+    if not 0 < state["epoch"] <= max(1, state["epochs"] + 1):
         return "epoch"
-    if state["batch"] > state["samples"]:
-        return "batch"
-    scaler = run.scaler.state_dict()  # empty where there is none; a state may be of a run without
-    if scaler and state["scaler"] and state["scaler"].keys() != scaler.keys():
-        return "scaler"
-    cuda, device = state["random"].get("cuda"), run.devices.device
-    on_cuda = device.type == "cuda" and cuda is not None
-    if on_cuda and not _fits(cuda, torch.cuda.get_rng_state(device)):
-        return "random"
-    parameters = enumerate(run.model.parameters())
-    like = {
-        number: {"step": torch.zeros(()), "exp_avg": value, "exp_avg_sq": value}
-        for number, value in parameters
-        if value.requires_grad
-    }
-    moments = state["optimizer"]["state"]
-    # None before the first step; a scaler may leave out several.
-    none_yet = not moments and (state["scaler"] or (state["epoch"], state["batch"]) == (1, 0))
-    if not (none_yet or _fits(moments, like)):
-        return "optimizer"
-    average = {"model": run.model.state_dict(), "averaged": torch.tensor(0)}
-    if run.average is not None and not _fits({key: state.get(key) for key in average}, average):
-        return "moving average"
-    return ""
+    return "batch" if state["batch"] > state["samples"] else ""
 
 
 def _tell(run: Trainer, state: dict) -> None:
