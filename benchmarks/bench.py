@@ -4,6 +4,7 @@
     make bench-full                            every model, also 1280×720 and batches of eight
     python benchmarks/bench.py --only inference,memory --runs 9
     python benchmarks/bench.py --only scaling  how time and memory grow with the image
+    python benchmarks/bench.py --only onnx     exported networks in onnxruntime
     python benchmarks/bench.py --device cuda --compile --write
     python benchmarks/bench.py --reference DIR beside a checkout of the published code
 
@@ -49,7 +50,9 @@ PARTS: dict[str, tuple[str, Callable[[Options, Mapping], dict[str, list[dict]]]]
     "training-memory": ("Peak memory of a training step", training.measure_training_memory),
     "loading": ("Loading, and training with it", training.measure_loading),
     "work": ("Parameters and work", inference.parameters_and_work),
-    "scaling": ("Scaling", inference.measure_scaling),  # only if asked for
+    # only if asked for
+    "scaling": ("Scaling", inference.measure_scaling),
+    "onnx": ("Exported networks", inference.measure_onnx),
 }
 
 
@@ -70,7 +73,7 @@ def report(results: Mapping[str, Mapping]) -> str:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--only", metavar="PART,…", help=f"of {', '.join(PARTS)} (default: all but scaling)")
+    add("--only", metavar="PART,…", help=f"of {', '.join(PARTS)} (default: all but the last two)")
     add("--full", action="store_true", help="every model and more sizes: for a GPU or a free night")
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--runs", type=int, default=3, metavar="N", help="rounds (default: 3)")
@@ -88,7 +91,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     given = vars(parse_arguments(arguments))
     only, write = given.pop("only"), given.pop("write")
-    parts = only.split(",") if only else list(PARTS)[:-1]
+    parts = only.split(",") if only else list(PARTS)[:-2]
     if unknown := [part for part in parts if part not in PARTS]:
         raise InputError(f"--only: {unknown[0]!r}; expected some of {', '.join(PARTS)}")
     if given["runs"] < 1:

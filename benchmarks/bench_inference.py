@@ -6,8 +6,10 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,7 @@ from dgunet.model.network import Network
 from dgunet.model.pretrained import default_weights
 from dgunet.model.published_format import published_state_dict
 from dgunet.model.registry import MODELS, TASKS, build_model
+from dgunet.tools.export import export
 
 SMALL = {"width": 20, "width_step": 10, "last_extra": 8, "stages": 3}  # each task's small.yml
 TINY = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 3}
@@ -196,6 +199,39 @@ def measure_accuracy(options: Options, _ceilings: Mapping) -> dict[str, list[dic
             plain = score if plain is None else plain
             row[column] = f"{score:.3f} dB" if name == "plain" else f"{score - plain:+.4f}"
     return {"PSNR of the plain network, and differences from it": list(rows.values())}
+
+
+def measure_onnx(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:
+    """Time the exported pretrained networks in onnxruntime, the last stage's image alone, beside
+    PyTorch on as many threads."""
+    import onnxruntime
+
+    options.start()
+    settings, rows = onnxruntime.SessionOptions(), []
+    settings.intra_op_num_threads = options.threads
+    open_session = partial(
+        onnxruntime.InferenceSession, sess_options=settings, providers=["CPUExecutionProvider"]
+    )
+    for weights in map(default_weights, TASKS):
+        network, _ = load_model(weights)
+        image = torch.rand(1, network.channels, 256, 256)
+        with tempfile.TemporaryDirectory() as folder:
+            sessions = list(map(open_session, export(weights, Path(folder) / "network.onnx")))
+
+        def in_onnxruntime(sessions=sessions, image=image) -> None:
+            values = image.numpy()
+            for session in sessions:
+                last = session.get_outputs()[-1].name
+                (values,) = session.run([last], {session.get_inputs()[0].name: values})
+
+        functions = {
+            name: partial(build(name, network, options), image) for name in ("plain", "optimised")
+        }
+        found = interleaved(functions | {"onnxruntime": in_onnxruntime}, options)
+        row = {"weights": weights.stem}
+        row |= {f"{name}, s": spread(seconds) for name, seconds in found.items()}
+        rows.append(row | {"speed-up": speed_up(found["plain"], found["onnxruntime"])})
+    return {"": rows}
 
 
 def measure_memory(options: Options, _ceilings: Mapping) -> dict[str, list[dict]]:

@@ -16,7 +16,9 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from onnx import helper, numpy_helper
 
 from dgunet.base.errors import InputError, command
 from dgunet.base.options import new_parser
@@ -47,11 +49,7 @@ EXAMPLES = {  # of the tasks, in the page's order: label, degradation (None: a c
 
 
 def build(output: Path) -> None:
-    """Write the page's folder.
-
-    Raises:
-        InputError: onnxruntime-web is not installed.
-    """
+    """Write the page's folder. Raises `InputError` if onnxruntime-web is not installed."""
     runtime = HERE / "node_modules/onnxruntime-web/dist"
     if missing := [name for name in RUNTIME if not (runtime / name).is_file()]:
         raise InputError(f"{runtime / missing[0]}: does not exist; expected it after `npm ci`")
@@ -72,12 +70,7 @@ def build(output: Path) -> None:
     catalogue = {
         "networks": [network(path, record, output) for path, record in weights],
         "presets": [
-            {
-                "name": name,
-                "kind": type(preset).__name__,
-                "label": describe(name),
-                **asdict(preset),
-            }
+            {"name": name, "kind": type(preset).__name__, "label": describe(name), **asdict(preset)}
             for name, preset in PRESETS.items()
         ],
         "examples": [
@@ -101,7 +94,7 @@ def network(weights: Path, record: dict, output: Path) -> dict:
         files = export(weights, folder / f"{weights.stem}.onnx")
         for file in files:
             pad_channels(file)
-    metadata = _metadata(files[0])
+    metadata = {entry.key: entry.value for entry in onnx.load(files[0]).metadata_props}
     return {
         "name": weights.stem,
         "task": metadata["task"],
@@ -134,9 +127,6 @@ def pad_channels(path: Path) -> None:
     """Rewrite a graph for WebGPU: convolutions larger than 1×1 with 6, 9, 15, … input channels
     (multiples of 3, not of 4) and a multiple of 4 output channels get input channels of zeros, up
     to a multiple of 4. onnxruntime-web 1.30 computes them wrongly (its issue 29651)."""
-    import onnx
-    from onnx import helper, numpy_helper
-
     model = onnx.load(path)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes, added = [], {}
@@ -179,12 +169,6 @@ def example(task: str, photo: Path, output: Path) -> dict:
         title = "a clean picture, to be measured"
     paths = {kind: f"examples/{task}/{kind}/{name}" for kind in ("input", "target")}
     return {"name": name, "task": task, "label": label, "title": title, **paths}
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    import onnx
-
-    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
 @command

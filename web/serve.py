@@ -40,10 +40,6 @@ class Handler(SimpleHTTPRequestHandler):
         pass
 
 
-class OneThreadHandler(Handler):
-    isolated = False
-
-
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -54,11 +50,10 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.folder / "index.html").is_file():
         raise InputError(f"{options.folder}: has no index.html; expected what web/build.py makes")
-    handler = OneThreadHandler if options.no_isolation else Handler
+    Handler.isolated = not options.no_isolation
+    handler = partial(Handler, directory=str(options.folder))
     try:
-        server = ThreadingHTTPServer(
-            ("127.0.0.1", options.port), partial(handler, directory=str(options.folder))
-        )
+        server = ThreadingHTTPServer(("127.0.0.1", options.port), handler)
     except OSError as error:
         raise InputError(f"port {options.port}: {error.strerror}; choose another port") from error
     address = f"http://localhost:{server.server_port}/"

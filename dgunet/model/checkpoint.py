@@ -229,9 +229,8 @@ def network_from(
     `path` is the file's name, for messages."""
     candidates = identify(checkpoint)
     if not candidates:
-        raise InputError(
-            f"{path}: does not say which network it is of; its entries: {_sample(checkpoint)}"
-        )
+        names = first_few(list(checkpoint["state_dict"]))
+        raise InputError(f"{path}: does not say which network it is of; its entries: {names}")
     fitting = [
         config
         for config in candidates
@@ -286,10 +285,6 @@ def is_of_published_size(network: Network) -> bool:
 def _describe(configs: list[dict]) -> str:
     """Name what `identify` found, such as "Deblurring or Denoising DGUNet"."""
     return " or ".join(str(config["task"]) for config in configs) + f" {configs[0]['model']}"
-
-
-def _sample(checkpoint: dict) -> str:
-    return first_few(list(checkpoint["state_dict"]))
 
 
 def fitting_state(model: Network, checkpoint: dict, path: str | os.PathLike) -> dict[str, Tensor]:

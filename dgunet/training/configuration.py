@@ -61,10 +61,6 @@ def _size(name: str, text: str) -> Key:
     return Key(-1, f"{text}; -1: the published size", check)
 
 
-def _numbers(minimum: int) -> Callable[[list], bool]:
-    return lambda values: all(type(v) is int and v >= minimum for v in values)
-
-
 ONE_OR_MORE = Check(lambda v: v >= 1, "at least 1")
 ZERO_OR_MORE = Check(lambda v: 0 <= v < math.inf, "0 or more")
 ABOVE_ZERO = Check(lambda v: 0 < v < math.inf, "above 0")
@@ -79,7 +75,7 @@ KEYS: dict[str, Key] = {
         [0],
         "ids of the GPUs; several: nn.DataParallel; `[]`: the CPU",
         Check(
-            lambda v: _numbers(0)(v) and len(set(v)) == len(v),
+            lambda v: all(type(n) is int and n >= 0 for n in v) and len(set(v)) == len(v),
             "a list of different GPU numbers, such as [0, 1]",
         ),
     ),
@@ -143,7 +139,6 @@ KEYS: dict[str, Key] = {
         1, "number of parts in which a batch is worked off, to save memory", ONE_OR_MORE
     ),
     "OPTIM.CLIP_GRAD": Key(0.0, "largest norm of the gradient; 0: no limit", ZERO_OR_MORE),
-    "OPTIM.FUSED": Key(True, "on CUDA, take the optimizer's step in one kernel"),
     "OPTIM.EMA": Key(
         0.0, "decay of a moving average of the weights, such as 0.999; 0: no average", SHARE
     ),
@@ -192,10 +187,7 @@ KEYS: dict[str, Key] = {
         ZERO_OR_MORE,
     ),
     "TRAINING.SAVE_DIR": Key(
-        "./checkpoints",
-        "where runs are kept",
-        Check(str.isprintable, "the name of a folder"),
-        is_path=True,
+        "./checkpoints", "where runs are kept", Check(str.isprintable, "a folder's name"), True
     ),
     "TRAINING.TRAIN_PS": Key(256, "side of the training crops, pixels", multiple_of(8, 16)),
     "TRAINING.VAL_PS": Key(256, "side of the validation crops, pixels", multiple_of(8, 16)),
@@ -203,7 +195,7 @@ KEYS: dict[str, Key] = {
     "TRAINING.VAL_EPOCHS": Key(
         [],
         "if given: validate in these epochs instead, and in all after VAL_ALWAYS_AFTER",
-        Check(_numbers(1), "a list of epochs, from 1"),
+        Check(lambda v: all(type(n) is int and n >= 1 for n in v), "a list of epochs, from 1"),
     ),
     "TRAINING.VAL_ALWAYS_AFTER": Key(0, "see VAL_EPOCHS", ZERO_OR_MORE),
     "TRAINING.VAL_TIMES": Key(
@@ -228,10 +220,7 @@ KEYS: dict[str, Key] = {
     "TRAINING.COMPILE": Key(
         "",
         f"mode of torch.compile: {', '.join(COMPILE_MODES)}; empty: not compiled",
-        Check(
-            lambda v: v in ("", *COMPILE_MODES),
-            f"one of {', '.join(COMPILE_MODES)}, or '' for none",
-        ),
+        Check(lambda v: v in ("", *COMPILE_MODES), f"{', '.join(COMPILE_MODES)} or ''"),
     ),
     "TRAINING.CHECKPOINT_STAGES": Key(
         False, "compute each stage again in the backward pass: less memory, more time"

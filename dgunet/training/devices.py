@@ -8,8 +8,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -127,9 +127,15 @@ class Devices:
         gets False."""
         return self.sum(*values) == [self.world_size * value for value in values]
 
-    def fail_together(self, error: Exception | None) -> None:
-        """End all processes if one of them has an error. It raises its own; the others end without
-        a word."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Context that all processes enter, at whose end all of them end if one has an error: it
+        raises its own, the others end without a word."""
+        error = None
+        try:
+            yield
+        except (InputError, OSError) as found:
+            error = found
         if self.sum(error is not None)[0]:
             self.close()
             if error:

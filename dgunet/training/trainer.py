@@ -138,13 +138,13 @@ class Trainer:
         save_dir = Path(config.TRAINING.SAVE_DIR)
         self.folder = save_dir / config.MODEL.MODE / "models" / config.MODEL.SESSION
         self.latest = self.folder / "model_latest.pth"
-        self.devices, error = Devices(config.GPU), None
-        if self.devices.main and self.latest.exists() and not config.TRAINING.RESUME:
-            error = InputError(
-                f"{self.latest} holds a run: TRAINING.RESUME True goes on with it, "
-                "another MODEL.SESSION starts beside it"
-            )
-        self.devices.fail_together(error)
+        self.devices = Devices(config.GPU)
+        with self.devices.together():
+            if self.devices.main and self.latest.exists() and not config.TRAINING.RESUME:
+                raise InputError(
+                    f"{self.latest} holds a run: TRAINING.RESUME True goes on with it, "
+                    "another MODEL.SESSION starts beside it"
+                )
         if config.TRAINING.COMPILE and self.devices.ids[1:]:
             raise InputError(
                 f"TRAINING.COMPILE with GPU: {config.GPU}: nn.DataParallel cannot be compiled; "
@@ -160,26 +160,17 @@ class Trainer:
         self.stop = Stop()  # signals to this process
         self.stopping = False  # whether any process was asked
         self.made = made(self.devices, recipe)
-        self.owned = self.claim_folder()
+        with self.devices.together():  # the main process claims the folder, for all of them
+            self.owned = OwnedFolder(self.folder) if self.devices.main else None
         self.log = RunLog(self.folder, self.devices.main, config.VERBOSE)
         if config.TRAINING.RESUME:
             load_state(self)
-        if not self.devices.agree(self.sampler.samples, self.steps_done):
-            error = InputError(
-                f"process {self.devices.rank} has other data or another {self.latest} than the "
-                "rest: several machines need a file system that they share"
-            )
-        self.devices.fail_together(error)
-
-    def claim_folder(self) -> OwnedFolder | None:
-        """Claim the folder, in the main process, for all of them."""
-        owned = error = None
-        try:
-            owned = OwnedFolder(self.folder) if self.devices.main else None
-        except (InputError, OSError) as refused:
-            error = refused
-        self.devices.fail_together(error)
-        return owned
+        with self.devices.together():
+            if not self.devices.agree(self.sampler.samples, self.steps_done):
+                raise InputError(
+                    f"process {self.devices.rank} has other data or another {self.latest} than "
+                    "the rest: several machines need a file system that they share"
+                )
 
     def build_data(self) -> None:
         config, devices = self.config, self.devices
@@ -242,7 +233,7 @@ class Trainer:
             self.model.parameters(),
             lr=0.0,  # every step sets it
             weight_decay=optim.WEIGHT_DECAY,
-            fused=(optim.FUSED and kind == "cuda") or None,
+            fused=kind == "cuda" or None,  # in one kernel
         )
         self.scaler = torch.amp.GradScaler(kind, enabled=config.TRAINING.PRECISION == "fp16")
 
