@@ -138,8 +138,8 @@ def work(function: Callable[[], object]) -> Work:
 
 def ceilings(options: Options) -> dict[str, dict]:
     """Return the most that the machine does: {precision: GFLOP/s of matrix products, the best of
-    several sizes; "copy": GB/s read and written within its memory}, each a `spread`. Matrices and
-    memory hold random numbers: zeros are faster, on a GPU and where pages of them are shared."""
+    several sizes; "copy": GB/s read and written}, each a `spread`. Of random numbers: zeros are
+    faster, on a GPU and where pages of them are shared."""
     device = options.start()
     sizes = (64,) if options.smoke else (4096, 8192, 16384) if options.cuda else (1024, 2048, 4096)
     precisions = {"float32": torch.float32, "bf16": torch.bfloat16}

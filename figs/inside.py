@@ -68,10 +68,9 @@ def stages(network: Network, image: Tensor) -> tuple[list[Tensor], list[Tensor],
 def stage_rows(
     network: Network, image: Tensor, target: Tensor, corner: tuple[int, int]
 ) -> list[Row]:
-    """Return a row for x₀, titled by the task and its degradation, and a row for every stage. Shown
-    is a detail, whose top left corner is given. Steps are the mean of the channels, each with a
-    scale of its own, the 99.5th percentile of what is shown. The PSNR is of the whole image, the
-    target, C×H×W, that without degradation."""
+    """Return a row for x₀ and a row for every stage. Shown is a detail, whose top left corner is
+    given. Steps are the mean of the channels, each with a scale of its own, the 99.5th percentile
+    of what is shown. The PSNR is of the whole image."""
     images, results, sizes = stages(network, image)
     top, left = corner
     box = (..., slice(top, top + DETAIL_HEIGHT), slice(left, left + DETAIL_WIDTH))
@@ -85,14 +84,9 @@ def stage_rows(
         scale = float(f"{np.percentile(abs(mean), 99.5):.2g}") or 1.0
         return f"{caption}, scale ±{scale:g}", signed_colours(mean, scale)
 
-    pictures = [shown(0), difference("target $- x_0$", target - images[0])]
-    rows = [
-        Row(
-            network.task.replace("_", " "),
-            purpose(network.task),
-            [*pictures, ("target", to_uint8(target[box]))],
-        )
-    ]
+    first = difference("target $- x_0$", target - images[0])
+    pictures = [shown(0), first, ("target", to_uint8(target[box]))]
+    rows = [Row(network.task.replace("_", " "), purpose(network.task), pictures)]
     for k, (v, size) in enumerate(zip(results, sizes, strict=True), 1):
         gradient = difference(f"gradient step $v_{k} - x_{k - 1}$", v - images[k - 1])
         proximal = difference(f"proximal step $x_{k} - v_{k}$", images[k] - v)
@@ -128,8 +122,7 @@ def mosaic(rows: np.ndarray, grid: int = GRID) -> np.ndarray:
 
 
 def phi_pictures(photos: Path | None) -> list[tuple[str, np.ndarray]]:
-    """Return mosaics of Φ; with the folder of the photographs that trained it, after their
-    principal components, where training began."""
+    """Return mosaics of Φ; with the photographs that trained it, after where training began."""
     pictures = [("principal components", mosaic(starting_phi(photos)))] if photos else []
     for ratio in RATIOS:
         rows = load_model(find_weights(f"DGUNet_{ratio}"))[0].A.Phi.detach().numpy()
@@ -158,9 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = {"phi": [Row("Φ", "rows as blocks", phi_pictures(options.photos))]}
     for task, (name, *corner) in SHOWN.items():
         network, _ = load_model(default_weights(task), task)
-        image, target = example(network, photos[name])
-        rows = stage_rows(network.eval(), image, target, tuple(corner))
-        figures[task.lower()] = rows
+        figures[task.lower()] = stage_rows(network, *example(network, photos[name]), tuple(corner))
     for name, rows in figures.items():
         picture_rows(rows, [options.output / f"inside_{name}.jpg"])
         print(f"wrote {options.output}/inside_{name}.jpg", flush=True)

@@ -1,8 +1,4 @@
-"""Files: written whole or not at all, read with limits, and folders that one process owns.
-
-Every file of a user is written here, and what is in its place is only replaced if it is of the same
-kind.
-"""
+"""Files: written whole or not at all, read with limits, and folders that one process owns."""
 
 import contextlib
 import hashlib
@@ -45,13 +41,8 @@ _KINDS = {  # by the first bytes
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary name beside `path`. The file written there becomes `path` when the block
     ends without an error, and is deleted otherwise. Parent folders are made; a link called `path`
-    is replaced, not followed.
-
-    Raises:
-        IsADirectoryError: `path` is a folder.
-        InputError: it is a device or a pipe, or a file of another kind than the one written.
-        OSError: of the system; it names `path`.
-    """
+    is replaced, not followed. Raises `InputError` where `path` is a device, a pipe, or a file of
+    another kind than the one written, and `OSError`s that name it."""
     path = Path(path)
     if path.exists():
         regular_file(path, "the name of a file")
@@ -106,12 +97,9 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
 
 
 def regular_file(path: str | os.PathLike, what: str = "a file") -> Path:
-    """Return the path of a regular file. `what` is expected there, for the message.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError: there is none.
-        InputError: there is a device or a pipe, which may have no end.
-    """
+    """Return the path of a regular file. `what` is expected there, for the message. Raises
+    `FileNotFoundError`, `IsADirectoryError`, and `InputError` for a device or a pipe, which may
+    have no end."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -124,12 +112,8 @@ def regular_file(path: str | os.PathLike, what: str = "a file") -> Path:
 
 
 def read_json(path: str | os.PathLike, what: str = "a JSON file", limit: int = 10**7) -> object:
-    """Return what a JSON file of at most `limit` bytes holds.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError: there is none.
-        InputError: it is none, larger, or as `dgunet.base.structures.leaves` says.
-    """
+    """Return what a JSON file of at most `limit` bytes holds. Raises as `regular_file` and
+    `dgunet.base.structures.leaves` do, and `InputError` for a larger file or no JSON."""
     file = regular_file(path, what)
     if file.stat().st_size > limit:
         raise InputError(f"{path}: has {file.stat().st_size:,} bytes; expected {what}")
@@ -148,11 +132,8 @@ def sha256(path: str | os.PathLike) -> str:
 
 class OwnedFolder:
     """A folder that no other process owns until `close`, or the end of this one however it comes.
-    It is made if needed; what processes that were killed left half-written in it is removed.
-
-    Raises:
-        InputError: another process owns it, which the message names.
-    """
+    It is made if needed; what processes that were killed left half-written in it is removed. Raises
+    `InputError` where another process owns it, which the message names."""
 
     def __init__(self, path: str | os.PathLike):
         self.lock = Path(path) / ".lock"

@@ -9,13 +9,9 @@ DEPTH, NUMBER = 32, 1_000_000
 
 def leaves(value: object, path: object) -> Iterator[object]:
     """Yield what dicts (keys and values), lists, tuples and sets hold in the end. `path` is the
-    file's name, for messages.
-
-    Raises:
-        InputError: they are nested deeper than `DEPTH`, hold more than `NUMBER` values, each
-            counted as often as it is referred to, or an integer of more than 64 bits. Few bytes can
-            stand for all of these, and printing or comparing them would not end.
-    """
+    file's name, for messages. Raises `InputError` if they are nested deeper than `DEPTH`, hold more
+    than `NUMBER` values, each counted as often as it is referred to, or an integer of more than 64
+    bits: few bytes can stand for these, and printing or comparing them would not end."""
     waiting, count = [(value, 0)], 0
     while waiting:
         item, depth = waiting.pop()

@@ -146,11 +146,9 @@ class CropSource(Dataset):
 
 
 class PairedImages(CropSource):
-    """Pairs of the same name in `input/` and `target/` of a folder. Options: `CropSource`'s.
-
-    Raises `InputError` for images without a partner, pairs of different size and, unless
-    `skip_corrupt`, unreadable headers, before anything is decoded.
-    """
+    """Pairs of the same name in `input/` and `target/` of a folder. Options: `CropSource`'s. Raises
+    `InputError` for images without a partner, pairs of different size and, unless `skip_corrupt`,
+    unreadable headers, before anything is decoded."""
 
     def __init__(self, folder: str | Path, patch_size: int, seed: int = 0, **options):
         super().__init__(patch_size, seed, **options)
@@ -183,10 +181,8 @@ class CleanImages(CropSource):
 class PackedPairs(CropSource):
     """The images of a file made by `python -m dgunet.tools.pack`. Only the part that a crop needs
     is read, and nothing is decoded. Samples are those of `PairedImages` (or `CleanImages`) on the
-    folder that was packed. Each process opens the file for itself. Options: `CropSource`'s.
-
-    Raises `InputError` for a file that is cut short or was not made by `dgunet.tools.pack`.
-    """
+    folder that was packed. Each process opens the file for itself. Options: `CropSource`'s. Raises
+    `InputError` for a file that is cut short or was not made so."""
 
     def __init__(self, path: str | Path, patch_size: int, seed: int = 0, **options):
         super().__init__(patch_size, seed, **options)
@@ -203,22 +199,19 @@ class PackedPairs(CropSource):
         number, name, size = item
         top, left = place(*(max(side, self.patch_size) for side in size))
         kinds = ["degraded", "target"] if self.paired and self.degrade is None else ["target"]
-        try:
-            return name, *(self._read_part(kind, number, size, top, left) for kind in kinds)
-        except OSError as error:
-            raise InputError(f"{self.path}: {name}: {error}") from error
-
-    def _read_part(
-        self, kind: str, number: int, size: tuple[int, int], top: int, left: int
-    ) -> np.ndarray:
         # A handle inherited by fork is not used: a worker opens the file anew.
         if self._file is None or self._opened_by != os.getpid():
             self._file, self._opened_by = open_packed(self.path), os.getpid()
-        stored = image(self._file, kind, number, size)
-        if min(size) < self.patch_size:
-            stored = self._pad(stored[...])
-        crop = self._crop(stored, top, left)
-        return luma(crop)[..., None] if self.grey else crop
+        crops = []
+        for kind in kinds:
+            stored = image(self._file, kind, number, size)
+            try:
+                whole = self._pad(stored[...]) if min(size) < self.patch_size else stored
+                crop = self._crop(whole, top, left)
+            except OSError as error:
+                raise InputError(f"{self.path}: {name}: {error}") from error
+            crops.append(luma(crop)[..., None] if self.grey else crop)
+        return name, *crops
 
 
 class ValidationImages(Dataset):
@@ -227,8 +220,7 @@ class ValidationImages(Dataset):
 
     A degradation made on the fly is seeded by the image's name, so that every run is validated on
     the same images. If the source skips corrupt images, all are read once at the start, and
-    `left_out` holds the messages on those that cannot be; `InputError` if that is all.
-    """
+    `left_out` holds the messages on those that cannot be; `InputError` if that is all."""
 
     def __init__(self, source: CropSource):
         self.source, self.items = source, list(source.items)
@@ -266,14 +258,10 @@ class ValidationImages(Dataset):
 def open_training_data(
     directory: str | Path, patch_size: int, seed: int = 0, **options
 ) -> CropSource:
-    """Return the data source for what lies at `directory`.
-
-    - a packed file (`.h5`): `PackedPairs`;
-    - a folder with `input/` and `target/`: `PairedImages`;
-    - with `degrade`, a folder of photographs, or the `target/` of a paired one: `CleanImages`.
-
-    The options are those of `CropSource`. Raises `InputError` for anything else, and as they do.
-    """
+    """Return the data source for what lies at `directory`: `PackedPairs` for a packed file (`.h5`),
+    `PairedImages` for a folder with `input/` and `target/`; with `degrade`, `CleanImages` for a
+    folder of photographs or the `target/` of a paired one. Options: `CropSource`'s. Raises
+    `InputError` for anything else, and as they do."""
     path, degrade = Path(directory), options.get("degrade")
     if path.suffix.lower() in PACKED_SUFFIXES and not path.is_dir():
         packed = PackedPairs(path, patch_size, seed, **options)

@@ -38,10 +38,8 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 def list_images(folder: str | Path, recursive: bool = False) -> list[Path]:
     """Return the image files of `folder` (by suffix, hidden files left out) in natural order:
-    `2.png` comes before `10.png`. With `recursive` those of its sub-folders too.
-
-    Raises `InputError` if the folder is missing, is not a folder or holds no image.
-    """
+    `2.png` comes before `10.png`. With `recursive` those of its sub-folders too. Raises
+    `InputError` if the folder is missing, is not a folder or holds no image."""
     folder = Path(folder)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
@@ -95,10 +93,8 @@ def luma(rgb: np.ndarray) -> np.ndarray:
 
 def write_image(path: str | Path, array: np.ndarray) -> None:
     """Write uint8 or uint16 pixels, H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA), in the format of the
-    file's suffix. Parent folders are created; the file appears whole or not at all.
-
-    Raises `InputError` for a suffix or pixels that cannot be written.
-    """
+    file's suffix. Parent folders are created; the file appears whole or not at all. Raises
+    `InputError` for a suffix or pixels that cannot be written."""
     write_bytes(path, encode_image(path, array))
 
 
@@ -174,11 +170,8 @@ def middle(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def pad_bottom_right(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return H×W[×C] pixels reflect-padded at the bottom and right to at least `height`×`width`;
-    the array itself if it is large enough.
-
-    Where the padding exceeds the image, the reflection continues back and forth; a single pixel is
-    repeated.
+    """Return H×W[×C] pixels reflect-padded at the bottom and right to at least `height`×`width`, as
+    `reflected_places` says; the array itself if it is large enough.
 
     >>> pad_bottom_right(np.array([[1, 2, 3]]), 2, 8)
     array([[1, 2, 3, 2, 1, 2, 3, 2],
@@ -193,10 +186,8 @@ def pad_bottom_right(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def pair_by_name(first: str | Path, second: str | Path) -> list[tuple[Path, Path]]:
     """Return the images of two folders paired by file name without suffix, in natural order:
-    `input/a.png` goes with `target/a.jpg`.
-
-    Raises `InputError` if an image has no partner or two of one folder share their name.
-    """
+    `input/a.png` goes with `target/a.jpg`. Raises `InputError` if an image has no partner or two of
+    one folder share their name."""
     by_stem = []
     for folder in (first, second):
         files = defaultdict(list)
@@ -222,9 +213,8 @@ def pair_by_name(first: str | Path, second: str | Path) -> list[tuple[Path, Path
 
 
 def open_picture(data: bytes, name: str | Path) -> Image.Image:
-    """Return an image file as Pillow opens it: its header is read. `name` is for messages.
-
-    Raises `InputError` for anything but `FORMATS`."""
+    """Return an image file as Pillow opens it: its header is read. `name` is for messages. Raises
+    `InputError` for anything but `FORMATS`."""
     try:
         picture = Image.open(io.BytesIO(data))
     except Image.UnidentifiedImageError as error:
@@ -293,7 +283,8 @@ def _decode_with_pillow(picture: Image.Image) -> np.ndarray:
 
 
 def reflected_places(size: int, length: int) -> np.ndarray:
-    """Return which of `size` pixels stands at each of `length` places: 0 … size-1 … 0 … size-1 …
+    """Return which of `size` pixels stands at each of `length` places: 0 … size-1 … 0 … size-1 …;
+    a single one is repeated.
 
     >>> reflected_places(3, 8)
     array([0, 1, 2, 1, 0, 1, 2, 1])

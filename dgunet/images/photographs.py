@@ -62,17 +62,13 @@ class Photo:
 
 
 def read_photo(path: str | Path, max_pixels: int | None = MAX_PIXELS) -> Photo:
-    """Read a photograph of a format in `dgunet.images.files.FORMATS`, told by its content.
+    """Read a photograph of a format in `dgunet.images.files.FORMATS`, told by its content. One of
+    more than `max_pixels` is refused before it is decoded; None: any size. (Pillow has a limit of
+    its own, `PIL.Image.MAX_IMAGE_PIXELS`.)
 
-    Args:
-        max_pixels: a larger one is refused before it is decoded; None: any size. (Pillow has a
-            limit of its own, `PIL.Image.MAX_IMAGE_PIXELS`.)
-
-    Raises:
-        FileNotFoundError, IsADirectoryError, PermissionError: there is no such file to be read.
-        InputError: it is no image of these formats, is cut short, too large, animated or of several
-            pages, or of a kind that cannot be kept.
-    """
+    Raises an `OSError` for no file that can be read; `InputError` for no image of these formats,
+    one that is cut short, too large, animated or of several pages, or of a kind that cannot be
+    kept."""
     path = Path(path)
     data = regular_file(path, "an image").read_bytes()
     try:
@@ -111,15 +107,9 @@ def read_photo(path: str | Path, max_pixels: int | None = MAX_PIXELS) -> Photo:
 
 
 def write_photo(path: str | Path, photo: Photo, pixels: np.ndarray) -> None:
-    """Write pixels into a file of the kind that `photo` was read from, whole or not at all.
-
-    Args:
-        path: its suffix plays no part.
-        photo: gives alpha, format, orientation and metadata.
-        pixels: upright, H×W or H×W×3, of the type of the photo's.
-
-    Raises `InputError` for pixels that the format cannot hold.
-    """
+    """Write pixels, upright, H×W or H×W×3, of the type of the photo's, into a file of the kind that
+    it was read from, whole or not at all. The suffix plays no part. Raises `InputError` for pixels
+    that the format cannot hold."""
     if photo.alpha is not None:
         pixels = np.dstack([pixels, photo.alpha])
     pixels = np.ascontiguousarray(_turned(pixels, photo.orientation, back=True))

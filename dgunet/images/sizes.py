@@ -25,12 +25,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def check_sizes(pairs: Sequence[tuple[Path, Path]], *, ignore_unreadable: bool = False) -> None:
-    """Check that the two images of every pair are of one size, without decoding them.
-
-    Raises:
-        InputError: pairs differ in size or, unless ignored, files are unreadable; it says how many,
-            and names the first few.
-    """
+    """Check that the two images of every pair are of one size, without decoding them. Raises
+    `InputError` if pairs differ in size or, unless ignored, files are unreadable; it says how many,
+    and names the first few."""
 
     def size(path: Path) -> tuple[int, int] | None:
         try:

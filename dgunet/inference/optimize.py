@@ -41,10 +41,7 @@ def optimize_for_inference(
             tiles of one size). Each new size of image is compiled anew, the first time for minutes;
             later processes find it in the cache, $TORCHINDUCTOR_CACHE_DIR or ~/.cache/dgunet.
 
-    Raises:
-        InputError: an unknown precision or mode, or no C++ compiler to compile with.
-        ValueError: the network is optimised already.
-    """
+    Raises `InputError` for an unknown precision or mode, or where there is no C++ compiler."""
     if precision not in PRECISIONS:
         raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if compile not in (False, True, *COMPILE_MODES):

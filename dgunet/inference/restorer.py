@@ -164,12 +164,9 @@ class Restorer:
         return cls.from_checkpoint(folder / "model.safetensors", **options)
 
     def __call__(self, image: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Return the restored image, of the same type and shape, in [0,1].
-
-        Raises:
-            InputError: what is no image, is empty or not finite; the memory does not suffice even
-                for the smallest tile; the result is not finite.
-        """
+        """Return the restored image, of the same type and shape, in [0,1]. Raises `InputError` for
+        what is no image, is empty or not finite; if the memory does not suffice even for the
+        smallest tile; if the result is not finite."""
         return self._restore_image(image, 1)[0]
 
     def stages(self, image: np.ndarray | Tensor) -> list[np.ndarray | Tensor]:
@@ -178,14 +175,8 @@ class Restorer:
 
     @torch.inference_mode()
     def restore(self, degraded: Tensor) -> Tensor:
-        """Return the image of the last stage as the network made it: neither clamped nor checked.
-
-        Args:
-            degraded: N×C×H×W in [0,1], C the network's, of any H and W and on any device.
-
-        Returns:
-            N×C×H×W on `self.device`.
-        """
+        """Return the image of the last stage as the network made it, neither clamped nor checked,
+        on `self.device`: N×C×H×W as `degraded`, which is in [0,1] and on any device."""
         restored = torch.empty_like(degraded, device=self.device)
 
         def write(rows: slice, values: Tensor) -> None:

@@ -28,7 +28,8 @@ class Span(NamedTuple):
 
 
 def spans(size: int, tile: int, overlap: int, multiple_of: int = 1) -> list[Span]:
-    """Cut an axis into evenly spaced tiles of one size, of which the last may have to be padded.
+    """Cut an axis into evenly spaced tiles of one size, of which the last may have to be padded, and
+    return them in order. The weights of all at one pixel add up to 1.
 
     Args:
         size: of the image along the axis.
@@ -37,9 +38,6 @@ def spans(size: int, tile: int, overlap: int, multiple_of: int = 1) -> list[Span
         overlap: pixels that neighbours share at least, a multiple of twice `multiple_of`. 0: tiles
             of exactly `tile` side by side.
         multiple_of: tiles start at multiples of it and are padded to multiples of it.
-
-    Returns:
-        The tiles in order. The weights of all at one pixel add up to 1.
 
     >>> [(span.start, span.stop, span.padded) for span in spans(100, 48, 16, 8)]
     [(0, 48, 48), (24, 72, 48), (56, 100, 48)]
@@ -78,7 +76,7 @@ def strips(
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Restore an image tile by tile and yield it strip by strip from the top, so that no more than
-    one row of tiles is held in floats.
+    one row of tiles is held in floats: the rows, and what is in them, …×h×W.
 
     Args:
         restore: parts of the degraded image, each …×h×w → these restored, each …×h×w.
@@ -86,9 +84,6 @@ def strips(
         rows, columns: the tiles.
         batch: how many tiles of a row `restore` is given at a time.
         progress: called with the number of tiles done, and of all.
-
-    Yields:
-        The rows, and what is in them: …×h×W, on the device of what `restore` returns.
     """
     carried: Tensor | None = None  # the rows of a strip that the next one overlaps
     done = 0

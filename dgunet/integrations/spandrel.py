@@ -5,10 +5,9 @@
     model = spandrel.ModelLoader().load_from_file("small_gaussian25.safetensors")
 
 spandrel hands an architecture a file's tensors and nothing else. With our names these do not tell
-how often DGUNet repeats its middle stage. So `install` makes `load_state_dict_from_file` of
-spandrel's `ModelLoader` keep what our files say of their sizes. A program that reads files without
-it, as ComfyUI does, takes files with the published names, which are of seven stages:
-`python -m dgunet.tools.convert --published` writes them.
+how often DGUNet repeats its middle stage, so `install` makes spandrel's `ModelLoader` keep what our
+files say of their sizes. A program that reads files without it, as ComfyUI does, takes files with
+the published names: `python -m dgunet.tools.convert --published` writes them.
 """
 
 from __future__ import annotations

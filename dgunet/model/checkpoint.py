@@ -37,17 +37,13 @@ PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put 
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
-    """Read any checkpoint file onto the CPU.
+    """Read any checkpoint file onto the CPU. Return what it holds: a dict with at least
+    `state_dict` (name → tensor, without `PREFIXES`) and `config` (None in files that are not this
+    project's).
 
-    Returns:
-        A dict with at least `state_dict` (name → tensor, without `PREFIXES`) and `config` (None in
-        files that are not this project's); whatever else the file holds.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError: there is no such file.
-        InputError: the file holds no state dict, is damaged, holds objects that only running code
-            could load, or stands for more values than it holds or `leaves` allows.
-    """
+    Raises as `regular_file`, and `InputError` if the file holds no state dict, is damaged, holds
+    objects that only running code could load, or stands for more values than it holds or `leaves`
+    allows."""
     path = regular_file(path, "a checkpoint file")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     for value in leaves(content, path):
@@ -184,17 +180,9 @@ def _imported(file: BinaryIO) -> str:
 
 
 def load_weights(model: Network, path: str | os.PathLike) -> dict:
-    """Load a file's weights into the model, whichever of the known formats it has.
-
-    Entries of published files that take no part in the computation are dropped.
-
-    Returns:
-        The whole checkpoint, as `read_checkpoint` does.
-
-    Raises:
-        InputError: entries missing, left over or of another shape, each kind named; or, where that
-            can be told, what the file is for instead. The model is then unchanged.
-    """
+    """Load a file's weights into the model, whichever of the known formats it has, and return the
+    whole checkpoint as `read_checkpoint` does. Entries of published files that take no part in the
+    computation are dropped. Raises `InputError` as `fitting_state`; the model is then unchanged."""
     checkpoint = read_checkpoint(path)
     model.load_state_dict(fitting_state(model, checkpoint, path))
     return checkpoint
@@ -203,20 +191,13 @@ def load_weights(model: Network, path: str | os.PathLike) -> dict:
 def load_model(
     path: str | os.PathLike, task: str | None = None, model: str | None = None
 ) -> tuple[Network, dict]:
-    """Build the network that a file holds the weights of, and load them.
+    """Build the network that a file, or the name of bundled pretrained weights such as
+    small_gaussian25, holds the weights of, and load them. Return the network, in evaluation mode on
+    the CPU, and the checkpoint.
 
     Task and model are read from the file; where a published file fits several tasks (Deblurring's
-    and Denoising's DGUNet are of one size), `task` decides.
-
-    Args:
-        path: a file, or the name of bundled pretrained weights, such as small_gaussian25.
-
-    Returns:
-        The network, in evaluation mode on the CPU, and the checkpoint.
-
-    Raises:
-        InputError: the file is of another task or model than asked for, of several, or of none.
-    """
+    and Denoising's DGUNet are of one size), `task` decides. Raises `InputError` for a file of
+    another task or model than asked for, of several, or of none."""
     path = find_weights(path)
     checkpoint = read_checkpoint(path)
     return network_from(checkpoint, path, task, model), checkpoint
@@ -288,11 +269,9 @@ def _describe(configs: list[dict]) -> str:
 
 
 def fitting_state(model: Network, checkpoint: dict, path: str | os.PathLike) -> dict[str, Tensor]:
-    """Return the checkpoint's tensors under the model's names.
-
-    Raises:
-        InputError: they do not fit one to one.
-    """
+    """Return the checkpoint's tensors under the model's names. Raises `InputError` for entries
+    missing, left over or of another shape, each kind named; or, where that can be told, says what
+    the file is for instead."""
     state, ours = checkpoint["state_dict"], model.config
     if checkpoint["config"] is not None and not _is_of(identify(checkpoint)[0], ours):
         raise InputError(f"{path}: {_other_network(ours, identify(checkpoint))}")
@@ -370,10 +349,7 @@ def _tied_groups(model: Network) -> list[list[str]]:
 def save_checkpoint(path: str | os.PathLike, model: Network, /, **extra) -> None:
     """Save the model's config and weights, and whatever else training keeps: tensors and plain
     values. A path that ends in `.safetensors` gets that format, with `extra` as JSON metadata.
-
-    Raises:
-        ValueError: the model is a copy optimised for inference, whose weights may be rounded.
-    """
+    Raises a ValueError for a copy optimised for inference, whose weights may be rounded."""
     if model.optimized:
         raise ValueError("the model is optimised for inference; save the one it was made of")
     path = Path(path)

@@ -19,11 +19,8 @@ class Network(nn.Module):
     A subclass sets `task`, `channels` (of an image), `multiple_of` (of which height and width must
     be multiples), `min_long_side` (what the longer of them must reach) and `padding` (what other
     images are filled up with at the bottom and right: "reflect", their reflection, or "zeros"), and
-    passes its constructor's arguments on as sizes.
-
-    Raises:
-        ValueError: a size that makes no network.
-    """
+    passes its constructor's arguments on as sizes. Raises a ValueError for one that makes no
+    network."""
 
     task: str
     channels: int

@@ -24,11 +24,8 @@ PUBLISHED_WEIGHTS = (  # where the paper's authors offer theirs
 
 
 def default_weights(task: str) -> Path:
-    """Return the file of a task's default weights.
-
-    Raises:
-        FileNotFoundError: this installation lacks it.
-    """
+    """Return the file of a task's default weights. Raises `FileNotFoundError` where this
+    installation lacks it."""
     path = task_folder(task) / "pretrained_models" / f"{DEFAULT_WEIGHTS[task]}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: {task}'s default weights are not there")
@@ -44,10 +41,8 @@ def bundled_weights() -> dict[str, Path]:
 
 def find_weights(name: str | os.PathLike) -> Path:
     """Return the file that a path, or the name of bundled weights, stands for. A path to what does
-    not exist is returned as it is.
-
-    Raises:
-        InputError: a bare name without suffix that no bundled weights have.
+    not exist is returned as it is. Raises `InputError` for a bare name without suffix that no
+    bundled weights have.
 
     >>> find_weights("small_gaussian25").name
     'small_gaussian25.safetensors'

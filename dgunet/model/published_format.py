@@ -103,11 +103,8 @@ def published_sizes(state: Mapping[str, Tensor]) -> tuple[int, str, dict[str, in
 
 def published_state_dict(model: Network) -> dict[str, Tensor]:
     """Return the model's weights as the published code loads them: its names (with `module.`), the
-    unused entries filled with zeros.
-
-    Raises:
-        ValueError: the model has not the seven stages that the published code fixes.
-    """
+    unused entries filled with zeros. Raises a ValueError unless the model has the seven stages that
+    the published code fixes."""
     if model.sizes["stages"] != 7:
         raise ValueError(f"the published code has 7 stages, this model {model.sizes['stages']}")
     names = published_names(model)
@@ -118,11 +115,7 @@ def published_state_dict(model: Network) -> dict[str, Tensor]:
 
 def adam_from_published(model: Network, optimizer: Mapping) -> dict[int, dict]:
     """Return the state of Adam that a published checkpoint holds under `optimizer`, numbered as
-    `model.parameters()`.
-
-    Raises:
-        ValueError: it is of other parameters than those of the published model.
-    """
+    `model.parameters()`. Raises a ValueError if it is of other parameters."""
     numbers, names = _published_numbers(model), published_names(model)
     keys = [key for group in optimizer["param_groups"] for key in group["params"]]
     if len(keys) != len(set(numbers.values())):

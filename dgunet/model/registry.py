@@ -28,11 +28,7 @@ DEFAULT_WEIGHTS: Mapping[str, str] = {  # task → its default file in pretraine
 
 
 def model_class(task: str, model: str = "DGUNet") -> type[Network]:
-    """Return the class of a task's model.
-
-    Raises:
-        InputError: an unknown task or model.
-    """
+    """Return the class of a task's model. Raises `InputError` for an unknown task or model."""
     if not isinstance(task, str) or task not in TASKS:
         raise InputError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
     if model not in MODELS:
@@ -43,10 +39,8 @@ def model_class(task: str, model: str = "DGUNet") -> type[Network]:
 def build_model(
     task: str, model: str = "DGUNet", sizes: Mapping[str, int] | None = None
 ) -> Network:
-    """Build a task's model with fresh weights; without sizes the published one.
-
-    Raises:
-        InputError: an unknown task, model or size, or a size that makes no network.
+    """Build a task's model with fresh weights; without sizes the published one. Raises `InputError`
+    for an unknown task, model or size, or a size that makes no network.
 
     >>> build_model("Deraining", "DGUNet", {"width": 8, "width_step": 4}).config["sizes"]
     {'width': 8, 'width_step': 4, 'last_extra': 16, 'stages': 7}

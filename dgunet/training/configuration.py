@@ -257,10 +257,8 @@ def load_config(
             start at the current folder.
         recipe: what a task changes in `KEYS`.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: the file is no YAML, a key is unknown, or a value is of the wrong type, out of
-            range or a path that does not exist. The message names key, value and file (or --opts).
+    Raises `InputError` if the file is no YAML, a key is unknown, or a value is of the wrong type,
+    out of range or a path that does not exist. The message names key, value and file (or --opts).
     """
     file = Path(file)
     keys, content = with_recipe(recipe or {}), read_yaml(file)
@@ -269,15 +267,15 @@ def load_config(
     folder = working_folder(file.parent)
     values = {name: copy.deepcopy(key.default) for name, key in keys.items()}
     values["TRAINING.SAVE_DIR"] = _absolute(values["TRAINING.SAVE_DIR"], folder)
-    given: list[tuple[str, Any, str | Path, Path]]
-    given = [(name, value, file, folder) for name, value in _flattened(content, keys, file)]
-    on_command_line = zip(opts[::2], opts[1::2], strict=True)
-    given += [(name, value, "--opts", Path.cwd()) for name, value in on_command_line]
     sources: dict[str, str | Path] = {}
-    for name, value, source, base in given:
-        value = _typed(value, name, keys, source)
-        values[name] = _absolute(value, base) if keys[name].is_path else value
-        sources[name] = source
+    for source, base, given in (
+        (file, folder, _flattened(content, keys, file)),
+        ("--opts", Path.cwd(), zip(opts[::2], opts[1::2], strict=True)),
+    ):
+        for name, value in given:
+            value = _typed(value, name, keys, source)
+            values[name] = _absolute(value, base) if keys[name].is_path else value
+            sources[name] = source
     for name, other in (("HOLD_OUT", "VAL_DIR"), ("VAL_DIR", "HOLD_OUT")):
         name, other = f"TRAINING.{name}", f"TRAINING.{other}"
         if values[name] and sources.get(name) == "--opts" and sources.get(other) != "--opts":
@@ -286,11 +284,8 @@ def load_config(
         values[name] = re.sub(
             r"\{(\w+)\}", lambda m: str(values.get(f"MODEL.{m[1]}", m[0])), values[name]
         )
-    checked = [(name, key.check, values[name]) for name, key in keys.items()]
-    wrong = [(name, check.expected) for name, check, value in checked if not check.holds(value)]
-    wrong += _contradictions(values)
-    if wrong:
-        name, expected = wrong[0]
+    wrong = [(n, k.check.expected) for n, k in keys.items() if not k.check.holds(values[n])]
+    for name, expected in [*wrong, *_contradictions(values)]:
         source = sources.get(name, file)
         raise InputError(f"{source}: {name} is {values[name]!r}, expected {expected}")
     config = CfgNode()
@@ -303,11 +298,10 @@ def load_config(
 
 def with_recipe(recipe: Recipe) -> dict[str, Key]:
     """Return `KEYS` as a task changes them."""
-    changed = {
+    return KEYS | {
         key: value if isinstance(value, Key) else KEYS[key]._replace(default=value)
         for key, value in recipe.items()
     }
-    return KEYS | changed
 
 
 def model_sizes(config: CfgNode) -> dict[str, int]:

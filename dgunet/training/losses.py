@@ -1,7 +1,7 @@
 """Training losses: Charbonnier, edge, and the sums over the stages that the tasks train with.
 
-All compute in float32 (float64 where an input is), also under autocast and for images in half
-precision. They raise a ValueError where shapes differ or a tensor is not of floating point.
+All compute in float32 or better, also under autocast. They raise a ValueError where shapes differ
+or a tensor is not of floating point.
 """
 
 from collections.abc import Sequence

@@ -9,13 +9,8 @@ from yacs.config import CfgNode
 
 
 class Schedule:
-    """The course of a run of so many `steps`.
-
-    Args:
-        config: the configuration.
-        batches: batches of an epoch, each of which is a step.
-        epochs: length of the run. A run by TRAINING.MINUTES may end within an epoch.
-    """
+    """The course of a run of so many `epochs`, each of so many `batches`, which are its steps. A
+    run by TRAINING.MINUTES may end within an epoch."""
 
     def __init__(self, config: CfgNode, batches: int, epochs: float):
         self.config, self.batches = config, batches
