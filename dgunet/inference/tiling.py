@@ -28,8 +28,8 @@ class Span(NamedTuple):
 
 
 def spans(size: int, tile: int, overlap: int, multiple_of: int = 1) -> list[Span]:
-    """Cut an axis into evenly spaced tiles of one size, of which the last may have to be padded, and
-    return them in order. The weights of all at one pixel add up to 1.
+    """Cut an axis into evenly spaced tiles of one size, of which the last may have to be padded.
+    The weights of all at one pixel add up to 1.
 
     Args:
         size: of the image along the axis.
