@@ -113,8 +113,8 @@ def our_step(run: Trainer, batches: Iterator[dict]) -> Callable[[], float]:
 def plain_step(
     network: torch.nn.Module, rate: float, samples: dict, in_tf32: bool = False
 ) -> Callable[[], float]:
-    """Return a step as it is written without a thought about time: float32, NCHW, the default Adam,
-    and the losses stage by stage, each with its own Laplacians."""
+    """Return a step as written without a thought about time: float32, NCHW, the default Adam, and
+    the losses stage by stage."""
     device = next(network.parameters()).device
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     network.train()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError, printable
+from dgunet.base.threads import in_parallel
 from dgunet.data.augmentation import ORIENTATIONS, change_saturation, turn
 from dgunet.data.degradations import Degradation, degradation, pair_generator
 from dgunet.data.packed import PACKED_SUFFIXES, image, open_packed, read_index
@@ -38,7 +38,6 @@ from dgunet.images.sizes import by, check_sizes
 
 # (height, width) of an image -> (top, left) of the crop
 Placement = Callable[[int, int], tuple[int, int]]
-_THREADS = 16
 
 
 class CropSource(Dataset):
@@ -226,8 +225,7 @@ class ValidationImages(Dataset):
         self.source, self.items = source, list(source.items)
         self.left_out: list[str] = []
         if source.skip_corrupt:
-            with ThreadPoolExecutor(_THREADS) as pool:
-                problems = list(pool.map(self._problem, self.items))
+            problems = list(in_parallel(self._problem, self.items, jobs=16))
             self.left_out = [problem for problem in problems if problem]
             self.items = [i for i, bad in zip(self.items, problems, strict=True) if not bad]
             if not self.items:

@@ -1,13 +1,13 @@
 """Sizes of image files: read from the header, and compared within pairs."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from dgunet.base.errors import InputError, first_few
 from dgunet.base.files import regular_file
+from dgunet.base.threads import in_parallel
 from dgunet.images.files import read_rgb
 
 _THREADS = 16  # reading headers is mostly waiting, above all on a network disk
@@ -36,8 +36,7 @@ def check_sizes(pairs: Sequence[tuple[Path, Path]], *, ignore_unreadable: bool =
             return None
 
     files = [path for pair in pairs for path in pair]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = list(pool.map(size, files))
+    sizes = list(in_parallel(size, files, _THREADS))
     unreadable = [path for path, found in zip(files, sizes, strict=True) if found is None]
     if unreadable and not ignore_unreadable:
         raise InputError(f"{len(unreadable)} files are no readable images: {first_few(unreadable)}")

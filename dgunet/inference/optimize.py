@@ -60,8 +60,7 @@ def optimize_for_inference(
             raise InputError("torch.compile needs a C++ compiler, such as g++; found none")
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache_folder()))
         limits = torch._dynamo.config  # of sizes, after which all others are computed uncompiled
-        limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"
-        setattr(limits, limit, max(getattr(limits, limit), COMPILED_SIZES))
+        limits.cache_size_limit = max(limits.cache_size_limit, COMPILED_SIZES)
         optimized.compile(mode="default" if compile is True else compile, dynamic=False)
     return optimized
 

@@ -33,6 +33,7 @@ from yacs.config import CfgNode
 
 from dgunet.base.errors import InputError
 from dgunet.base.files import OwnedFolder
+from dgunet.base.memory import require_memory
 from dgunet.base.options import new_parser
 from dgunet.data.augmentation import mixup
 from dgunet.data.loading import batches
@@ -52,13 +53,13 @@ from dgunet.training.configuration import (
 )
 from dgunet.training.devices import Autocast, Devices
 from dgunet.training.log import RunLog, made
-from dgunet.training.memory import require_training_memory
 from dgunet.training.schedule import Schedule
 from dgunet.training.signals import STOPPED, Stop, outliving
 from dgunet.training.state import load_state, save_state
 
 AUTOCAST = {"float32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHARE_FOR_TIMING = 0.02  # of TRAINING.MINUTES; as much is kept for the end
+WORKER = 20e6  # bytes that a process which loads data has to itself, at the least
 
 
 @dataclass
@@ -150,7 +151,7 @@ class Trainer:
                 f"TRAINING.COMPILE with GPU: {config.GPU}: nn.DataParallel cannot be compiled; "
                 f"expected torchrun --nproc_per_node {len(config.GPU)} train.py …, or one GPU"
             )
-        require_training_memory(task.name, config)
+        self.require_memory()
         torch.manual_seed(config.SEED)
         self.build_data()
         self.build_model()
@@ -171,6 +172,20 @@ class Trainer:
                     f"process {self.devices.rank} has other data or another {self.latest} than "
                     "the rest: several machines need a file system that they share"
                 )
+
+    def require_memory(self) -> None:
+        """Raise `InputError` for a run that the memory certainly does not suffice for: counted are
+        the weights (off the GPU with gradients and Adam's moments), the loader's processes, and a
+        pair of crops in each."""
+        config, keys = self.config, self.config.TRAINING
+        with torch.device("meta"):  # without memory for the weights
+            model = build_model(self.task.name, config.MODEL.NAME, model_sizes(config))
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        copies = 1 if config.GPU else 4 + bool(config.OPTIM.EMA)
+        require_memory(4 * copies * weights, f"training a network of {weights:,} parameters")
+        crops = 2 * 4 * model.channels * keys.TRAIN_PS**2 * (1 + keys.WORKERS)
+        text = f"TRAINING.WORKERS {keys.WORKERS} with TRAIN_PS {keys.TRAIN_PS}"
+        require_memory(crops + keys.WORKERS * WORKER, text)
 
     def build_data(self) -> None:
         config, devices = self.config, self.devices

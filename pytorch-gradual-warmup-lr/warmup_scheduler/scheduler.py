@@ -22,8 +22,7 @@ class GradualWarmupScheduler(LRScheduler):
     Call `step()` once before the first epoch and once after each: right after construction the
     scheduler stands at epoch 0, with a learning rate of 0 (if `multiplier` is 1).
 
-    A `CosineAnnealingLR` is evaluated in closed form, after k steps `eta_min +
-    (base * multiplier - eta_min) * (1 + cos(pi * k / T_max)) / 2`, also beyond `T_max`.
+    A `CosineAnnealingLR` is evaluated in closed form, also beyond its `T_max`.
 
     To resume, build optimizer and schedulers as for a new run, then load both states.
 
@@ -47,8 +46,7 @@ class GradualWarmupScheduler(LRScheduler):
             raise ValueError("after_scheduler belongs to another optimizer")
         if after_scheduler is not None and not hasattr(after_scheduler, "base_lrs"):
             raise ValueError(f"after_scheduler must not be a {type(after_scheduler).__name__}")
-        self.multiplier = multiplier
-        self.total_epoch = total_epoch
+        self.multiplier, self.total_epoch = multiplier, total_epoch
         self.after_scheduler = after_scheduler
         super().__init__(optimizer)  # sets base_lrs and makes the first step, to epoch 0
         if multiplier > 1 and after_scheduler is not None:
@@ -104,8 +102,7 @@ class GradualWarmupScheduler(LRScheduler):
 def _cosine_annealing(scheduler: CosineAnnealingLR) -> list[float]:
     """Return the closed form (Loshchilov and Hutter 2017, equation 5). PyTorch's own rates come
     from the previous one by a recursion that has changed between versions."""
-    steps = scheduler.last_epoch
+    steps, floor = scheduler.last_epoch, scheduler.eta_min
     phase = math.pi * steps / scheduler.T_max if steps else 0.0  # T_max is 0 in a run of 3 epochs
     height = (1 + math.cos(phase)) / 2
-    floor = scheduler.eta_min
     return [floor + (base - floor) * height for base in scheduler.base_lrs]
