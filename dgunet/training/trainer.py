@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -36,7 +36,7 @@ from dgunet.base.files import OwnedFolder
 from dgunet.base.memory import require_memory
 from dgunet.base.options import new_parser
 from dgunet.data.augmentation import mixup
-from dgunet.data.loading import batches
+from dgunet.data.loading import Batches
 from dgunet.data.sampler import EpochBatchSampler
 from dgunet.inference.device import tf32
 from dgunet.inference.memory import keep_freed_memory
@@ -208,7 +208,7 @@ class Trainer:
         if hasattr(self.training_data, "loader"):
             self.loader = self.training_data.loader(self.sampler, devices.device)
         else:
-            self.loader = DataLoader(
+            self.loader = Batches(
                 self.training_data,
                 batch_sampler=self.sampler,
                 persistent_workers=config.TRAINING.WORKERS > 0,
@@ -218,7 +218,7 @@ class Trainer:
             share = range(devices.rank, len(self.validation_data), devices.world_size)
             size = config.OPTIM.BATCH_SIZE // config.OPTIM.ACCUMULATE // devices.processors
             size = getattr(self.validation_data, "batch_size", size)
-            self.validation = DataLoader(
+            self.validation = Batches(
                 self.validation_data, batch_size=max(1, size), sampler=list(share), **settings
             )
 
@@ -291,7 +291,7 @@ class Trainer:
         marks: list[float] = []  # seconds of the run after each step
         while not self.stopping and not self.enough(marks):
             self.sampler.set_position(1)
-            for samples in batches(self.loader):
+            for samples in self.loader:
                 self.step(samples, rate=0.0)
                 marks.append(self.elapsed)
                 if self.stopping or self.enough(marks):
@@ -322,7 +322,7 @@ class Trainer:
         began = saved = time.monotonic()
         validating, seen = self.validating, self.samples_seen
         self.validate_if_due()  # a run that was stopped in it comes back here
-        for samples in batches(self.loader):
+        for samples in self.loader:
             if self.steps_done >= self.schedule.steps:
                 break
             loss = self.step(samples)
@@ -500,7 +500,7 @@ class Trainer:
         restorer = Restorer(
             model, device=device, tile=tile, tile_overlap=0, precision=precision, optimize=False
         )
-        for samples in batches(self.validation):
+        for samples in self.validation:
             if self.stop:
                 break
             degraded, target = self.images(samples)

@@ -25,7 +25,7 @@ from dgunet.data.crops import (
     validation_set,
 )
 from dgunet.data.degradations import degradation
-from dgunet.data.loading import batches
+from dgunet.data.loading import Batches
 from dgunet.data.sampler import EpochBatchSampler, SampleKey
 from dgunet.images.files import write_image
 from dgunet.tools.pack import pack
@@ -218,7 +218,7 @@ def test_a_corrupt_image_names_itself_in_one_line(folder, tmp_path):
     data = PairedImages(spoiled(folder, tmp_path / "data"), PATCH)
     sampler = EpochBatchSampler(5, 2, seed=0)
     with pytest.raises(InputError) as caught:
-        list(batches(DataLoader(data, batch_sampler=sampler, num_workers=1)))
+        list(Batches(data, batch_sampler=sampler, num_workers=1))
     message = str(caught.value)
     assert message.startswith(str(tmp_path / "data" / "input" / "2.png"))
     assert len(message.splitlines()) == 1 and "Traceback" not in message
