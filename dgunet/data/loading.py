@@ -26,9 +26,6 @@ class _ErrorsAsValues(Dataset):
     def __init__(self, data: Dataset):
         self.data = data
 
-    def __len__(self) -> int:
-        return len(self.data)
-
     def __getitem__(self, key) -> dict | InputError:
         try:
             return self.data[key]

@@ -15,7 +15,7 @@ from natsort import natsorted
 from dgunet.base.errors import InputError, printable
 from dgunet.base.files import read_json
 from dgunet.images.noise import noise_range
-from dgunet.model.registry import DEFAULT_WEIGHTS, TASKS, task_folder
+from dgunet.model.registry import TASKS, task_folder
 
 TEXTURE = 10.0  # σ of 255 that a photograph without noise may seem to have
 PUBLISHED_WEIGHTS = (  # where the paper's authors offer theirs
@@ -26,7 +26,7 @@ PUBLISHED_WEIGHTS = (  # where the paper's authors offer theirs
 def default_weights(task: str) -> Path:
     """Return the file of a task's default weights. Raises `FileNotFoundError` where this
     installation lacks it."""
-    path = task_folder(task) / "pretrained_models" / f"{DEFAULT_WEIGHTS[task]}.safetensors"
+    path = task_folder(task) / "pretrained_models" / f"{TASKS[task]}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: {task}'s default weights are not there")
     return path

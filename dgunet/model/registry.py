@@ -1,4 +1,4 @@
-"""The one registry of tasks: their names, models and where to import them from.
+"""The one registry of tasks: their names, models and default weights.
 
 A model's `config` names its entry here, so that a checkpoint leads back to its code.
 """
@@ -12,14 +12,7 @@ from dgunet.base.errors import InputError
 from dgunet.model.network import Network
 
 MODELS = ("DGUNet", "DGUNet_plus")
-TASKS: Mapping[str, str] = {  # task → module of its models
-    "Deblurring": "dgunet.Deblurring.DGUNet",
-    "Deraining": "dgunet.Deraining.DGUNet",
-    "Denoising": "dgunet.Denoising.DGUNet",
-    "Compressive_Sensing": "dgunet.Compressive_Sensing.DGUNet",
-}
-
-DEFAULT_WEIGHTS: Mapping[str, str] = {  # task → its default file in pretrained_models/, no suffix
+TASKS: Mapping[str, str] = {  # task, the name of its folder → bundled weights used by default
     "Deblurring": "small_blur_mild",
     "Deraining": "small_rain_medium",
     "Denoising": "blind",
@@ -33,7 +26,7 @@ def model_class(task: str, model: str = "DGUNet") -> type[Network]:
         raise InputError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
     if model not in MODELS:
         raise InputError(f"unknown model {model!r}, expected one of {', '.join(MODELS)}")
-    return getattr(import_module(TASKS[task]), model)
+    return getattr(task_module(task, "DGUNet"), model)
 
 
 def build_model(

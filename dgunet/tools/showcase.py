@@ -32,7 +32,7 @@ from dgunet.images.files import (
 from dgunet.images.psnr import psnr
 from dgunet.inference.restorer import Restorer
 from dgunet.model.pretrained import default_weights, read_record, trained_for
-from dgunet.model.registry import DEFAULT_WEIGHTS
+from dgunet.model.registry import TASKS
 from dgunet.scoring.protocols import gaussian_rgb
 from dgunet.scoring.tables import markdown
 from dgunet.tools.figure import Row, picture_rows
@@ -129,13 +129,13 @@ def showcase(
     the images and `stages.png` into `output`, and the same figure into the files `figures`."""
     table: list[list[str]] = []
     rows: list[Row] = []
-    for task in DEFAULT_WEIGHTS:
+    for task in TASKS:
         try:
             examples = restore_task(task, photos, output / task, max_side)
         except FileNotFoundError as error:
             print(f"left out: {error}", flush=True)
             continue
-        print(f"{task}: {DEFAULT_WEIGHTS[task]}", flush=True)
+        print(f"{task}: {TASKS[task]}", flush=True)
         table.append(table_row(task, list(examples.values())))
         name, row, column = DETAILS[task]
         shown = examples.get(name) or next(iter(examples.values()))

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import importlib
 import shutil
 
 import numpy as np
@@ -16,7 +15,7 @@ from dgunet.base.errors import InputError
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import save_checkpoint
-from dgunet.model.registry import TASKS
+from dgunet.model.registry import TASKS, task_module
 
 DESIGNS = ["Deraining", "Compressive_Sensing"]  # the other tasks' networks are copies of the first
 
@@ -101,7 +100,7 @@ def test_a_change_to_a_model_file_changes_what_is_restored(task, monkeypatch):
     image = np.random.default_rng(0).random((32, 40), np.float32)
     expected = Restorer(small(task, stages=3), device="cpu")(image)
     for part in ("FGDM", "CAB", "ConvBlock", "ISFF", "IPMM", "LastIPMM"):
-        kind = getattr(importlib.import_module(TASKS[task]), part)
+        kind = getattr(task_module(task, "DGUNet"), part)
         with monkeypatch.context() as context:
 
             def changed(self, z, *given, forward=kind.forward):

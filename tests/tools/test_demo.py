@@ -258,7 +258,7 @@ def release(monkeypatch, tmp_path):
     """A stand-in for what ships: small random networks for all tasks but Deblurring."""
     root = tmp_path / "release"
     monkeypatch.setattr(shipped, "task_folder", lambda task: root / task)
-    monkeypatch.setitem(shipped.DEFAULT_WEIGHTS, "Denoising", "small_gaussian25")
+    monkeypatch.setitem(shipped.TASKS, "Denoising", "small_gaussian25")
     records = {
         "Deraining": {"training": {"degradation": "rain_medium"}},
         "Denoising": {
@@ -268,7 +268,7 @@ def release(monkeypatch, tmp_path):
         "Compressive_Sensing": {"cs_ratio": 25},
     }
     for task, record in records.items():
-        network, name = small(task, stages=3), shipped.DEFAULT_WEIGHTS[task]
+        network, name = small(task, stages=3), shipped.TASKS[task]
         network.zero_image_convolutions()
         file = root / task / "pretrained_models" / f"{name}.safetensors"
         save_checkpoint(file, network)
