@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from dgunet.images.sizes import by, check_sizes
 Placement = Callable[[int, int], tuple[int, int]]
 
 
+@dataclass(eq=False)
 class CropSource(Dataset):
     """What the data sources share: from a `SampleKey` to an augmented sample.
 
@@ -62,22 +64,15 @@ class CropSource(Dataset):
         skip_corrupt: go on with the next image where one cannot be read; else `InputError`.
     """
 
-    items: Sequence
-
-    def __init__(
-        self,
-        patch_size: int,
-        seed: int = 0,
-        *,
-        augment: bool = True,
-        saturation: bool = False,
-        degrade: Degradation | None = None,
-        grey: bool = False,
-        skip_corrupt: bool = False,
-    ):
-        self.patch_size, self.seed = patch_size, seed
-        self.augment, self.saturation = augment, saturation
-        self.degrade, self.grey, self.skip_corrupt = degrade, grey, skip_corrupt
+    items: Sequence = field(init=False)
+    patch_size: int
+    seed: int = 0
+    _: KW_ONLY
+    augment: bool = True
+    saturation: bool = False
+    degrade: Degradation | None = None
+    grey: bool = False
+    skip_corrupt: bool = False
 
     def __len__(self) -> int:
         return len(self.items)
