@@ -105,22 +105,15 @@ KEYS: dict[str, Key] = {
     "MODEL.ZERO_IMAGE_CONVOLUTIONS": Key(
         False, "start with stages that only take their gradient step, far ahead of a random start"
     ),
-    "OPTIM.BATCH_SIZE": Key(
-        16, "samples of a step, over all GPUs and accumulated parts together", ONE_OR_MORE
-    ),
+    "OPTIM.BATCH_SIZE": Key(16, "samples of a step, of all GPUs and parts together", ONE_OR_MORE),
     "OPTIM.NUM_EPOCHS": Key(250, "length of the run, unless TRAINING.MINUTES is set", ONE_OR_MORE),
     "OPTIM.LR_INITIAL": Key(2e-4, "highest learning rate", ABOVE_ZERO),
     "OPTIM.LR_MIN": Key(1e-6, "lowest learning rate of the cosine", ZERO_OR_MORE),
     "OPTIM.LR_BATCH": Key(
-        0,
-        "reference batch for square-root learning-rate scaling: both rates are multiplied by "
-        "√(BATCH_SIZE / LR_BATCH); 0: no scaling",
-        ZERO_OR_MORE,
+        0, "multiply both rates by √(BATCH_SIZE / LR_BATCH), if this is not 0", ZERO_OR_MORE
     ),
     "OPTIM.SCHEDULE": Key(
-        "cosine",
-        "learning rate after the warm-up: cosine or constant",
-        one_of("cosine", "constant"),
+        "cosine", "rate after the warm-up: cosine or constant", one_of("cosine", "constant")
     ),
     "OPTIM.HALVE_AFTER": Key(
         0, "constant schedule: halve the rate after this many epochs; 0: never", ZERO_OR_MORE
@@ -130,22 +123,14 @@ KEYS: dict[str, Key] = {
         0.02, "with TRAINING.MINUTES: share of the steps for the warm-up, not WARMUP_EPOCHS", SHARE
     ),
     "OPTIM.COSINE_EXTRA_EPOCHS": Key(
-        0,
-        "the cosine is this many epochs longer than the run, so that it stops above LR_MIN",
-        ZERO_OR_MORE,
+        0, "epochs that the cosine is longer than the run, to stop above LR_MIN", ZERO_OR_MORE
     ),
     "OPTIM.WEIGHT_DECAY": Key(0.0, "weight decay of Adam", ZERO_OR_MORE),
-    "OPTIM.ACCUMULATE": Key(
-        1, "number of parts in which a batch is worked off, to save memory", ONE_OR_MORE
-    ),
+    "OPTIM.ACCUMULATE": Key(1, "parts a batch is worked off in, to save memory", ONE_OR_MORE),
     "OPTIM.CLIP_GRAD": Key(0.0, "largest norm of the gradient; 0: no limit", ZERO_OR_MORE),
-    "OPTIM.EMA": Key(
-        0.0, "decay of a moving average of the weights, such as 0.999; 0: no average", SHARE
-    ),
-    "OPTIM.NEPOCH_DECAY": Key([100], "without effect, as in the published code"),
-    "OPTIM.BETA1": Key(
-        0.5, "without effect, as in the published code: Adam's betas are 0.9, 0.999"
-    ),
+    "OPTIM.EMA": Key(0.0, "decay of the weights' moving average, such as 0.999; 0: none", SHARE),
+    "OPTIM.NEPOCH_DECAY": Key([100], "without effect, as published"),
+    "OPTIM.BETA1": Key(0.5, "without effect, as published: Adam's betas are 0.9, 0.999"),
     "DATA.DEGRADATION": Key(
         "",
         "degrade photographs on the fly, such as `gaussian25`, `gaussian0-50`, `rain_light+clean`; "
@@ -156,10 +141,7 @@ KEYS: dict[str, Key] = {
     "DATA.REPEATS": Key(1, "crops that an epoch takes of each image", ONE_OR_MORE),
     "DATA.MIXUP_AFTER": Key(-1, "blend the pairs of a batch (MixUp) after this epoch; -1: never"),
     "TRAINING.MINUTES": Key(
-        0.0,
-        "length of the run: its first steps are timed and the number of steps set accordingly, in "
-        "place of NUM_EPOCHS; 0: by epochs",
-        ZERO_OR_MORE,
+        0.0, "length of the run, for which its first steps are timed; 0: NUM_EPOCHS", ZERO_OR_MORE
     ),
     "TRAINING.RESUME": Key(False, "go on from `model_latest.pth`"),
     "TRAINING.TRAIN_DIR": Key(
@@ -203,11 +185,9 @@ KEYS: dict[str, Key] = {
         "validations in such an epoch; with MINUTES: in the whole run",
         Check(lambda v: 1 <= v <= 10_000, "from 1 to 10,000"),
     ),
-    "TRAINING.SAVE_IMAGES": Key(False, "without effect, as in the published code"),
+    "TRAINING.SAVE_IMAGES": Key(False, "without effect, as published"),
     "TRAINING.KEEP_EPOCHS": Key(True, "keep `model_epoch_N.pth` of every epoch validated"),
-    "TRAINING.SAVE_MINUTES": Key(
-        10.0, "minutes between two saves of the latest state within an epoch", ABOVE_ZERO
-    ),
+    "TRAINING.SAVE_MINUTES": Key(10.0, "minutes between two saves within an epoch", ABOVE_ZERO),
     "TRAINING.WORKERS": Key(4, "processes that load data; 0: none of their own", ZERO_OR_MORE),
     "TRAINING.SKIP_CORRUPT": Key(False, "leave out images that cannot be read, and count them"),
     "TRAINING.PRECISION": Key(
