@@ -249,7 +249,7 @@ def load_config(
     values["TRAINING.SAVE_DIR"] = _absolute(values["TRAINING.SAVE_DIR"], folder)
     sources: dict[str, str | Path] = {}
     for source, base, given in (
-        (file, folder, _flattened(content, keys, file)),
+        (file, folder, _leaves(content)),
         ("--opts", Path.cwd(), zip(opts[::2], opts[1::2], strict=True)),
     ):
         for name, value in given:
@@ -329,18 +329,6 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "TRAINING.COMPILE", "default where OPTIM.ACCUMULATE is above 1"
     if values["TRAINING.HOLD_OUT"] and values["TRAINING.VAL_DIR"]:
         yield "TRAINING.HOLD_OUT", "0 where TRAINING.VAL_DIR is given"
-
-
-def _flattened(content: Mapping, keys: Mapping[str, Key], file: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of a YAML file; what is no known section is left whole."""
-    sections = {name.partition(".")[0] for name in keys if "." in name}
-    for name, value in content.items():
-        if name not in sections:
-            yield str(name), value
-        elif isinstance(value, Mapping):
-            yield from ((f"{name}.{key}", inner) for key, inner in value.items())
-        else:
-            raise InputError(f"{file}: {name} is {value!r}, expected a section of keys")
 
 
 def _typed(value, name: str, keys: Mapping[str, Key], source: str | Path) -> Any:

@@ -162,7 +162,7 @@ def test_relative_paths_start_at_the_file_or_the_current_folder(tmp_path, monkey
         ("OPTIM: {BATCHSIZE: 4}", "unknown key OPTIM.BATCHSIZE, did you mean OPTIM.BATCH_SIZE?"),
         ("MODELL: {NAME: DGUNet}", "unknown key MODELL"),
         ("MODEL: {CS_RATIO: 10}", "unknown key MODEL.CS_RATIO"),  # compressive sensing has it
-        ("OPTIM: 3", "OPTIM is 3, expected a section of keys"),
+        ("OPTIM: 3", "unknown key OPTIM"),
         ("OPTIM: {BATCH_SIZE: True}", "OPTIM.BATCH_SIZE is True, expected a whole number"),
         ("OPTIM: {BATCH_SIZE: 0}", "OPTIM.BATCH_SIZE is 0, expected at least 1"),
         ("OPTIM: {LR_INITIAL: fast}", "OPTIM.LR_INITIAL is 'fast', expected a number"),
