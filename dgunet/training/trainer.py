@@ -151,7 +151,7 @@ class Trainer:
                 f"TRAINING.COMPILE with GPU: {config.GPU}: nn.DataParallel cannot be compiled; "
                 f"expected torchrun --nproc_per_node {len(config.GPU)} train.py …, or one GPU"
             )
-        self.require_memory()
+        self.check_memory()
         torch.manual_seed(config.SEED)
         self.build_data()
         self.build_model()
@@ -173,7 +173,7 @@ class Trainer:
                     "the rest: several machines need a file system that they share"
                 )
 
-    def require_memory(self) -> None:
+    def check_memory(self) -> None:
         """Raise `InputError` for a run that the memory certainly does not suffice for: counted are
         the weights (off the GPU with gradients and Adam's moments), the loader's processes, and a
         pair of crops in each."""
