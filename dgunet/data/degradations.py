@@ -85,16 +85,12 @@ def degradation(name: str) -> Degradation | None:
     """
     if not name:
         return None
-    parts, noise = name.split("+"), noise_range(name)
-    if len(parts) > 1 and all(parts):
-        return partial(_one_of, choices=[degradation(part) for part in parts])
-    if name == "clean":
-        return _unchanged
-    if noise and noise[0] <= noise[1]:
-        return partial(_gaussian, low=noise[0], high=noise[1])
-    if name in PRESETS:
-        return partial(_preset, name=name)
-    raise InputError(f"DATA.DEGRADATION: {name}; expected {NAMES}")
+    names = name.split("+")
+    for part in names:
+        low, high = noise_range(part) or (1, 0)
+        if low > high and part not in ("clean", *PRESETS):
+            raise InputError(f"DATA.DEGRADATION: {part or name}; expected {NAMES}")
+    return partial(_degrade_by_one, names=names)
 
 
 def is_degradation(name: str) -> bool:
@@ -272,17 +268,11 @@ def _between(limits: tuple[float, float], fraction: float) -> float:
     return limits[0] + (limits[1] - limits[0]) * fraction
 
 
-def _unchanged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return image
-
-
-def _one_of(image: np.ndarray, rng: np.random.Generator, choices: list) -> np.ndarray:
-    return choices[rng.integers(len(choices))](image, rng)
-
-
-def _gaussian(image: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    return add_noise(image, Noise(low if low == high else rng.uniform(low, high)), rng)
-
-
-def _preset(image: np.ndarray, rng: np.random.Generator, name: str) -> np.ndarray:
+def _degrade_by_one(image: np.ndarray, rng: np.random.Generator, names: list[str]) -> np.ndarray:
+    name = names[rng.integers(len(names))] if len(names) > 1 else names[0]
+    if name == "clean":
+        return image
+    if noise := noise_range(name):
+        low, high = noise
+        return add_noise(image, Noise(low if low == high else rng.uniform(low, high)), rng)
     return degrade(image, name, rng)
