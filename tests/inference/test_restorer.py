@@ -155,6 +155,31 @@ def test_tiles_without_overlap_are_the_published_grid():
     assert tuple(network.seen[-1].shape) == (2, 1, 128, 128)
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_float32_is_not_tf32(precision):
+    seen = []
+
+    def note(image):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return image
+
+    note(None)
+    live(StandIn(note), precision=precision).restore(torch.rand(1, 3, 16, 16))
+    note(None)
+    assert seen[1] == (precision == "tf32", False)
+    assert seen[0] == seen[2]
+
+
+def test_compressive_sensing_takes_each_channel_on_its_own():
+    network, image = small("Compressive_Sensing"), pixels(40, 70, 3)
+    restorer = Restorer(network, device="cpu")
+    restored = restorer(image)
+    for channel in range(3):
+        np.testing.assert_allclose(restored[..., channel], restorer(image[..., channel]), atol=1)
+    expected = by_network(network, image[..., 1])
+    np.testing.assert_allclose(restored[..., 1], expected * 255, atol=0.51)
+
+
 def shifted(image):
     """Looks at the neighbours to the left and above: tells all eight symmetries apart."""
     return image + 0.5 * image.roll(1, -1) - 0.25 * image.roll(1, -2)

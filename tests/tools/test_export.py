@@ -24,10 +24,14 @@ pytest.importorskip("onnxscript")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "restore_onnx.py"
 SIZES = {"width": 8, "width_step": 4}
-CASES = {  # name → task and sizes of a random network; of a trained one of denoising two stages
-    "deblurring": ("Deblurring", {**SIZES, "stages": 3}),
-    "sensing": ("Compressive_Sensing", {**SIZES, "stages": 2, "cs_ratio": 10}),
-    "denoising": ("Denoising", {"width": 20, "width_step": 10, "last_extra": 8, "stages": 2}),
+CASES = {  # name → task, model, sizes of a random network; of a trained one of denoising two stages
+    "deblurring": ("Deblurring", "DGUNet_plus", {**SIZES, "stages": 2}),
+    "sensing": ("Compressive_Sensing", "DGUNet", {**SIZES, "stages": 2, "cs_ratio": 10}),
+    "denoising": (
+        "Denoising",
+        "DGUNet",
+        {"width": 20, "width_step": 10, "last_extra": 8, "stages": 2},
+    ),
 }
 
 
@@ -40,10 +44,10 @@ def exported(tmp_path_factory):
         key = f"{name}_{precision}{suffix}"
         if key in made:
             return made[key]
-        task, sizes = CASES[name]
+        task, model, sizes = CASES[name]
         weights = folder / f"{name}.safetensors"
         torch.manual_seed(0)
-        network = build_model(task, "DGUNet", sizes)
+        network = build_model(task, model, sizes)
         if name == "denoising":
             trained, _ = load_model(find_weights("small_gaussian25"))
             network.load_state_dict(trained.state_dict(), strict=False)
@@ -114,7 +118,7 @@ def test_graph_has_no_float64_and_metadata_that_says_what_it_is(exported, name, 
     assert says["weights_sha256"] == sha256(weights)
     for key, value in {
         "task": name.capitalize(),
-        "model": "DGUNet",
+        "model": type(network).__name__,
         "degradation": "",
         "precision": precision,
         "licence": "",

@@ -1,9 +1,12 @@
 """Broken files of every kind, made by hypothesis: they are read, or an error is raised that is
 documented. They are broken in their bytes, and in the structures that they hold.
 
-The suite tries the same thousand every time. `make fuzz` tries others, in processes of their own
-whose memory is limited, so that a crash of a decoder is told with the file that caused it. No input
-may take longer than `SECONDS`.
+The suite tries the same thousand every time. `make fuzz`, or
+
+    PYTHONPATH=tests python tests/tools/test_fuzz.py --minutes 10
+
+tries others for as long, in processes of their own whose memory is limited, so that a crash of a
+decoder is told with the file that caused it. No input may take longer than `SECONDS`.
 """
 
 import argparse
@@ -21,10 +24,11 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from functools import cache
-from itertools import count
 from pathlib import Path
 
+import h5py
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -56,8 +60,9 @@ from dgunet.tools.pack import pack
 from dgunet.training.configuration import KEYS, load_config
 from dgunet.training.state import load_state
 
-SECONDS = 60  # that an input may take
+SECONDS_A_ROUND, SECONDS = 900, 60  # of which no input may take more
 MEMORY = 2 * 10**9  # bytes that a process may take for an input
+COUNTS: Counter = Counter()  # property → inputs tried
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))  # where the file in hand lies
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
@@ -302,6 +307,75 @@ def altered(draw, contents, write, tensors=False):
     return suffix, lambda path: write(path, content)
 
 
+PARTS = ("names", "sizes", "target", "degraded", "target/000000", "degraded/000000")
+LAYOUTS = {  # options of a data set
+    "plain": lambda: {},
+    "huge": lambda: {},
+    "chunks": lambda: {"chunks": True},
+    "gzip": lambda: {"compression": 9},
+    "external": lambda: {"external": [(str(FOLDER / "seed.h5"), 0, 10**6)]},
+}
+LINKS = ("virtual", "soft", "link", "none", "attribute")
+DTYPES_OF_H5 = ("u1", "i8", "f4", "S20", "O", "u1,f8", "(3,)u1", "?", "c8", "V9")
+SHAPES = ((), (0,), (1,), (1, 2), (24, 20, 3), (3, 24, 20), (1, 1, 1), (2,) * 32)
+PACKED_CHANGE = st.tuples(
+    *map(st.sampled_from, (PARTS, (*LAYOUTS, *LINKS), DTYPES_OF_H5, SHAPES, PARTS))
+)
+
+
+def alter_packed(file, part, layout, dtype, shape, name):
+    """Put another data set, link or attribute into a packed file."""
+    dtype = h5py.string_dtype() if dtype == "O" else np.dtype(dtype)
+    if layout == "attribute":
+        value = b"dgunet-pairs" if dtype == "S20" else np.zeros(shape[:3], dtype)
+        return file.attrs.create(("format", "version")[len(shape) % 2], value)
+    del file[part]
+    if layout == "soft":
+        file[part] = h5py.SoftLink("/" + name)
+    elif layout == "link":
+        file[part] = h5py.ExternalLink(str(FOLDER / "seed.h5"), name)
+    elif layout == "virtual":
+        source = h5py.VirtualLayout(shape, dtype)
+        source[...] = h5py.VirtualSource(str(FOLDER / "seed.h5"), name, shape)
+        file.create_virtual_dataset(part, source)
+    elif layout != "none":
+        huge = tuple(10**4 * side for side in shape) if layout == "huge" else shape
+        file.create_dataset(part, huge, dtype, **LAYOUTS[layout]())
+
+
+@st.composite
+def altered_packed(draw):
+    changes = draw(st.lists(PACKED_CHANGE, min_size=1, max_size=3))
+
+    def write(path):
+        path.write_bytes(packed_files()[0][1])
+        with h5py.File(path, "r+") as file:
+            for change in changes:
+                with contextlib.suppress(Exception):  # such a file cannot be made
+                    alter_packed(file, *change)
+
+    return ".h5", write
+
+
+YAML_NODES = """
+!!int abc;!!float x;2024-13-45;2024-01-01;!!timestamp x;!!binary x;!!set {a};!!omap [a];!!bool x
+!!python/object/apply:os.system [exit];&a [*a];*none;{<<: [1]};? [1];{<<: {a: 1}};!!null 3;1e999
+-.inf;'\\ud800';"\\ud800";|;%TAG;~;=;&a {a: &b [*a, *b]};{a: 1, a: 2};!!str {};!!seq x;!!map []
+"""
+YAML_NODES = YAML_NODES.strip().replace("\n", ";").split(";")
+YAML_NODES += ["[" * 3000, "{a: " * 3000, "9" * 5000, "0x" + "f" * 5000, "1:" * 2000 + "1", "\t"]
+
+
+@st.composite
+def odd_yaml(draw):
+    """Configurations with any YAML in the place of a value."""
+    section, _, last = draw(st.sampled_from([*KEYS, "OPTIM", "UNKNOWN", "MODEL.X"])).rpartition(".")
+    node = draw(st.sampled_from(YAML_NODES) | st.text(max_size=40))
+    text = f"{section}: {{{last}: {node}}}" if section else f"{last}: {node}"
+    text = f"TRAINING: {{TRAIN_DIR: {FOLDER}}}\n{text}\n"
+    return ".yml", lambda path: path.write_text(text, "utf-8", "replace")
+
+
 # What reads them.
 
 
@@ -341,15 +415,36 @@ def read_any_packed(path):
     data._file.close()
 
 
-def read_any_notes(path):
-    """As what lies beside results, or beside weights."""
-    record = read_record(path.with_suffix(".pth"))
-    assert record is None or trained_for(record).isprintable()
+def read_any_settings(path):
     beside = path.with_name("settings.json")
     beside.write_bytes(path.read_bytes())
     found = read_settings(path.parent)
     assert all(c.isprintable() for c in describe_settings({"a": found, "b": None}))
     ResultsFolder(path.parent, {"program": "demo.py", "tile": 0}).finished([], overwrite=False)
+
+
+def read_any_record(path):
+    record = read_record(path.with_suffix(".pth"))
+    assert record is None or trained_for(record).isprintable()
+
+
+def reading(read):
+    """Return a property of files: `read` makes something of them, or a documented error."""
+
+    def check_file(drawn):
+        suffix, write = drawn
+        path = FOLDER / f"hand{sum(COUNTS.values())}{suffix}"  # it stays if that fails
+        try:
+            write(path)
+        except Exception:  # no such file can be written
+            return path.unlink(missing_ok=True)
+        try:
+            read(path)
+        except (InputError, FileNotFoundError) as error:
+            assert str(error)
+        path.unlink()
+
+    return check_file
 
 
 def written(contents, write):
@@ -367,86 +462,95 @@ def written(contents, write):
     return files
 
 
-FILES = {  # name → what reads the files, a strategy of them, and how many the suite tries
-    "image files": (read_any_image, broken(image_files), 200),
-    "photo files": (read_any_photo, broken(image_files), 200),
-    "packed files": (read_any_packed, broken(packed_files), 100),
+PROPERTIES = {  # name → what must hold, of what, and how many of them the suite tries
+    "image files": (reading(read_any_image), broken(image_files), 200),
+    "photo files": (reading(read_any_photo), broken(image_files), 200),
+    "packed files": (reading(read_any_packed), broken(packed_files), 100),
+    "altered packed files": (reading(read_any_packed), altered_packed(), 60),
+    "YAML nodes": (reading(load_config), odd_yaml(), 100),
 }
 for name, contents, write, read, bytes_tried, structures_tried in (
     ("checkpoints", checkpoints, write_checkpoint, read_any_checkpoint, 150, 80),
     ("training states", training_states, write_checkpoint, resume, 10, 12),
     ("configurations", configurations, write_yaml, load_config, 100, 60),
     ("measurements", measurements, write_npz, read_measurements, 100, 80),
-    ("settings", notes, write_json, read_any_notes, 40, 100),
+    ("settings", notes, write_json, read_any_settings, 40, 100),
+    ("records", notes, write_json, read_any_record, 40, 100),
 ):
     structures = altered(contents, write, tensors=write is write_checkpoint)
-    FILES[name] = (read, broken(written(contents, write)), bytes_tried)
-    FILES[f"altered {name}"] = (read, structures, structures_tried)
+    PROPERTIES[name] = (reading(read), broken(written(contents, write)), bytes_tried)
+    PROPERTIES[f"altered {name}"] = (reading(read), structures, structures_tried)
 
 
-def check(name, tried, number=None):
-    """Try so many files, always the same, or those of a seed: something is made of them, or a
-    documented error."""
-    read, files, _ = FILES[name]
+def check(name, count, number=None):
+    """Try `count` inputs of a property: always the same, or those of a seed."""
+    holds, strategy, _ = PROPERTIES[name]
 
-    def check_file(drawn):
-        suffix, write = drawn
-        path = FOLDER / f"hand{suffix}"  # it stays if that fails
+    def counted(drawn):
+        COUNTS[name] += 1
         faulthandler.dump_traceback_later(SECONDS, exit=True)
-        with contextlib.suppress(Exception):  # not every such file can be written
-            write(path)
-        try:
-            read(path)
-        except (InputError, FileNotFoundError) as error:
-            assert str(error)
-        path.unlink(missing_ok=True)
+        holds(drawn)
         faulthandler.cancel_dump_traceback_later()
 
-    check_file.__qualname__ = name
+    counted.__qualname__ = name
     test = settings(
-        max_examples=tried,
+        max_examples=count,
         derandomize=number is None,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-    )(given(files)(check_file))
+    )(given(strategy)(counted))
     (test if number is None else seed(number)(test))()
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_broken_files_are_read_or_refused(name):
-    check(name, FILES[name][2])
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_property(name):
+    check(name, PROPERTIES[name][2])
+    assert COUNTS[name] >= PROPERTIES[name][2] / 2
 
 
-def run_round(name, tried, number):
+def run_round(name, count, number, results):
     messages = (FOLDER / "messages").open("w")  # decoders write to it too, past Python
     os.dup2(messages.fileno(), sys.stderr.fileno())
     build_model("Denoising")  # what torch maps at first is no part of the limit
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    check(name, tried, number)
+    try:
+        check(name, count, number)
+    finally:
+        results.put(COUNTS[name])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--only", choices=PROPERTIES, help="one property")
     options = parser.parse_args()
-    end, first = time.monotonic() + 60 * options.minutes, int(time.time())
+    end, total, number = time.monotonic() + 60 * options.minutes, Counter(), int(time.time())
+    names = [options.only] if options.only else list(PROPERTIES)
     forked = multiprocessing.get_context("fork")
-    for number in count(first):
-        for name, (_, _, tried) in FILES.items():
+    while time.monotonic() < end:
+        number += 1
+        for name in names:
             if time.monotonic() > end:
-                print(f"no failure in {options.minutes:g} minutes, seeds from {first}")
-                return
-            process = forked.Process(target=run_round, args=(name, 4 * tried, number))
+                break
+            results = forked.Queue()
+            count = 4 * PROPERTIES[name][2]
+            process = forked.Process(target=run_round, args=(name, count, number, results))
             process.start()
-            process.join()
+            process.join(SECONDS_A_ROUND)
+            if process.is_alive():
+                process.kill()  # what it waits for in C, nothing else ends
+                process.join()
             if process.exitcode:
                 atexit.unregister(shutil.rmtree)
                 print((FOLDER / "messages").read_text(errors="replace")[-5000:])
                 print(f"{name}, seed {number}: exit code {process.exitcode}; last file in {FOLDER}")
                 sys.exit(1)
+            total[name] += results.get()
+    print(f"{sum(total.values()):,} inputs in {options.minutes:g} minutes, no failure:")
+    print(", ".join(f"{name} {count:,}" for name, count in total.items()))
 
 
 if __name__ == "__main__":

@@ -129,6 +129,13 @@ def test_two_runs_do_not_share_a_folder(data, tmp_path):
     assert error.startswith(f"error: {folder}: process ")
 
 
+def test_a_process_with_another_checkpoint_is_refused(data, tmp_path, monkeypatch):
+    """As on a second machine without the first one's checkpoints."""
+    monkeypatch.setattr(Devices, "agree", lambda self, *values: False)
+    with pytest.raises(InputError, match=r"process 0 has other data or another .*latest.pth"):
+        single(data, tmp_path)
+
+
 # Devices
 
 
