@@ -38,7 +38,8 @@ HELD_OUT_CROP = 256  # pixels: the size of most of Set11's images
 
 def training_data(cfg: CfgNode) -> Photographs:
     """Return the crops of `TRAINING.TRAIN_DIR`, its sub-folders included, but for the
-    `TRAINING.HOLD_OUT` photographs to validate on."""
+    `TRAINING.HOLD_OUT` photographs to validate on. Raises `InputError` for a folder that cannot be
+    trained on."""
     images, names, unreadable = _read_all(_photographs(cfg)[0], read_luma, cfg)
     flip = cfg.DATA.HORIZONTAL_FLIP
     return Photographs(images, names, cfg.TRAINING.TRAIN_PS, cfg.SEED, unreadable, flip)
@@ -46,7 +47,8 @@ def training_data(cfg: CfgNode) -> Photographs:
 
 def validation_data(cfg: CfgNode) -> ValidationPhotographs | None:
     """Return the images of `TRAINING.VAL_DIR` (of colour ones Y as in testing); or, with
-    `TRAINING.HOLD_OUT`, the centres of the photographs held out; None where there are neither."""
+    `TRAINING.HOLD_OUT`, the centres of the photographs held out; None where there are neither.
+    Raises `InputError` for a folder without readable images."""
     keys = cfg.TRAINING
     if keys.HOLD_OUT:
         images, names, unreadable = _read_all(_photographs(cfg)[1], read_luma, cfg)

@@ -73,7 +73,8 @@ def paper(cfg: CfgNode) -> tuple[int, int, int]:
 
 
 def prepare(model: DGUNet, cfg: CfgNode, photographs: Photographs, fresh: bool) -> None:
-    """Give the model the Φ that the configuration asks for, and the weights of another ratio."""
+    """Give the model the Φ that the configuration asks for, and the weights of another ratio.
+    Raises `InputError` for files of `MODEL.PHI` and `MODEL.BODY_WEIGHTS` that do not fit."""
     if cfg.MODEL.BODY_WEIGHTS and fresh:
         body, _ = load_model(cfg.MODEL.BODY_WEIGHTS, TASK.name, cfg.MODEL.NAME)
         if body.sizes | {"cs_ratio": 0} != model.sizes | {"cs_ratio": 0}:

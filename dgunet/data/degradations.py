@@ -111,7 +111,7 @@ def describe(name: str) -> str:
     'rain streaks, light, or rain streaks, heavy, or nothing'
     """
     if "+" in name:
-        return ", or ".join(map(describe, name.split("+")))
+        return ", or ".join(dict.fromkeys(map(describe, name.split("+"))))
     if name == "clean":
         return "nothing"
     if noise := noise_range(name):

@@ -14,7 +14,7 @@ from dgunet.model.network import Network
 MODELS = ("DGUNet", "DGUNet_plus")
 TASKS: Mapping[str, str] = {  # task, the name of its folder → bundled weights used by default
     "Deblurring": "small_blur_mild",
-    "Deraining": "small_rain_medium",
+    "Deraining": "mixed_rain",
     "Denoising": "blind",
     "Compressive_Sensing": "DGUNet_25",
 }

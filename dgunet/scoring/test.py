@@ -70,7 +70,8 @@ def run_benchmark(benchmark: Benchmark, description: str) -> None:
 
 
 def load_restorer(benchmark: Benchmark, options: argparse.Namespace) -> Restorer:
-    """Return a restorer with `options.weights`, of the benchmark's task, as the options say."""
+    """Return a restorer with `options.weights`, of the benchmark's task, as the options say. Raises
+    `InputError` for options that make no sense and weights of another task."""
     task = benchmark.task
     if options.weights is None:
         raise InputError(
@@ -152,7 +153,7 @@ def find_sets(
 ) -> list[ImageSet]:
     """Return the sets to restore: those named; else `input_dir` itself if it holds `input/` or
     images; else those of the benchmark's default sets that exist. A set's inputs lie in `input/`
-    beside the targets."""
+    beside the targets. Raises `InputError` for a missing folder."""
     if not names and (alone := folder_set(input_dir, benchmark.protocol)):
         return [alone]
     targets = {n: benchmark.target(input_dir, n) for n in names or benchmark.default_sets}

@@ -182,7 +182,7 @@ def export(weights: Path, output: Path, precision: str = "float32") -> list[Path
 
 
 def save_onnx(path: Path, part: Part, says: Mapping[str, str]) -> None:
-    """Write a part of a network as ONNX."""
+    """Write a part of a network as ONNX. Raises `InputError` where the library is missing."""
     try:
         from onnxscript import opset18
     except ImportError as error:

@@ -180,7 +180,7 @@ def find_images(
             )
         results = _real(result_dir)
         nested = results != _real(base) and results.is_relative_to(_real(base))
-        for file in files:
+        for file in natsorted(files, key=str):
             if nested and _real(file).is_relative_to(results):
                 continue
             if file.suffix.lower() not in IMAGE_SUFFIXES:
@@ -351,7 +351,8 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def choose_weights(weights: str | None, task: str | None) -> Path:
-    """Return the file that --weights says, or else the task's default."""
+    """Return the file that --weights says, or else the task's default. Raises `InputError` where
+    neither is given, `FileNotFoundError` where the default is not there."""
     if weights is not None:
         return find_weights(weights)
     if task is not None:

@@ -2,7 +2,7 @@
 
     cd Deraining
     python train.py                                        training.yml: the published recipe
-    python train.py --config small.yml --opts KEY VALUE …  another recipe, and other values
+    python train.py --config mixed.yml --opts KEY VALUE …  another recipe, and other values
     torchrun --nproc_per_node 4 train.py                   one process for each of four GPUs
     python train.py --opts TRAINING.RESUME True            go on with a run
 

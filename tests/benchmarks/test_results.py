@@ -77,12 +77,12 @@ def test_a_network_makes_no_image_worse():
 
 
 def test_scores_are_written_checked_and_measured_again(measured, capsys):
-    opening, ours = f"{RAIN}/opening", f"{RAIN}/small_rain_medium"
+    opening, ours = f"{RAIN}/opening", f"{RAIN}/mixed_rain"
     rows = scores()
     assert {f"{RAIN}/input", opening, ours} <= rows.keys() and rows[opening]["images"] == 2
     text = report.REPORT.read_text(encoding="utf-8")
     assert results.figures(rows[opening]) in text and text.endswith("The end.\n")
-    record = json.loads((measured / "small_rain_medium.json").read_text(encoding="utf-8"))
+    record = json.loads((measured / "mixed_rain.json").read_text(encoding="utf-8"))
     assert record["scores"]["CBSD68, rain_medium"]["psnr"] == rows[ours]["psnr"]
 
     capsys.readouterr()
@@ -108,11 +108,11 @@ def test_scores_are_those_of_the_tasks_test_program(measured, run):
     rows = scores()
     pairs, out = measured / "pairs", measured / "out"
     synthesize("rain_medium", pairs, sorted((measured / "CBSD68").iterdir()))
-    weights = report.ROOT / rows[f"{RAIN}/small_rain_medium"]["weights"]
+    weights = report.ROOT / rows[f"{RAIN}/mixed_rain"]["weights"]
     arguments = ["--weights", weights, "--input_dir", pairs, "--result_dir", out]
     run(test, *arguments, "--device", "cpu", "--jobs", 1)
     lines = list(csv.DictReader((out / "pairs" / "scores.csv").read_text("utf-8").splitlines()))
-    for name, method in (("pairs", "small_rain_medium"), ("pairs input", "input")):
+    for name, method in (("pairs", "mixed_rain"), ("pairs input", "input")):
         row = rows[f"{RAIN}/{method}"]
         for key, tolerance in (("psnr", 1e-3), ("ssim", 1e-4)):
             mean = np.mean([float(line[key]) for line in lines if line["set"] == name])

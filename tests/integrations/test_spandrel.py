@@ -9,7 +9,7 @@ from dgunet.model.pretrained import find_weights
 
 spandrel = pytest.importorskip("spandrel")
 
-WEIGHTS = ("small_gaussian25", "small_rain_medium", "small_blur_mild", "DGUNet_25")
+WEIGHTS = ("small_gaussian25", "mixed_rain", "small_blur_mild", "DGUNet_25")
 
 
 @pytest.fixture(scope="module")

@@ -301,7 +301,7 @@ def test_a_task_has_default_weights(run, release, tmp_path):
     [
         ([], "--task or --weights is missing; expected --task Deblurring|"),
         (["--task", "Deblurring"], "Deblurring/pretrained_models/small_blur_mild.safetensors: "),
-        (["--weights", "small_blur"], "small_rain_medium, small_gaussian25, DGUNet_25"),
+        (["--weights", "small_blur"], "mixed_rain, small_gaussian25, DGUNet_25"),
         (["--weights", "DGUNet_25", "--task", "Denoising"], "this is a Compressive_Sensing DGUNet"),
     ],
 )
