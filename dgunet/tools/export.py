@@ -244,7 +244,8 @@ def run(paths: list[Path], image: Tensor) -> list[Tensor]:
             values = session.run(None, {name: values[0].numpy()})
             values = tuple(map(torch.from_numpy, values))
         else:
-            values = torch.export.load(path).module()(values[0])
+            made = torch.export.load(path).module()(values[0])
+            values = (made,) if isinstance(made, Tensor) else made
     return list(values)
 
 
