@@ -24,7 +24,7 @@ from dgunet.inference.memory import (
     largest_tile,
     return_freed_memory,
 )
-from dgunet.inference.optimize import optimize_for_inference
+from dgunet.inference.optimize import COMPILED_SIZES, optimize_for_inference
 from dgunet.inference.tiling import Span, spans, strips
 from dgunet.model.checkpoint import load_model
 from dgunet.model.network import Network
@@ -115,6 +115,7 @@ class Restorer:
         if optimize:
             network = optimize_for_inference(network, precision, compile)
         self.network = network.to(self.device)
+        self.compiled: set[torch.Size] | None = set() if compile and optimize else None  # sizes
         self.tile, self.largest_tile = tile, math.inf
         self.self_ensemble, self.precision = self_ensemble, precision
         self.progress: Callable[[int, int], None] | None = None  # tiles done, and of all
@@ -343,6 +344,10 @@ class Restorer:
         mode = self.network.padding
         batch = torch.cat([pad(part.to(self.device), *size, mode) for part in parts])
         return_freed_memory(tuple(batch.shape))
+        if self.compiled is not None and batch.shape not in self.compiled:
+            self.compiled.add(batch.shape)
+            if len(self.compiled) == COMPILED_SIZES + 1:
+                log.warning("images of more than %d sizes: not compiled from here", COMPILED_SIZES)
         with tf32(self.precision == "tf32"):
             stages = torch.stack(self.network(batch)[:count])
         split = zip(stages.split(len(parts[0]), dim=1), parts, strict=True)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dgunet.base.errors import InputError
+from dgunet.inference import restorer as restorer_module
 from dgunet.inference.optimize import optimize_for_inference
 from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import save_checkpoint
@@ -159,6 +160,15 @@ def test_compiled_images_are_the_plain_networks(task, monkeypatch, request):
         compiled = optimize_for_inference(network, compile=True)
         np.testing.assert_allclose(compiled(image)[0], network(image)[0], rtol=0, atol=1e-5)
     assert any(folder.iterdir())
+
+
+def test_more_sizes_than_can_be_compiled_are_told(monkeypatch, caplog):
+    monkeypatch.setattr(restorer_module, "COMPILED_SIZES", 2)
+    restorer = Restorer(small("Deraining"), device="cpu", optimize=False)
+    restorer.compiled = set()
+    for side in (16, 16, 24, 16, 32, 40):
+        restorer.restore(torch.rand(1, 3, side, 16))
+    assert caplog.messages == ["images of more than 2 sizes: not compiled from here"]
 
 
 def test_compiling_needs_a_compiler(monkeypatch):
