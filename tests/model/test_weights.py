@@ -59,7 +59,17 @@ def test_record(file):
     assert network.config["model"] == record["model"]
     assert record["sizes"] == network.sizes
     made = record["training"]
-    needed = {"config", "data", "seed", "commit", "patches", "patch_size", "minutes", "hardware"}
+    needed = {
+        "config",
+        "command",
+        "data",
+        "seed",
+        "commit",
+        "patches",
+        "patch_size",
+        "minutes",
+        "hardware",
+    }
     assert made.keys() >= needed
     assert (ROOT / made["config"]).is_file()
     assert record["scores"]
