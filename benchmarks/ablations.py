@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgunet.base.errors import command
+from dgunet.base.options import new_parser
 from dgunet.Compressive_Sensing import DGUNet as sensing
 from dgunet.Compressive_Sensing.data import Photographs, principal_components
 from dgunet.data.crops import hold_out
@@ -367,7 +368,7 @@ def draw(runs: Mapping) -> None:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = report.make_parser(__doc__)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--photos", type=Path, metavar="DIR", help="BSD400; without it nothing is trained")
     add("--patches", type=int, metavar="N", help="that each training sees (as in the table)")

@@ -25,9 +25,10 @@ import bench_inference as inference
 import bench_training as training
 import torch
 from measure import Options, ceilings
-from report import RESULTS, ROOT, fill, machine, make_parser, read_json, table, write_json
+from report import RESULTS, ROOT, fill, machine, read_json, table, write_json
 
 from dgunet.base.errors import InputError, command
+from dgunet.base.options import new_parser
 from dgunet.inference.device import pick_device
 
 README = ROOT / "benchmarks" / "README.md"
@@ -71,7 +72,7 @@ def report(results: Mapping[str, Mapping]) -> str:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--only", metavar="PART,…", help=f"of {', '.join(PARTS)} (default: all but the last two)")
     add("--full", action="store_true", help="every model and more sizes: for a GPU or a free night")

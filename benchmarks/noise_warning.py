@@ -12,9 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from report import ROOT, fill, make_parser, table
+from report import ROOT, fill, table
 
 from dgunet.base.errors import command
+from dgunet.base.options import new_parser
 from dgunet.data.degradations import degradation, pair_generator
 from dgunet.images.files import list_images, read_rgb, to_uint8
 from dgunet.images.noise import noise_level
@@ -51,7 +52,7 @@ def trained_on(record: dict, name: str) -> bool:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="holds CBSD68")
     options = parser.parse_args(arguments)
     photographs = [*list_images(options.data / "CBSD68"), *bundled_photos()]

@@ -21,6 +21,7 @@ from skimage.metrics import structural_similarity
 
 from dgunet.base.errors import command
 from dgunet.base.files import sha256
+from dgunet.base.options import new_parser
 from dgunet.images.files import list_images, read_gray, read_rgb
 from dgunet.images.psnr import decibels
 from dgunet.inference.memory import keep_freed_memory
@@ -110,7 +111,7 @@ def write_down(measured: dict) -> None:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = report.make_parser(__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="holds BSD68 and CBSD68")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth image")
     options = parser.parse_args(arguments)

@@ -6,7 +6,6 @@ and as Markdown between `<!-- begin: NAME -->` and `<!-- end: NAME -->` of a pag
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import math
@@ -28,13 +27,6 @@ from dgunet.scoring.tables import markdown
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 REPORT = ROOT / "RESULTS.md"
-
-
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help begins with a module's docstring, line by line."""
-    return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
 
 
 def spread(values: Sequence[float]) -> dict:

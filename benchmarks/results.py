@@ -40,6 +40,7 @@ from joblib import Parallel, delayed
 
 from dgunet.base.errors import command
 from dgunet.base.files import sha256
+from dgunet.base.options import new_parser
 from dgunet.data.degradations import PRESETS, Noise, degrade, pair_generator
 from dgunet.images.files import list_images, middle, read_gray, read_rgb, to_uint8
 from dgunet.inference.restorer import Restorer
@@ -351,7 +352,7 @@ def run(options: argparse.Namespace) -> list[str]:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = report.make_parser(__doc__)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, metavar="DIR", help="holds CBSD68, Set11, BSD68")
     add("--write", action="store_true", help="write what is new into scores.json and RESULTS.md")
