@@ -295,8 +295,9 @@ def _report(
     if len(means) > 1:
         means["mean"] = [mean_score(part) for part in zip(*means.values(), strict=True)]
     for name, (degraded, restored) in means.items():
-        gain = f"{restored.psnr - degraded.psnr:+.2f} dB"
-        text = f"input {degraded.psnr:.2f} dB, restored {restored.psnr:.2f} dB: {gain}"
+        # Of identical images both are inf.
+        gain = 0.0 if restored.psnr == degraded.psnr else restored.psnr - degraded.psnr
+        text = f"input {degraded.psnr:.2f} dB, restored {restored.psnr:.2f} dB: {gain:+.2f} dB"
         print(f"{printable(name)}: {text}")
     print("scores of every image:", ", ".join(printable(folders[name].scores) for name in scores))
 

@@ -1,6 +1,7 @@
 """Restoring test sets and scoring the results: test.py of the image-restoration tasks."""
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,14 @@ def test_sets_of_two_protocols_are_reported_apart(restore, tmp_path):
     assert "protocol matlab_rgb" in printed and "protocol realblur" in printed
     assert "GoPro: input 26" in printed
     assert "dB: +0.00 dB" in printed.split("protocol realblur")[1]
+
+
+def test_a_set_that_is_its_own_target_gains_nothing(restore, tmp_path):
+    data = make_pairs(tmp_path / "data")
+    for target in (data / "target").iterdir():
+        shutil.copy(target, data / "input")
+    printed = restore(deblurring_test, "identity Deblurring", data)
+    assert "input inf dB, restored inf dB: +0.00 dB" in printed
 
 
 def test_published_scores_stand_beside_those_of_the_published_size(restore, tmp_path, monkeypatch):
