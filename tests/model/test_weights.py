@@ -1,8 +1,12 @@
 """The weights that ship: what lies beside each file, and that it restores."""
 
 import hashlib
+import importlib
 import json
+import shlex
+import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from dgunet.inference.restorer import Restorer
 from dgunet.model.checkpoint import load_model
 from dgunet.model.registry import TASKS
 from dgunet.tools.synthesize import bundled_photos
+from dgunet.training import trainer
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
@@ -79,6 +84,37 @@ def test_record(file):
         assert {"MODEL", "OPTIM", "TRAINING"} <= record["config"].keys()
     else:
         assert made["degradation"]
+
+
+@pytest.mark.parametrize("file", WEIGHTS, ids=name)
+def test_command(file, run, tmp_path, monkeypatch):
+    """Each part of the command can be run: its options are valid, and what it reads is BSD400,
+    comes out of git or is made by a part before it, since bundled files change."""
+    monkeypatch.chdir(tmp_path)
+    for recipe in ROOT.glob("*/*.yml"):
+        Path(recipe.parent.name).mkdir(exist_ok=True)
+        shutil.copy(recipe, recipe.parent.name)
+    for photographs in ("BSD400", "BSD400_train", "BSD400_val"):
+        Path(photographs).mkdir()
+
+    def rehearse(task, config, recipe):
+        made = Path(config.TRAINING.SAVE_DIR, task.name, "models", config.MODEL.SESSION)
+        made.mkdir(parents=True)
+        (made / "model_best.pth").touch()
+        return mock.MagicMock()
+
+    monkeypatch.setattr(trainer, "Trainer", rehearse)
+    made = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["training"]
+    for part in made["command"].split(" && "):
+        words = shlex.split(part.removeprefix("OMP_NUM_THREADS=1 "))
+        if words[0] == "git":
+            Path(words[-1]).touch()
+        elif words[1] == "-m":
+            assert Path(words[words.index("--photos") + 1]).is_dir()
+            Path(words[words.index("--output") + 1]).mkdir(parents=True)
+        else:
+            assert words[words.index("--config") + 1] == made["config"]
+            assert not run(importlib.import_module(f"dgunet.{file.parts[-3]}.train"), *words[2:])
 
 
 @pytest.mark.parametrize("file", WEIGHTS, ids=name)
