@@ -40,7 +40,7 @@ from dgunet.model.published_format import published_state_dict
 from dgunet.model.registry import MODELS, TASKS, build_model
 from dgunet.tools.export import export
 
-SMALL = {"width": 20, "width_step": 10, "last_extra": 8, "stages": 3}  # each task's small.yml
+SMALL = {"width": 20, "width_step": 10, "last_extra": 8, "stages": 3}  # of mixed.yml and small.yml
 TINY = {"width": 8, "width_step": 4, "last_extra": 4, "stages": 3}
 MEGAPIXELS = (0.25, 1, 4, 16)
 WHOLE_TO = 4  # megapixels that are also restored without tiles
@@ -265,7 +265,7 @@ def parameters_and_work(_options: Options, _ceilings: Mapping) -> dict[str, list
     for case in [*models, Case("Denoising", sizes=SMALL)]:
         with torch.device("meta"):
             network = build_model(case.task, case.model, case.sizes)
-        row = {"model": "each small.yml" if case.sizes else f"{case.task} {case.model}"}
+        row = {"model": "mixed.yml, small.yml" if case.sizes else f"{case.task} {case.model}"}
         row["parameters"] = sum(parameter.numel() for parameter in network.parameters())
         row["GFLOP at 256×256"] = round(case.gflop())
         rows.append(row)

@@ -13,7 +13,7 @@ from dgunet.model.network import Network
 
 MODELS = ("DGUNet", "DGUNet_plus")
 TASKS: Mapping[str, str] = {  # task, the name of its folder → bundled weights used by default
-    "Deblurring": "small_blur_mild",
+    "Deblurring": "mixed_blur",
     "Deraining": "mixed_rain",
     "Denoising": "blind",
     "Compressive_Sensing": "DGUNet_25",

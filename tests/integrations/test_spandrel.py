@@ -9,7 +9,7 @@ from dgunet.model.pretrained import find_weights
 
 spandrel = pytest.importorskip("spandrel")
 
-WEIGHTS = ("small_gaussian25", "mixed_rain", "small_blur_mild", "DGUNet_25")
+WEIGHTS = ("small_gaussian25", "mixed_rain", "mixed_blur", "DGUNet_25")
 
 
 @pytest.fixture(scope="module")

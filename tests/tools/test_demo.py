@@ -300,7 +300,7 @@ def test_a_task_has_default_weights(run, release, tmp_path):
     "options, message",
     [
         ([], "--task or --weights is missing; expected --task Deblurring|"),
-        (["--task", "Deblurring"], "Deblurring/pretrained_models/small_blur_mild.safetensors: "),
+        (["--task", "Deblurring"], "Deblurring/pretrained_models/mixed_blur.safetensors: "),
         (["--weights", "small_blur"], "mixed_rain, small_gaussian25, DGUNet_25"),
         (["--weights", "DGUNet_25", "--task", "Denoising"], "this is a Compressive_Sensing DGUNet"),
     ],
@@ -316,7 +316,7 @@ def test_the_showcase(release, tmp_path, capsys, monkeypatch):
     out, copy = tmp_path / "out", tmp_path / "stages.jpg"
     showcase.showcase(out, photos, 64, [copy])
     text = capsys.readouterr().out
-    assert f"left out: {release}/Deblurring/pretrained_models/small_blur_mild.safetensors" in text
+    assert f"left out: {release}/Deblurring/pretrained_models/mixed_blur.safetensors" in text
     rows = [[cell.strip("| ") for cell in line.split(" | ")] for line in text.splitlines()]
     rows = {row[0]: row[1:] for row in rows if len(row) == 6}
     assert list(rows)[-3:] == ["Deraining", "Denoising", "Compressive_Sensing"]
