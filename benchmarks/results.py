@@ -282,6 +282,7 @@ def weights_table() -> str:
     for file, record in records().items():
         made = record["training"]
         condition = made.get("degradation") or ", ".join(conditions(record))
+        condition = "+".join(dict.fromkeys(condition.split("+")))  # drawn more often, listed once
         lines.append(
             {
                 "file": f"[{record['task']}/{file.name}]({file.relative_to(report.ROOT)})",
